@@ -1,0 +1,1 @@
+"""The commands of the program `preceptor`, one module each. Each exposes `run(arguments) -> exit status`."""

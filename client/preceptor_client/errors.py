@@ -1,0 +1,40 @@
+"""What can go wrong for a caller of the teacher.
+
+PreceptorError
+├── InvalidRequestError (also ValueError)      the server refused the request; `field` and `reason` say why
+├── NotImplementedByServerError                the server knows the request and does not do this yet
+├── TeacherUnavailableError (also ConnectionError)   no answer within the deadline, after every retry
+├── MessageTooLargeError (also ValueError)     request or answer beyond the message limit
+└── CorruptAnswerError                         the answer does not prove that it scored what was sent
+"""
+
+from __future__ import annotations
+
+
+class PreceptorError(Exception):
+    """Anything that this library raises on purpose."""
+
+
+class InvalidRequestError(PreceptorError, ValueError):
+    """The server refused the request. Sending it again will not help."""
+
+    def __init__(self, message: str, *, field: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+        self.reason = reason
+
+
+class NotImplementedByServerError(PreceptorError):
+    """The server understood the request and does not do this yet."""
+
+
+class TeacherUnavailableError(PreceptorError, ConnectionError):
+    """No answer within the deadline: unreachable, overloaded, or too slow. Asking later may help."""
+
+
+class MessageTooLargeError(PreceptorError, ValueError):
+    """The request or its answer is larger than a message may be: send fewer responses, or a smaller K."""
+
+
+class CorruptAnswerError(PreceptorError):
+    """Digest, shape, order or mass of an answer is wrong: none of its numbers may reach a loss."""

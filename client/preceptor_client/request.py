@@ -1,0 +1,141 @@
+"""Checks what a caller wants scored, so that a mistake costs no round trip. Knows nothing of protobuf or of gRPC.
+
+Fields are named as the server names them, by the request's proto path.
+"""
+
+# P = prompt tokens, T = tokens of a response
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from preceptor.wire import LogprobDtype, TokenArray
+
+from preceptor_client.errors import InvalidRequestError
+from preceptor_client.types import Chat, Prompt, StudentIds, TeacherIds, Text
+
+TokenSequence = Sequence[int] | npt.NDArray[np.integer]
+"""Token ids as callers hold them: a list, or an array of any integer dtype."""
+ScoreMask = Sequence[bool] | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer]
+"""One entry per response token: true or 1 = score it, false or 0 = context only."""
+
+MAX_REQUEST_ID_LENGTH = 128
+_MAX_TOKEN_ID = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupRequest:
+    """One group as it will be sent, and against which the answer is verified."""
+
+    request_id: str
+    teacher: str
+    adapter: str
+    tokenizer_id: str
+    prompt: Prompt
+    prompt_ids_P: TokenArray | None
+    """None where the prompt is text or chat: only the answer tells its ids."""
+    responses_T: tuple[TokenArray, ...]
+    score_masks_T: tuple[npt.NDArray[np.bool_], ...]
+    top_k: int
+    temperature: float
+    logprob_dtype: LogprobDtype
+    batch_invariant: bool
+
+
+def check_group(
+    prompt: Prompt,
+    *,
+    request_id: str,
+    teacher: str,
+    adapter: str,
+    tokenizer_id: str,
+    responses: Sequence[TokenSequence],
+    score_masks: Sequence[ScoreMask | None] | None,
+    top_k: int,
+    temperature: float,
+    logprob_dtype: LogprobDtype,
+    batch_invariant: bool,
+) -> GroupRequest:
+    """The group as arrays. Raises InvalidRequestError, naming the field at fault."""
+    if not 0 < len(request_id) <= MAX_REQUEST_ID_LENGTH:
+        raise _refusal("request_id", f"has {len(request_id)} characters, must have 1 to {MAX_REQUEST_ID_LENGTH}")
+    if top_k < 1:
+        raise _refusal("top_k", f"is {top_k}, must be at least 1")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise _refusal("temperature", f"is {temperature}, must be finite and above 0")
+    if not len(responses):
+        raise _refusal("responses", "is empty: send at least one response")
+    arrays_T = tuple(_ids(ids, field=f"responses[{index}].ids") for index, ids in enumerate(responses))
+    return GroupRequest(
+        request_id=request_id,
+        teacher=teacher,
+        adapter=adapter,
+        tokenizer_id=tokenizer_id,
+        prompt=prompt,
+        prompt_ids_P=_prompt_ids(prompt),
+        responses_T=arrays_T,
+        score_masks_T=_score_masks(score_masks, responses_T=arrays_T),
+        top_k=top_k,
+        temperature=temperature,
+        logprob_dtype=logprob_dtype,
+        batch_invariant=batch_invariant,
+    )
+
+
+def _prompt_ids(prompt: Prompt) -> TokenArray | None:
+    match prompt:
+        case StudentIds(ids=ids):
+            return _ids(ids, field="prompt.student_ids")
+        case TeacherIds(ids=ids):
+            return _ids(ids, field="prompt.teacher_ids")
+        case Text(text=text) if not text:
+            raise _refusal("prompt.text.text", "is empty: send at least one character")
+        case Chat(messages=messages) if not messages:
+            raise _refusal("prompt.chat.messages", "is empty: send at least one message")
+    return None
+
+
+def _ids(ids: TokenSequence, *, field: str) -> TokenArray:
+    array = np.asarray(ids)
+    if array.ndim != 1 or not array.size:
+        raise _refusal(field, f"has shape {array.shape}, must be one-dimensional with at least one token")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise _refusal(field, f"has dtype {array.dtype}, must hold integers")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > _MAX_TOKEN_ID:
+        raise _refusal(field, f"holds id {low if low < 0 else high}, ids must be in [0, {_MAX_TOKEN_ID}]")
+    return array.astype(np.int64)
+
+
+def _score_masks(
+    masks: Sequence[ScoreMask | None] | None, *, responses_T: tuple[TokenArray, ...]
+) -> tuple[npt.NDArray[np.bool_], ...]:
+    if masks is None:
+        return tuple(np.ones(len(ids_T), np.bool_) for ids_T in responses_T)
+    if len(masks) != len(responses_T):
+        raise _refusal("responses", f"come {len(responses_T)} with {len(masks)} score masks: send one mask for each")
+    return tuple(
+        _score_mask(mask, num_tokens=len(ids_T), field=f"responses[{index}].score_mask")
+        for index, (mask, ids_T) in enumerate(zip(masks, responses_T, strict=True))
+    )
+
+
+def _score_mask(mask: ScoreMask | None, *, num_tokens: int, field: str) -> npt.NDArray[np.bool_]:
+    if mask is None:
+        return np.ones(num_tokens, np.bool_)
+    array = np.asarray(mask)
+    if array.shape != (num_tokens,):
+        raise _refusal(field, f"has shape {array.shape} for {num_tokens} tokens: send one entry per token")
+    if not np.isin(array, (0, 1)).all():
+        raise _refusal(field, "holds a value other than 0 and 1")
+    if not array.any():
+        raise _refusal(field, "excludes every token: at least one must be scored")
+    return array.astype(np.bool_)
+
+
+def _refusal(field: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{field} {message}", field=field, reason="REFUSED_BY_CLIENT")

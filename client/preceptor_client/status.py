@@ -1,0 +1,108 @@
+"""Reads a failed call: its code, the reason and field that the server attached, and what to raise for it.
+
+Decides whether asking again can help; knows nothing of channels, of clocks or of what was asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from preceptor_client.errors import (
+    InvalidRequestError,
+    MessageTooLargeError,
+    NotImplementedByServerError,
+    PreceptorError,
+    TeacherUnavailableError,
+)
+
+ERROR_DOMAIN = "preceptor"
+"""google.rpc.ErrorInfo.domain of an error that the teacher server wrote itself, rather than gRPC or a proxy."""
+
+_DETAILS_KEY = "grpc-status-details-bin"
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why one attempt failed."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str = ""
+    """UPPER_SNAKE_CASE; empty where the server did not write the error itself."""
+    field: str = ""
+    """The request's field at fault; empty where there is none."""
+    retry_after_seconds: float = 0.0
+    """The server asks to wait at least this long before the next attempt."""
+
+    @property
+    def is_written_by_server(self) -> bool:
+        """False for what gRPC or a proxy refused before the teacher saw it."""
+        return bool(self.reason)
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later."""
+        if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            # Without an ErrorInfo it is gRPC's own "message larger than max", which no waiting cures.
+            return self.is_written_by_server
+        return self.code is grpc.StatusCode.UNAVAILABLE
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.message}" if self.message else self.code.name
+
+
+def read_failure(error: grpc.aio.AioRpcError) -> Failure:
+    """What a failed call says about itself, its google.rpc details included."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in _details(error):
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            detail.Unpack(retry)
+    is_ours = info.domain == ERROR_DOMAIN
+    return Failure(
+        code=error.code(),
+        message=error.details() or "",
+        reason=info.reason if is_ours else "",
+        field=info.metadata.get("field", "") if is_ours else "",
+        retry_after_seconds=max(0.0, retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9),
+    )
+
+
+def exception_for(failure: Failure, *, address: str, request_bytes: int, max_message_bytes: int) -> PreceptorError:
+    """The exception for a failure that another attempt cannot cure."""
+    message = f"teacher {address}: {failure}"
+    if failure.code in _REFUSALS:
+        return InvalidRequestError(message, field=failure.field, reason=failure.reason)
+    if failure.code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotImplementedByServerError(message)
+    if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not failure.is_written_by_server:
+        return MessageTooLargeError(
+            f"{message} (the request has {request_bytes} bytes, this client accepts messages of {max_message_bytes}): "
+            "send fewer responses per group or ask for a smaller top_k, or raise max_message_bytes on the side that "
+            "refused"
+        )
+    if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED or failure.is_transient:
+        return TeacherUnavailableError(message)
+    return PreceptorError(message)
+
+
+def _details(error: grpc.aio.AioRpcError) -> list[error_details_pb2.Any]:
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return list(status_pb2.Status.FromString(value).details)
+            except DecodeError:
+                # A proxy's own bytes: the code and the message still say what happened.
+                return []
+    return []

@@ -1,0 +1,93 @@
+"""Checkpoints of a run: whole or not there. Owns their folders; knows nothing of what happens between two of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from preceptor_client.train.errors import RunDirectoryError
+from preceptor_client.train.student import Student
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINTS_FOLDER = "checkpoints"
+_OPTIMIZER_FILE = "optimizer.pt"
+_STATE_FILE = "state.json"
+_TEMPORARY_PREFIX = ".writing-"
+
+
+def save_checkpoint(
+    directory: Path, *, step: int, student: Student, optimizer: torch.optim.Optimizer, keep: int
+) -> Path:
+    """Writes `checkpoints/step-<n>/` and removes all but the newest `keep`.
+
+    Everything is on the disk under another name before the folder gets its own: a kill at any moment leaves the old
+    checkpoint or the new one. The folder is a model that `from_pretrained` loads.
+    """
+    folder = directory / CHECKPOINTS_FOLDER / f"step-{step:06d}"
+    if folder.is_dir():
+        return folder  # a run that was resumed here and has not moved since
+    temporary = folder.with_name(f"{_TEMPORARY_PREFIX}{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    student.save(temporary)
+    torch.save(optimizer.state_dict(), temporary / _OPTIMIZER_FILE)
+    (temporary / _STATE_FILE).write_text(json.dumps({"format": 1, "step": step}) + "\n", encoding="utf-8")
+    _sync([*temporary.rglob("*"), temporary])
+    os.rename(temporary, folder)
+    _sync([folder.parent])
+    _log.info("checkpoint saved: step=%d folder=%s", step, folder)
+    _prune(folder.parent, keep=keep)
+    return folder
+
+
+def latest_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint of a run directory, None where it has none."""
+    folders = _complete(directory / CHECKPOINTS_FOLDER)
+    return folders[-1] if folders else None
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The last step whose update a checkpoint holds."""
+    try:
+        state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        step = state["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{folder} is not a checkpoint: {error}") from error
+    assert isinstance(step, int)
+    return step
+
+
+def load_optimizer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
+    """Gives the optimizer the state that it had."""
+    state = torch.load(folder / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(state)
+
+
+def _complete(checkpoints: Path) -> list[Path]:
+    """Oldest first. Names hold the step padded to six digits, and more digits sort after fewer."""
+    folders = [folder for folder in checkpoints.glob("step-*") if (folder / _STATE_FILE).is_file()]
+    return sorted(folders, key=lambda folder: (len(folder.name), folder.name))
+
+
+def _prune(checkpoints: Path, *, keep: int) -> None:
+    for folder in _complete(checkpoints)[:-keep]:
+        # Renamed first: a folder that is half removed must not look like a checkpoint.
+        doomed = folder.with_name(f"{_TEMPORARY_PREFIX}{folder.name}")
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed)
+
+
+def _sync(paths: Sequence[Path]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,206 @@
+"""Every setting of a training run: types, bounds, and the checks across fields. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from preceptor.settings import Section
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class StudentConfig(Section):
+    """The model to train."""
+
+    model: str = Field(min_length=1)
+    """Folder, or Hugging Face id, of the model to train."""
+    gguf_file: str | None = None
+    """Name of a GGUF file inside that folder, where the weights are stored as one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights, of their gradients and of the optimizer."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the student runs; auto takes a GPU where there is one."""
+
+
+class TeacherConfig(Section):
+    """The server to ask, and what to ask it for."""
+
+    address: str = Field(min_length=1)
+    """host:port of the teacher server."""
+    name: str = ""
+    """Name of the teacher on that server; may be empty where it hosts one."""
+    top_k: int = Field(32, le=1024)
+    """Teacher tokens per position that the student is matched on, at least 2."""
+    temperature: float = Field(1.0, gt=0, le=100)
+    """Divides the logits of teacher and student in the loss; rollouts have their own."""
+    reproducible: bool = False
+    """Ask for scores that do not depend on what else the teacher computes: a resumed run on CPU is then bit-equal."""
+    logprob_dtype: Literal["f16", "f32"] = "f16"
+    """Number format in which the teacher's logprobs travel."""
+    patience_seconds: float = Field(1800, gt=0)
+    """How long the run waits for a teacher that does not answer before it saves a checkpoint and stops."""
+
+    @field_validator("top_k")
+    @classmethod
+    def _top_k_has_a_choice(cls, top_k: int) -> int:
+        if top_k < 2:
+            raise ValueError(
+                "must be 2 or more: with one token both distributions are renormalised to 1, so the loss is always 0 "
+                "and nothing would be learnt"
+            )
+        return top_k
+
+
+class DataConfig(Section):
+    """What the student practises on, and what it is measured on."""
+
+    train: str = Field(min_length=1)
+    """A JSONL file (its name ends with .jsonl), or the name of a dataset of Hugging Face `datasets`."""
+    heldout: str | None = None
+    """The same for examples with answers that are never trained on; without it nothing is measured."""
+    subset: str | None = None
+    """Configuration of a named dataset."""
+    train_split: str = "train"
+    """Split of a named dataset to train on."""
+    heldout_split: str = "test"
+    """Split of a named dataset to measure on."""
+    prompt_field: str = "prompt"
+    """Column of a named dataset with the prompt: a text, or a list of messages."""
+    answer_field: str = "answer"
+    """Column of a named dataset with the expected answer; need not exist for training."""
+
+
+class RolloutConfig(Section):
+    """How the student writes."""
+
+    prompts_per_step: int = Field(ge=1)
+    """Prompts per optimizer step."""
+    max_new_tokens: int = Field(ge=1)
+    """Longest response, in tokens; longer ones are cut, and trained on up to there."""
+    responses_per_prompt: int = Field(1, ge=1)
+    """Responses to each prompt of a step."""
+    top_p: float = Field(0.9, gt=0, le=1)
+    """Nucleus of the student's distribution that tokens are drawn from."""
+    temperature: float = Field(1.0, gt=0, le=100)
+    """Divides the student's logits before tokens are drawn."""
+    batch_size: int = Field(16, ge=1)
+    """Responses that are written at once; the teacher scores one batch while the next is written."""
+
+
+class ObjectiveConfig(Section):
+    """The loss."""
+
+    kind: Literal["lsm"] = "lsm"
+    """lsm: reverse KL to the teacher over its top K tokens, both sides renormalised inside them."""
+
+
+class OptimizerConfig(Section):
+    """AdamW, and how a step is cut into pieces that fit memory."""
+
+    learning_rate: float = Field(gt=0)
+    """Learning rate, constant after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's two moving averages."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient of a step."""
+    micro_batch_size: int = Field(16, ge=1)
+    """Responses per forward and backward; changes memory and speed, not the loss."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly from 0."""
+
+
+class EvaluationConfig(Section):
+    """How held-out answers are written and judged. They are greedy."""
+
+    every_steps: int = Field(0, ge=0)
+    """Steps between measurements; 0 measures only before the first step and after the last."""
+    max_new_tokens: int = Field(32, ge=1)
+    """Longest answer, in tokens."""
+    match: Literal["starts_with", "contains", "exact"] = "starts_with"
+    """How an answer must relate to the expected one; case counts, white space around either does not."""
+    batch_size: int = Field(32, ge=1)
+    """Answers that are written at once."""
+    teacher_prompts: bool = False
+    """Measure the untrained student with the teacher's prompts too: the mark to reach where both share weights."""
+
+
+class RunSection(Section):
+    """Where a run lives, how long it is, and when it is saved."""
+
+    directory: Path
+    """Folder for checkpoints, metrics, log and report."""
+    num_steps: int = Field(ge=1)
+    """Optimizer steps in all, those before a resume included."""
+    seed: int = Field(0, ge=0)
+    """Order of the examples and draws of the rollouts are functions of it."""
+    checkpoint_every_steps: int = Field(50, ge=1)
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = Field(1, ge=1)
+    """Newest checkpoints to keep."""
+    resume: bool = True
+    """Continue the run that the directory holds; false refuses a directory that holds one."""
+    max_non_finite_share: float = Field(0.1, ge=0, le=1)
+    """Stop when a larger share of a step's positions came back from the teacher as NaN or infinity."""
+
+
+class RunConfig(BaseSettings):
+    """On-policy distillation of a student from a teacher server."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PRECEPTOR_",
+        env_nested_delimiter="__",
+        cli_kebab_case=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    student: StudentConfig
+    """The model to train."""
+    teacher: TeacherConfig
+    """The server to ask, and what to ask it for."""
+    data: DataConfig
+    """What the student practises on, and what it is measured on."""
+    rollout: RolloutConfig
+    """How the student writes."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """The loss."""
+    optimizer: OptimizerConfig
+    """AdamW, and how a step is cut into pieces that fit memory."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How held-out answers are written and judged."""
+    run: RunSection
+    """Where a run lives, how long it is, and when it is saved."""
+
+    @model_validator(mode="after")
+    def _fields_fit_each_other(self) -> Self:
+        if self.data.heldout is None and (self.evaluation.every_steps or self.evaluation.teacher_prompts):
+            name = "every_steps" if self.evaluation.every_steps else "teacher_prompts"
+            raise ValueError(
+                f"evaluation.{name} is set, and there is nothing to measure on: set data.heldout, or remove it"
+            )
+        if self.rollout.responses_per_prompt > self.rollout.batch_size:
+            raise ValueError(
+                f"rollout.responses_per_prompt={self.rollout.responses_per_prompt} is above rollout.batch_size="
+                f"{self.rollout.batch_size}: raise one or lower the other, since a prompt's responses are one batch"
+            )
+        if self.optimizer.warmup_steps > self.run.num_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps={self.optimizer.warmup_steps} is above run.num_steps={self.run.num_steps}: "
+                "lower the one or raise the other"
+            )
+        return self
+
+
+class EvalConfig(RunConfig):
+    """Measure a student on the held-out examples of a run's settings."""
+
+    model: str | None = None
+    """Folder, or Hugging Face id, to measure; without it the run's newest checkpoint, or else student.model."""
+    prompts: Literal["student", "teacher"] = "student"
+    """Whose prompts to answer."""
+    show: int = Field(10, ge=0)
+    """Answers to print."""

@@ -1,0 +1,38 @@
+"""What can go wrong in training, for reasons that a user can change.
+
+PreceptorError
+└── TrainError
+    ├── InvalidDataError (also ValueError)    a data file cannot be read; file and line are named
+    ├── InvalidStudentError (also ValueError) the student cannot be loaded, or not be trained
+    ├── UnsuitableTeacherError                the server hosts no teacher that fits this student and these settings
+    ├── RunDirectoryError                     the run directory holds something else
+    └── TrainingStoppedError                  a run cannot go on: no teacher, NaN losses, too many failed positions
+"""
+
+from __future__ import annotations
+
+from preceptor_client.errors import PreceptorError
+
+
+class TrainError(PreceptorError):
+    """Anything that the trainer raises on purpose."""
+
+
+class InvalidDataError(TrainError, ValueError):
+    """A data file cannot be read; the message names the file and the line."""
+
+
+class InvalidStudentError(TrainError, ValueError):
+    """The student cannot be loaded, or not be trained."""
+
+
+class UnsuitableTeacherError(TrainError):
+    """The server hosts no teacher that fits this student and these settings."""
+
+
+class RunDirectoryError(TrainError):
+    """The run directory holds another run, or something that is no run."""
+
+
+class TrainingStoppedError(TrainError):
+    """The run cannot go on; the message says where it was saved and how to continue."""

@@ -1,0 +1,62 @@
+"""Rollouts with transformers: samples responses batch by batch. Knows nothing of scoring."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from preceptor_client.train.config import RolloutConfig
+from preceptor_client.train.data import Example
+from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.rollout.generation import Sampling, generate
+from preceptor_client.train.student import Student
+
+
+class HfRollouts:
+    """Lets the student answer examples. What it draws is a function of its weights, the seed, the step and the batch."""
+
+    def __init__(self, student: Student, *, config: RolloutConfig, seed: int) -> None:
+        self._student = student
+        self._config = config
+        self._seed = seed
+        self._sampling = Sampling(temperature=config.temperature, top_p=config.top_p)
+
+    def generate(self, examples: Sequence[Example], *, step: int) -> Iterator[list[Rollout]]:
+        """Yields the rollouts of a step in batches of at most `rollout.batch_size`; all responses to one prompt are in
+        one batch."""
+        num_responses = self._config.responses_per_prompt
+        prompts_per_batch = self._config.batch_size // num_responses
+        for batch, first in enumerate(range(0, len(examples), prompts_per_batch)):
+            slots = [
+                slot
+                for slot in range(first, min(first + prompts_per_batch, len(examples)))
+                for _ in range(num_responses)
+            ]
+            prompts = {slot: tuple(self._student.encode_prompt(examples[slot].prompt)) for slot in dict.fromkeys(slots)}
+            responses = self._draw([prompts[slot] for slot in slots], seed=draw_seed(self._seed, step=step, batch=batch))
+            yield [
+                Rollout(
+                    example=examples[slot],
+                    slot=slot,
+                    prompt_ids=prompts[slot],
+                    response_ids=tuple(response),
+                    finish_reason="stop" if response[-1] in self._student.end_token_ids else "length",
+                )
+                for slot, response in zip(slots, responses, strict=True)
+            ]
+
+    def _draw(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[list[int]]:
+        devices = [self._student.device] if self._student.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            return generate(
+                self._student, prompts, max_new_tokens=self._config.max_new_tokens, sampling=self._sampling
+            )
+
+
+def draw_seed(seed: int, *, step: int, batch: int) -> int:
+    """A seed for one batch of rollouts, unrelated to those of its neighbours."""
+    digest = hashlib.sha256(f"preceptor rollouts {seed}/{step}/{batch}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

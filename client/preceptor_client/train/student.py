@@ -1,0 +1,193 @@
+"""The model to train and its tokenizer: loads, checks, encodes prompts, saves. Knows nothing of teachers or of steps."""
+
+# T = tokens, D = hidden size, V = vocabulary
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from preceptor.fingerprint import tokenizer_id
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from preceptor_client.train.config import StudentConfig
+from preceptor_client.train.data import ExamplePrompt
+from preceptor_client.train.errors import InvalidStudentError
+
+_log = logging.getLogger(__name__)
+
+HEAD_TOLERANCE = 1e-2
+"""Largest share of the logits' range by which `hidden @ head` may differ from the model's logits: far above the
+rounding of bf16, far below a softcap or a logit scale."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Student:
+    """A causal language model in evaluation mode (no dropout), with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    tokenizer_id: str
+    end_token_ids: tuple[int, ...]
+    pad_token_id: int
+    saved_generation_config: GenerationConfig
+    """What the model came with. Kept off the model while it trains: its penalties would bend the rollouts."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.head_VD.device
+
+    @property
+    def base(self) -> torch.nn.Module:
+        """The model without its head."""
+        return self.model.base_model
+
+    @property
+    def head(self) -> torch.nn.Linear:
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, torch.nn.Linear)
+        return head
+
+    @property
+    def head_VD(self) -> torch.Tensor:
+        return self.head.weight
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence that the model's positions cover."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
+
+    def encode_prompt(self, prompt: ExamplePrompt) -> list[int]:
+        """A text with the tokenizer's default special tokens; a conversation with its chat template, which opens the
+        assistant's turn."""
+        if isinstance(prompt, str):
+            ids: list[int] = self.tokenizer(prompt)["input_ids"]
+            return ids
+        messages = [{"role": message.role, "content": message.content} for message in prompt]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Writes model, generation defaults and tokenizer, as `from_pretrained` reads them."""
+        self.model.save_pretrained(folder)
+        self.saved_generation_config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_student(config: StudentConfig, *, folder: Path | None = None) -> Student:
+    """Loads the model that the settings name, or the one in `folder` (a checkpoint) with the settings' dtype and
+    device."""
+    source = str(folder) if folder else _checked_source(config.model)
+    gguf_file = None if folder else config.gguf_file
+    if gguf_file and Path(source).is_dir() and not (Path(source) / gguf_file).is_file():
+        raise InvalidStudentError(f"student.gguf_file: no file {gguf_file} in {source}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=getattr(torch, config.dtype))
+    except (OSError, ValueError, KeyError) as error:
+        # What transformers raises for a folder without a model, an unknown architecture, or a hub out of reach.
+        raise InvalidStudentError(f"student.model {source!r} cannot be loaded: {error}") from error
+    if gguf_file:
+        model = _as_unquantised(model)
+    return prepare_student(model, tokenizer, device=_device(config.device))
+
+
+def prepare_student(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, device: torch.device | None = None
+) -> Student:
+    """Makes a loaded model ready to be trained. Raises InvalidStudentError where that cannot be done."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise InvalidStudentError("the student needs a fast tokenizer (a tokenizer.json): it is identified by it")
+    model = model.to(device or torch.device("cpu")).eval()
+    for parameter in model.parameters():
+        # Loaded weights may lie in a mapped file at any address, and a BLAS kernel may round by alignment: with fresh
+        # storage a resumed run computes what the uninterrupted one did.
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    generation_config = model.generation_config or GenerationConfig()
+    model.generation_config = GenerationConfig()
+    end_token_ids = _end_token_ids(generation_config, model, tokenizer)
+    pad_token_id = tokenizer.pad_token_id
+    student = Student(
+        model=model,
+        tokenizer=tokenizer,
+        tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
+        end_token_ids=end_token_ids,
+        pad_token_id=end_token_ids[0] if pad_token_id is None else int(pad_token_id),
+        saved_generation_config=generation_config,
+    )
+    _check_head(student)
+    _log.info("student loaded: type=%s device=%s dtype=%s", type(model).__name__, student.device, model.dtype)
+    return student
+
+
+def _checked_source(name: str) -> str:
+    """A folder that exists, or a hub id. What looks like a path is never looked up on the hub."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.exists():
+        raise InvalidStudentError(f"student.model {name!r} is a file: give its folder, and its name as student.gguf_file")
+    if name.startswith(("/", "./", "../", "~")) or name.endswith("/") or name.count("/") > 1:
+        raise InvalidStudentError(f"student.model: no folder {name!r}")
+    return name
+
+
+def _as_unquantised(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that does not remember that they came from a GGUF file: only such can be saved."""
+    config = model.config
+    del config.quantization_config
+    fresh = type(model)(config).to(model.dtype)
+    fresh.load_state_dict(model.state_dict())
+    fresh.tie_weights()
+    fresh.generation_config = model.generation_config
+    return fresh
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidStudentError("student.device is cuda, and there is none: set it to auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _end_token_ids(
+    generation_config: GenerationConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> tuple[int, ...]:
+    """Every token that ends a response, for the model or for its tokenizer."""
+    ids: list[int] = []
+    for given in (generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        ids += [] if given is None else [int(one) for one in given] if isinstance(given, list) else [int(given)]
+    if not ids:
+        raise InvalidStudentError("the student has no end token: name one in its generation_config.json (eos_token_id)")
+    return tuple(dict.fromkeys(ids))
+
+
+@torch.no_grad()
+def _check_head(student: Student) -> None:
+    """Training applies the head to scored rows only, which is right where logits are `hidden @ head` and no more."""
+    if not isinstance(student.model.get_output_embeddings(), torch.nn.Linear):
+        raise InvalidStudentError(f"{type(student.model).__name__} has no linear output head, which training needs")
+    ids_1T = torch.arange(8, device=student.device).unsqueeze(0) % student.head_VD.shape[0]
+    logits_TV = student.model(ids_1T, use_cache=False).logits[0].float()
+    ours_TV = student.head(student.base(ids_1T, use_cache=False).last_hidden_state)[0].float()
+    if (logits_TV - ours_TV).abs().max() > HEAD_TOLERANCE * logits_TV.abs().max():
+        raise InvalidStudentError(
+            f"{type(student.model).__name__} changes its logits after the head (a softcap or a scale), "
+            "which training does not reproduce"
+        )

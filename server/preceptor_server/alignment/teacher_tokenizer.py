@@ -1,0 +1,76 @@
+"""The teacher's own tokenizer: encodes prompts, renders chats, and says what it is. Knows nothing of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from preceptor.fingerprint import tokenizer_id, vocabulary_id
+from preceptor.wire import TokenArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from preceptor_server.errors import InvalidRequestError, StartupError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedToken:
+    """A token with a role of its own."""
+
+    id: int
+    text: str
+
+
+class TeacherTokenizer:
+    """A fast tokenizer of transformers, and its fingerprints."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self.json: str = tokenizer.backend_tokenizer.to_str()
+        self.has_chat_template = tokenizer.chat_template is not None
+        self.tokenizer_id = tokenizer_id(self.json, tokenizer.chat_template)
+        self.vocabulary_id = vocabulary_id(self.json)
+        self.vocabulary_size = len(tokenizer)
+        self.special_tokens = tuple(
+            NamedToken(id=token_id, text=str(token))
+            for token_id, token in sorted(tokenizer.added_tokens_decoder.items())
+            if token.special
+        )
+
+    def encode(self, text: str, *, add_special_tokens: bool, field: str) -> TokenArray:
+        """Ids of a text."""
+        ids = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        return _as_array(ids, field)
+
+    def render(self, messages: Sequence[dict[str, str]], *, field: str) -> TokenArray:
+        """Ids of a conversation in the teacher's own template, followed by its opening of an assistant's turn."""
+        if not self.has_chat_template:
+            raise InvalidRequestError(field, "this teacher has no chat template: send the prompt as text or ids")
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except jinja2.TemplateError as error:
+            raise InvalidRequestError(field, f"the teacher's chat template refuses these messages: {error}") from error
+        assert isinstance(text, str), "tokenize=False returns text"
+        # The template writes the special tokens that it wants.
+        return self.encode(text, add_special_tokens=False, field=field)
+
+
+def load_tokenizer(name: str, *, gguf_file: str | None, trust_remote_code: bool) -> TeacherTokenizer:
+    """Loads by hub id, folder, or GGUF inside a folder. Raises StartupError where that fails."""
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise StartupError(f"engine.tokenizer: folder {name} does not exist")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise StartupError(f"engine.tokenizer: {name} cannot be loaded: {error}") from error
+    if not tokenizer.is_fast:
+        raise StartupError(f"engine.tokenizer: {name} has no tokenizer.json, so it cannot be compared with a student's")
+    return TeacherTokenizer(tokenizer)
+
+
+def _as_array(ids: list[int], field: str) -> TokenArray:
+    if not ids:
+        raise InvalidRequestError(field, "encodes to no token at all")
+    return np.asarray(ids, np.int64)

@@ -1,0 +1,39 @@
+"""The command `preceptor-server`: reads settings, serves, and says in one line why it could not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from preceptor.settings import InvalidSettingsError, load_settings
+
+from preceptor_server.config import ServerConfig
+from preceptor_server.errors import StartupError
+
+PROGRAM = "preceptor-server"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`preceptor-server [@ settings.toml ...] [--engine.model FOLDER]`: 2 = wrong settings, 1 = it cannot start."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        config = load_settings(ServerConfig, arguments, program=PROGRAM)
+    except InvalidSettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+    # Only now: torch and transformers take seconds, and a wrong setting should be told at once.
+    from preceptor_server.app import serve
+    from preceptor_server.logs import set_up_logging
+
+    set_up_logging(config.log_level)
+    try:
+        asyncio.run(serve(config))
+    except StartupError as error:
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Typed settings of the teacher server. Imports no torch, so that a wrong setting is told at once."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal, Self
+
+from preceptor.settings import Section
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class ListenConfig(Section):
+    """Where the server listens."""
+
+    host: str = "127.0.0.1"
+    """Address to bind. Anything but a loopback address needs `allow_insecure`, for there are no keys and no TLS."""
+    port: int = Field(50051, ge=0, le=65535)
+    """Port to bind; 0 asks the kernel for a free one (see `address_file`)."""
+    allow_insecure: bool = False
+    """Bind to a public address although anyone who reaches it may use the teacher."""
+    address_file: Path | None = None
+    """Write "host:port" into this file once the server answers."""
+    drain_seconds: float = Field(30.0, ge=0)
+    """After SIGTERM: how long requests in flight may take to finish, in seconds."""
+
+    @model_validator(mode="after")
+    def _check_host(self) -> Self:
+        is_loopback = self.host == "localhost" or (_is_ip(self.host) and ip_address(self.host).is_loopback)
+        if not is_loopback and not self.allow_insecure:
+            raise ValueError(
+                f"host={self.host} is reachable from elsewhere and the server has neither keys nor TLS: "
+                "set host=127.0.0.1, or allow_insecure=true if the network is trusted"
+            )
+        return self
+
+
+class EngineConfig(Section):
+    """The model that answers."""
+
+    kind: Literal["hf", "fake"] = "hf"
+    """hf: a causal language model run by transformers. fake: a deterministic stand-in without weights, for tests."""
+    model: str = ""
+    """Hub id or folder of the model. Required for hf."""
+    gguf_file: str | None = None
+    """Name of a GGUF file inside that folder, when the weights come as one."""
+    tokenizer: str | None = None
+    """Hub id or folder of the tokenizer. Default: the model's; the fake engine has none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the weights and of the forward."""
+    head_dtype: Literal["float32", "model"] = "float32"
+    """Precision of the output head. In bfloat16 a logit near 20 is off by up to 0.06 nats and near ties swap."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes CUDA when there is one."""
+    packing: Literal["packed", "sequential"] = "packed"
+    """packed: all groups of a batch in one forward, shared prefixes once. sequential: one forward per response, for
+    architectures that packing does not fit (state-space layers, attention sinks); the start-up self-test tells."""
+    max_model_len: int | None = Field(None, ge=2)
+    """Longest prompt + response, in tokens. Default: what the model's own config says."""
+    rows_per_head_chunk: int = Field(256, ge=1)
+    """Response rows whose logits exist at once: memory is this times the vocabulary, times 12 bytes."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models whose code you have read."""
+    fake_vocabulary_size: int = Field(256, ge=2)
+    """Vocabulary of the fake engine; raised to its tokenizer's when it has one."""
+    fake_seconds_per_token: float = Field(0.0, ge=0)
+    """How long the fake engine takes per token, in seconds."""
+
+    @model_validator(mode="after")
+    def _check_model(self) -> Self:
+        if self.kind == "hf" and not self.model:
+            raise ValueError("model is required: set engine.model to a hub id or a folder")
+        return self
+
+
+class SchedulerConfig(Section):
+    """How requests become batches."""
+
+    max_batch_tokens: int = Field(4096, ge=1)
+    """Tokens of one forward. A larger group has a forward of its own."""
+    max_queue_tokens: int = Field(1_000_000, ge=1)
+    """Tokens that may wait at once; beyond it callers are told to come back later."""
+    batch_window_ms: float = Field(2.0, ge=0)
+    """How long an idle server waits for company before it starts a batch that is not full, in milliseconds."""
+
+
+class LimitsConfig(Section):
+    """What one request may ask for; GetInfo reports it."""
+
+    max_top_k: int = Field(1024, ge=2)
+    """Largest support, K; never more than the vocabulary."""
+    max_responses: int = Field(1024, ge=1)
+    """Most responses in a group."""
+    max_group_tokens: int = Field(262_144, ge=2)
+    """Most tokens in a group, its prompt counted once."""
+    max_message_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024, le=2**31 - 1)
+    """Largest request and largest answer, in bytes."""
+
+
+class ServerConfig(BaseSettings):
+    """Serves a teacher model: top-K logprobs for what students wrote, over gRPC."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="PRECEPTOR_SERVER_",
+        env_nested_delimiter="__",
+        cli_kebab_case=True,
+        use_attribute_docstrings=True,
+        nested_model_default_partial_update=True,
+    )
+
+    teacher: str = Field("teacher", min_length=1, max_length=128)
+    """The name under which callers ask for this teacher."""
+    listen: ListenConfig = ListenConfig()
+    """Where the server listens."""
+    engine: EngineConfig
+    """The model that answers."""
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """How requests become batches."""
+    limits: LimitsConfig = LimitsConfig()
+    """What one request may ask for."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """How much to log."""
+
+    @model_validator(mode="after")
+    def _check_across(self) -> Self:
+        queue, group = self.scheduler.max_queue_tokens, self.limits.max_group_tokens
+        if queue < group:
+            raise ValueError(
+                f"scheduler.max_queue_tokens={queue} is below limits.max_group_tokens={group}, so the largest group "
+                "could never be queued: raise one or lower the other"
+            )
+        return self

@@ -1,0 +1,181 @@
+"""Turns a ScoreRequest into a validated ScoreCall. Everything a caller can get wrong is told here, by field."""
+
+# P = prompt tokens, T = tokens of a response
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from preceptor.v1 import teacher_pb2 as pb
+from preceptor.wire import LogprobDtype, TokenArray, WireError, decode_score_mask, decode_token_ids
+
+from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, UnknownTeacherError
+from preceptor_server.hosted import HostedTeacher
+from preceptor_server.types import ResponseToScore, ScoreCall, ScoreGroup
+
+MAX_REQUEST_ID_LENGTH = 128
+_BYTES_PER_POSITION = 4 + 4 + 4 + 1
+"""Sampled logprob, tail mass, entropy, status."""
+
+
+def decode_score_request(request: pb.ScoreRequest, teacher: HostedTeacher) -> ScoreCall:
+    """Raises InvalidRequestError, UnknownTeacherError or NotYetImplementedError, each with the field's name."""
+    _check_names(request, teacher)
+    _check_numbers(request, teacher)
+    prompt_ids = _decode_prompt(request, teacher)
+    if not request.responses:
+        raise InvalidRequestError("responses", "a group needs at least one response")
+    if len(request.responses) > teacher.limits.max_responses:
+        raise InvalidRequestError(
+            "responses",
+            f"{len(request.responses)} exceed max_responses={teacher.limits.max_responses}: split them",
+        )
+    group = ScoreGroup(
+        prompt_ids_P=prompt_ids,
+        responses=tuple(_decode_response(request, index, teacher) for index in range(len(request.responses))),
+        top_k=request.top_k,
+        temperature=request.temperature,
+        batch_invariant=request.batch_invariant,
+    )
+    _check_lengths(group, teacher)
+    dtype = LogprobDtype(request.logprob_dtype or LogprobDtype.F16)
+    _check_answer_size(group, teacher, dtype)
+    return ScoreCall(
+        request_id=request.request_id,
+        group=group,
+        logprob_dtype=dtype,
+        returns_prompt_ids=request.prompt.WhichOneof("kind") in ("text", "chat"),
+    )
+
+
+def check_teacher_name(name: str, teacher: HostedTeacher) -> None:
+    """Raises UnknownTeacherError unless `name` is empty or this teacher's."""
+    if name not in ("", teacher.name):
+        raise UnknownTeacherError(
+            "teacher", f"{name!r} is not hosted here: ask for {teacher.name!r}", reason="UNKNOWN_TEACHER"
+        )
+
+
+def _check_names(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:
+    if len(request.request_id) > MAX_REQUEST_ID_LENGTH:
+        raise InvalidRequestError("request_id", f"longer than {MAX_REQUEST_ID_LENGTH} characters")
+    check_teacher_name(request.teacher, teacher)
+    if request.adapter:
+        raise NotYetImplementedError("adapter", "this server hosts no adapters: leave it empty")
+    if request.tokenizer_id not in ("", teacher.tokenizer_id):
+        raise NotYetImplementedError(
+            "tokenizer_id",
+            f"{request.tokenizer_id!r} is not the teacher's own tokenizer ({teacher.tokenizer_id!r}), and this server "
+            "does not align others yet: use a student with the teacher's tokenizer",
+        )
+
+
+def _check_numbers(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:
+    if not 1 <= request.top_k <= teacher.max_top_k:
+        raise InvalidRequestError("top_k", f"{request.top_k} is outside [1, {teacher.max_top_k}]")
+    if not math.isfinite(request.temperature) or request.temperature <= 0:
+        raise InvalidRequestError("temperature", f"{request.temperature} is not a finite number above 0")
+    if request.temperature != 1 and not teacher.info.applies_temperature:
+        raise NotYetImplementedError("temperature", "this engine scores at temperature 1 only")
+    if request.batch_invariant and not teacher.info.is_batch_invariant_on_request:
+        raise NotYetImplementedError("batch_invariant", "this engine cannot promise it")
+    if request.logprob_dtype not in pb.LogprobDtype.values():
+        raise InvalidRequestError("logprob_dtype", f"{request.logprob_dtype} is unknown: use F16 (1) or F32 (2)")
+
+
+def _decode_prompt(request: pb.ScoreRequest, teacher: HostedTeacher) -> TokenArray:
+    prompt = request.prompt
+    kind = prompt.WhichOneof("kind")
+    match kind:
+        case "student_ids" | "teacher_ids":
+            return _decode_ids(getattr(prompt, kind), f"prompt.{kind}", teacher)
+        case "text":
+            if not prompt.text.text:
+                raise InvalidRequestError("prompt.text.text", "the prompt is empty")
+            tokenizer = _tokenizer_of(teacher, "prompt.text")
+            return tokenizer.encode(
+                prompt.text.text, add_special_tokens=not prompt.text.omit_special_tokens, field="prompt.text.text"
+            )
+        case "chat":
+            if not prompt.chat.messages:
+                raise InvalidRequestError("prompt.chat.messages", "the prompt is empty")
+            messages = [{"role": message.role, "content": message.content} for message in prompt.chat.messages]
+            return _tokenizer_of(teacher, "prompt.chat").render(messages, field="prompt.chat.messages")
+        case _:
+            raise InvalidRequestError("prompt", "is missing: set one of student_ids, teacher_ids, text, chat")
+
+
+def _tokenizer_of(teacher: HostedTeacher, field: str) -> TeacherTokenizer:
+    if teacher.tokenizer is None:
+        raise NotYetImplementedError(field, "this teacher has no tokenizer: send the prompt as ids")
+    return teacher.tokenizer
+
+
+def _decode_response(request: pb.ScoreRequest, index: int, teacher: HostedTeacher) -> ResponseToScore:
+    response, field = request.responses[index], f"responses[{index}]"
+    if response.HasField("candidates"):
+        raise NotYetImplementedError(f"{field}.candidates", "this server does not score given ids yet: leave it out")
+    ids_T = _decode_ids(response.ids, f"{field}.ids", teacher)
+    try:
+        mask_T = decode_score_mask(response.score_mask, num_tokens=len(ids_T), field=f"{field}.score_mask")
+    except WireError as error:
+        raise _as_invalid(error) from error
+    if not mask_T.any():
+        raise InvalidRequestError(f"{field}.score_mask", "excludes every token: leave the response out")
+    return ResponseToScore(ids_T=ids_T, score_mask_T=mask_T)
+
+
+def _decode_ids(ids: pb.TokenIds, field: str, teacher: HostedTeacher) -> TokenArray:
+    if not ids.data:
+        raise InvalidRequestError(field, "is empty: at least one token is needed", reason="EMPTY")
+    try:
+        array = decode_token_ids(ids.data, ids.dtype, field=field)
+    except WireError as error:
+        raise _as_invalid(error) from error
+    outside = np.flatnonzero(array >= teacher.info.vocabulary_size)
+    if len(outside):
+        raise InvalidRequestError(
+            field,
+            f"token id {array[outside[0]]} at position {outside[0]} is outside the vocabulary "
+            f"[0, {teacher.info.vocabulary_size})",
+            reason="TOKEN_OUT_OF_RANGE",
+        )
+    return array
+
+
+def _check_lengths(group: ScoreGroup, teacher: HostedTeacher) -> None:
+    longest = max(len(response.ids_T) for response in group.responses)
+    index = next(i for i, response in enumerate(group.responses) if len(response.ids_T) == longest)
+    if len(group.prompt_ids_P) + longest > teacher.info.max_model_len:
+        raise InvalidRequestError(
+            f"responses[{index}].ids",
+            f"prompt ({len(group.prompt_ids_P)}) + response ({longest}) exceed the teacher's "
+            f"max_model_len={teacher.info.max_model_len} tokens",
+            reason="BEYOND_CONTEXT",
+        )
+    if group.num_tokens > teacher.limits.max_group_tokens:
+        raise InvalidRequestError(
+            "responses",
+            f"the group has {group.num_tokens} tokens, above max_group_tokens={teacher.limits.max_group_tokens}: "
+            "split its responses over several requests",
+        )
+
+
+def _check_answer_size(group: ScoreGroup, teacher: HostedTeacher, dtype: LogprobDtype) -> None:
+    num_positions = sum(len(response.ids_T) for response in group.responses)
+    bytes_per_entry = (2 if teacher.info.vocabulary_size <= 1 << 16 else 4) + (2 if dtype is LogprobDtype.F16 else 4)
+    num_bytes = num_positions * (group.top_k * bytes_per_entry + _BYTES_PER_POSITION)
+    if num_bytes > teacher.limits.max_message_bytes:
+        raise InvalidRequestError(
+            "top_k",
+            f"the answer would have {num_bytes} bytes, above max_message_bytes={teacher.limits.max_message_bytes}: "
+            "send fewer responses at once, or a smaller top_k",
+            reason="ANSWER_TOO_LARGE",
+        )
+
+
+def _as_invalid(error: WireError) -> InvalidRequestError:
+    message = str(error).removeprefix(f"{error.field}: ")
+    return InvalidRequestError(error.field, message, reason="MALFORMED_COLUMN")

@@ -1,0 +1,58 @@
+"""Cuts the columns of a batch's rows back into groups and responses, in numpy. Knows nothing of models."""
+
+# N = scored positions, R = rows of a chunk, K = support size
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from preceptor.wire import PositionStatus, StatusArray
+
+from preceptor_server.engines.columns import ChunkColumns
+from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
+
+_Columns = dict[str, npt.NDArray[np.generic]]
+
+
+class ColumnCollector:
+    """Takes chunks in row order; returns one GroupColumns per group of the batch."""
+
+    def __init__(self, batch: Sequence[ScoreGroup]) -> None:
+        self._batch = batch
+        self._chunks: list[_Columns] = []
+
+    def add(self, chunk: ChunkColumns) -> None:
+        self._chunks.append(
+            {name: getattr(chunk, name).cpu().numpy() for name in ChunkColumns.__dataclass_fields__}
+        )  # fmt: skip
+
+    def finish(self) -> list[GroupColumns]:
+        columns = {name: np.concatenate([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
+        answers: list[GroupColumns] = []
+        start = 0
+        for group in self._batch:
+            responses: list[ResponseColumns] = []
+            for response in group.responses:
+                stop = start + int(response.score_mask_T.sum())
+                rows = {name: column[start:stop] for name, column in columns.items()}
+                responses.append(_response_columns(response, rows, group.top_k))
+                start = stop
+            answers.append(tuple(responses))
+        return answers
+
+
+def _response_columns(response: ResponseToScore, rows: _Columns, top_k: int) -> ResponseColumns:
+    """Drops the rows that are not finite, and says so in the status of their positions."""
+    is_finite = rows["is_finite_R"].astype(np.bool_)
+    status_T: StatusArray = np.full(len(response.ids_T), PositionStatus.EXCLUDED, np.uint8)
+    status_T[response.score_mask_T] = np.where(is_finite, PositionStatus.OK, PositionStatus.NON_FINITE)
+    return ResponseColumns(
+        status_T=status_T,
+        support_ids_NK=rows["support_ids_RK"][is_finite, :top_k].astype(np.int64),
+        support_logprobs_NK=rows["support_logprobs_RK"][is_finite, :top_k].astype(np.float32),
+        sampled_logprobs_N=rows["sampled_logprobs_R"][is_finite].astype(np.float32),
+        log_tail_mass_N=rows["log_tail_mass_R"][is_finite].astype(np.float32),
+        entropies_N=rows["entropies_R"][is_finite].astype(np.float32),
+    )

@@ -1,0 +1,96 @@
+"""A deterministic stand-in without weights, for tests of everything that is not the model. Numpy only.
+
+Its logits after a prefix depend on the prefix's last token and length, so a shifted or mixed-up answer shows. Columns
+are computed densely, sorted in full: an oracle of their definition, independent of the code that other engines share.
+"""
+
+# T = tokens of a response, N = its scored positions, V = vocabulary size, K = support size
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from preceptor.wire import LogprobArray, PositionStatus, TokenArray
+
+from preceptor_server.config import EngineConfig
+from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
+
+_MAX_MODEL_LEN = 4096
+_SPREAD = 4.0
+"""Half the range of the logits: wide enough that the support differs from prefix to prefix."""
+
+
+class FakeEngine:
+    """Logits out of a sine."""
+
+    def __init__(self, config: EngineConfig, *, vocabulary_size: int | None = None) -> None:
+        self._config = config
+        self._vocabulary_size = max(config.fake_vocabulary_size, vocabulary_size or 0)
+
+    def load(self) -> None:
+        pass
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            engine="fake",
+            model="fake",
+            revision=f"fake-{self._vocabulary_size}",
+            dtype="float32",
+            device="cpu",
+            vocabulary_size=self._vocabulary_size,
+            max_model_len=self._config.max_model_len or _MAX_MODEL_LEN,
+            end_token_ids=(0,),
+        )
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        await asyncio.sleep(self._config.fake_seconds_per_token * sum(group.num_tokens for group in batch))
+        return [tuple(self._score_response(group, response) for response in group.responses) for group in batch]
+
+    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
+        return _log_softmax(self._logits(token_ids)).astype(np.float32)
+
+    def close(self) -> None:
+        pass
+
+    def _score_response(self, group: ScoreGroup, response: ResponseToScore) -> ResponseColumns:
+        ids = np.concatenate([group.prompt_ids_P, response.ids_T])
+        logits_TV = self._logits(ids[:-1])[len(group.prompt_ids_P) - 1 :]
+        return dense_columns(logits_TV / group.temperature, response, top_k=group.top_k)
+
+    def _logits(self, token_ids: TokenArray) -> npt.NDArray[np.float64]:
+        lengths_T1 = np.arange(1, len(token_ids) + 1)[:, None]
+        logits: npt.NDArray[np.float64] = _SPREAD * np.sin(
+            (token_ids[:, None] + 1) * 1.7 + lengths_T1 * 0.9 + np.arange(self._vocabulary_size)[None, :] * 2.3
+        )  # fmt: skip
+        return logits
+
+
+def dense_columns(
+    scaled_logits_TV: npt.NDArray[np.float64], response: ResponseToScore, *, top_k: int
+) -> ResponseColumns:
+    """Columns by their definition: a full log-softmax in float64 and a full sort, equal logits by ascending id."""
+    logits_NV = scaled_logits_TV[response.score_mask_T]
+    logprobs_NV = _log_softmax(logits_NV)
+    order_NV = np.argsort(-logits_NV, axis=1, kind="stable")
+    rows_N = np.arange(len(logits_NV))
+    tail_N = np.exp(np.take_along_axis(logprobs_NV, order_NV[:, top_k:], axis=1)).sum(axis=1)
+    probs_NV = np.exp(logprobs_NV)
+    with np.errstate(divide="ignore"):
+        log_tail_N = np.log(tail_N)
+    return ResponseColumns(
+        status_T=np.where(response.score_mask_T, PositionStatus.OK, PositionStatus.EXCLUDED).astype(np.uint8),
+        support_ids_NK=order_NV[:, :top_k].astype(np.int64),
+        support_logprobs_NK=np.take_along_axis(logprobs_NV, order_NV[:, :top_k], axis=1).astype(np.float32),
+        sampled_logprobs_N=logprobs_NV[rows_N, response.ids_T[response.score_mask_T]].astype(np.float32),
+        log_tail_mass_N=log_tail_N.astype(np.float32),
+        entropies_N=-(probs_NV * logprobs_NV).sum(axis=1).astype(np.float32),
+    )
+
+
+def _log_softmax(logits_TV: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    shifted = logits_TV - logits_TV.max(axis=1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

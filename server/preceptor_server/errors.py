@@ -1,0 +1,70 @@
+"""What can go wrong in the server, without gRPC. status.py maps each class to a canonical code.
+
+ServerError
+├── InvalidRequestError (also ValueError)   the caller's mistake; `field` names what to change
+│   └── UnknownTeacherError                 no teacher, or adapter, of that name
+├── NotYetImplementedError                  a field that this server understands and does not honour
+├── QueueFullError                          overload; `retry_after_seconds` says when to come back
+├── DeadlinePassedError                     the caller's deadline passed while its group waited
+├── EngineFailedError                       the model raised; the cause is logged here, not told to the caller
+└── StartupError                            the server cannot start as configured; the message names the setting
+"""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """Anything that the server raises on purpose."""
+
+    reason = "SERVER_ERROR"
+
+
+class InvalidRequestError(ServerError, ValueError):
+    """A request that cannot be served as it is."""
+
+    def __init__(self, field: str, message: str, *, reason: str = "INVALID_FIELD") -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.reason = reason
+
+
+class UnknownTeacherError(InvalidRequestError):
+    """A name that no teacher here has."""
+
+
+class NotYetImplementedError(ServerError):
+    """A request that a later version of this server may honour; it is never ignored in silence."""
+
+    reason = "NOT_IMPLEMENTED"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class QueueFullError(ServerError):
+    """Too much waits already."""
+
+    reason = "QUEUE_FULL"
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlinePassedError(ServerError):
+    """Nobody waits for this answer any more."""
+
+    reason = "DEADLINE_PASSED"
+
+
+class EngineFailedError(ServerError):
+    """The model raised."""
+
+    reason = "ENGINE_FAILED"
+
+
+class StartupError(ServerError):
+    """The server cannot start as configured."""
+
+    reason = "STARTUP"

@@ -1,0 +1,86 @@
+"""Orders what waits, fairly between callers: who has been served least goes first. Knows no clocks and no models."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Generic, Protocol, TypeVar
+
+
+class Queued(Protocol):
+    """What the queue must know of an entry."""
+
+    @property
+    def caller(self) -> str: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    @property
+    def rides_alone(self) -> bool: ...
+
+
+QueuedT = TypeVar("QueuedT", bound=Queued)
+
+
+class FairQueue(Generic[QueuedT]):
+    """First come, first served for each caller; between callers, by tokens served so far (start-time fair queueing).
+
+    A caller that comes back, or comes late, starts level with the least served of those who wait: idleness earns
+    no credit.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[QueuedT]] = OrderedDict()
+        self._served: dict[str, int] = {}
+        self._num_tokens = 0
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._waiting.values())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that wait."""
+        return self._num_tokens
+
+    def push(self, entry: QueuedT) -> None:
+        if entry.caller not in self._waiting:
+            self._served[entry.caller] = min(self._served.values(), default=0)
+            self._waiting[entry.caller] = deque()
+        self._waiting[entry.caller].append(entry)
+        self._num_tokens += entry.num_tokens
+
+    def remove(self, entry: QueuedT) -> None:
+        """Takes out an entry that waits; one that does not is left alone."""
+        queue = self._waiting.get(entry.caller)
+        if queue is None or entry not in queue:
+            return
+        queue.remove(entry)
+        self._forget(entry)
+
+    def take(self, max_tokens: int) -> list[QueuedT]:
+        """The next batch: as many entries as fit, at least one where any wait.
+
+        It ends at the first entry that does not fit, so that a large one is not overtaken for ever. An entry that rides
+        alone is a batch by itself.
+        """
+        batch: list[QueuedT] = []
+        room = max_tokens
+        while self._waiting:
+            caller = min(self._waiting, key=lambda name: self._served[name])
+            entry = self._waiting[caller][0]
+            if batch and (entry.num_tokens > room or entry.rides_alone):
+                break
+            self._waiting[caller].popleft()
+            self._served[caller] += entry.num_tokens
+            self._forget(entry)
+            batch.append(entry)
+            room -= entry.num_tokens
+            if entry.rides_alone:
+                break
+        return batch
+
+    def _forget(self, entry: QueuedT) -> None:
+        self._num_tokens -= entry.num_tokens
+        if not self._waiting[entry.caller]:
+            del self._waiting[entry.caller]
+            del self._served[entry.caller]

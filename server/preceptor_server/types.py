@@ -1,0 +1,92 @@
+"""What flows through the server between its edges: frozen dataclasses over numpy arrays, without protobuf or torch."""
+
+# P = prompt tokens, T = tokens of a response, N = scored positions, K = support size
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from preceptor.wire import LogprobArray, LogprobDtype, StatusArray, TokenArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResponseToScore:
+    """One response, and which of its tokens to score."""
+
+    ids_T: TokenArray
+    score_mask_T: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoreGroup:
+    """What an engine scores at once: a prompt and the responses that share it, in the teacher's ids.
+
+    Already validated: P >= 1, every T >= 1, every id inside the vocabulary, prompt + response inside the context.
+    """
+
+    prompt_ids_P: TokenArray
+    responses: tuple[ResponseToScore, ...]
+    top_k: int
+    temperature: float
+    batch_invariant: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one forward over the group, the prompt counted once."""
+        return len(self.prompt_ids_P) + sum(len(response.ids_T) for response in self.responses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResponseColumns:
+    """An engine's answer for one response. Row i belongs to the i-th position whose status is OK."""
+
+    status_T: StatusArray
+    support_ids_NK: TokenArray
+    support_logprobs_NK: LogprobArray
+    sampled_logprobs_N: LogprobArray
+    log_tail_mass_N: LogprobArray
+    entropies_N: LogprobArray
+
+
+GroupColumns = tuple[ResponseColumns, ...]
+"""One entry per response of a group, in its order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreCall:
+    """A decoded, validated request: the group, and what the answer must say about it."""
+
+    request_id: str
+    group: ScoreGroup
+    logprob_dtype: LogprobDtype
+    returns_prompt_ids: bool
+    """The prompt came as text or chat, so the caller cannot know its ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup:
+    """What the scheduler returns: the columns, and where the time went."""
+
+    columns: GroupColumns
+    queue_ms: float
+    forward_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What an engine says about itself; GetInfo repeats it."""
+
+    engine: str
+    model: str
+    revision: str
+    dtype: str
+    device: str
+    vocabulary_size: int
+    max_model_len: int
+    max_concurrent_batches: int = 1
+    """How many calls of `score` may be in flight at once."""
+    applies_temperature: bool = True
+    is_batch_invariant_on_request: bool = True
+    end_token_ids: tuple[int, ...] = field(default=())

@@ -1,0 +1,149 @@
+"""What `score` and `info` send and return against a server that answers honestly."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from preceptor.v1 import teacher_pb2
+from preceptor.wire import LogprobDtype, PositionStatus
+from preceptor_client import Chat, ChatMessage, StudentIds, TeacherClient, TeacherIds, Text
+from preceptor_client.teacher import ScoreOptions
+
+from tests.unit.client.scripted_teacher import TEXT_PROMPT_IDS, ScriptedTeacher, dense_logprobs, serving
+
+
+async def test_scores_are_the_teachers_own_distribution() -> None:
+    ids = np.array([10, 20, 30])
+    async with serving(ScriptedTeacher()) as address, TeacherClient(address) as client:
+        scores = await client.score(
+            TeacherIds([1, 2]), [ids], top_k=4, temperature=2.0, logprob_dtype=LogprobDtype.F32
+        )
+    dense_TV = dense_logprobs(ids, temperature=2.0)
+    response = scores.responses[0]
+    for row in range(3):
+        likeliest = np.argsort(-dense_TV[row])[:4]
+        assert response.support_ids_NK[row].tolist() == likeliest.tolist()
+        # float32 of values around -10: half a unit in the last place is 5e-7.
+        np.testing.assert_allclose(response.support_logprobs_NK[row], dense_TV[row][likeliest], atol=1e-6)
+        np.testing.assert_allclose(response.sampled_logprobs_N[row], dense_TV[row][ids[row]], atol=1e-6)
+    assert scores.prompt_ids.tolist() == [1, 2]
+    assert (scores.teacher, scores.revision, scores.top_k, scores.temperature) == ("tutor", "r1", 4, 2.0)
+    assert scores.timings.total_ms == 6.5
+
+
+async def test_half_precision_is_the_default_and_close_to_single() -> None:
+    async with serving(ScriptedTeacher()) as address, TeacherClient(address) as client:
+        half = await client.score(TeacherIds([1]), [[10, 20]], top_k=4)
+        single = await client.score(TeacherIds([1]), [[10, 20]], top_k=4, logprob_dtype=LogprobDtype.F32)
+    a, b = half.responses[0].support_logprobs_NK, single.responses[0].support_logprobs_NK
+    assert not np.array_equal(a, b)
+    np.testing.assert_allclose(a, b, rtol=2**-11)
+
+
+async def test_masked_positions_have_no_row() -> None:
+    async with serving(ScriptedTeacher()) as address, TeacherClient(address) as client:
+        scores = await client.score(TeacherIds([1]), [[10, 20, 30], [7]], top_k=2, score_masks=[[1, 0, 1], None])
+    first, second = scores.responses
+    assert first.positions_N.tolist() == [0, 2]
+    assert first.status_T.tolist() == [PositionStatus.OK, PositionStatus.EXCLUDED, PositionStatus.OK]
+    expected = dense_logprobs(np.array([10, 20, 30]), temperature=1.0)[[0, 2], [10, 30]]
+    np.testing.assert_allclose(first.sampled_logprobs_N, expected, atol=1e-6)
+    assert second.positions_N.tolist() == [0]
+
+
+async def test_whole_vocabulary_as_support_leaves_no_tail() -> None:
+    async with serving(ScriptedTeacher()) as address, TeacherClient(address) as client:
+        scores = await client.score(TeacherIds([1]), [[10]], top_k=97)
+    assert scores.responses[0].log_tail_mass_N.tolist() == [-np.inf]
+
+
+@pytest.mark.parametrize("prompt", [Text("hello"), Chat((ChatMessage("user", "hello"),))])
+async def test_prompt_of_text_returns_the_ids_that_the_teacher_read(prompt: Text | Chat) -> None:
+    async with serving(ScriptedTeacher()) as address, TeacherClient(address) as client:
+        scores = await client.score(prompt, [[10]], top_k=2)
+    assert scores.prompt_ids.tolist() == list(TEXT_PROMPT_IDS)
+
+
+async def test_each_kind_of_prompt_arrives_as_itself() -> None:
+    teacher = ScriptedTeacher()
+    async with serving(teacher) as address, TeacherClient(address) as client:
+        await client.score(StudentIds([1]), [[1]], top_k=2)
+        await client.score(TeacherIds([1]), [[1]], top_k=2)
+        await client.score(Text("a", omit_special_tokens=True), [[1]], top_k=2)
+        await client.score(Chat((ChatMessage("user", "b"),)), [[1]], top_k=2)
+    prompts = [request.prompt for request in teacher.requests]
+    assert [prompt.WhichOneof("kind") for prompt in prompts] == ["student_ids", "teacher_ids", "text", "chat"]
+    assert prompts[2].text == teacher_pb2.TextPrompt(text="a", omit_special_tokens=True)
+    assert prompts[3].chat.messages[0] == teacher_pb2.ChatMessage(role="user", content="b")
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype", "num_bytes"),
+    [(65_535, teacher_pb2.TOKEN_DTYPE_U16, 4), (65_536, teacher_pb2.TOKEN_DTYPE_U32, 8)],
+)
+async def test_ids_travel_in_the_narrowest_dtype(largest: int, dtype: int, num_bytes: int) -> None:
+    teacher = ScriptedTeacher()
+    async with serving(teacher) as address, TeacherClient(address) as client:
+        await client.score(StudentIds([1, largest]), [[3]], top_k=2)
+    assert teacher.requests[0].prompt.student_ids.dtype == dtype
+    assert len(teacher.requests[0].prompt.student_ids.data) == num_bytes
+
+
+async def test_every_option_reaches_the_server() -> None:
+    teacher = ScriptedTeacher()
+    async with serving(teacher) as address, TeacherClient(address) as client:
+        await client.score(
+            StudentIds([1]),
+            [[2, 3]],
+            top_k=5,
+            temperature=0.5,
+            teacher="other",
+            adapter="law",
+            tokenizer_id="mine",
+            score_masks=[[0, 1]],
+            batch_invariant=True,
+            request_id="r-7",
+        )
+    sent = teacher.requests[0]
+    assert (sent.request_id, sent.teacher, sent.adapter, sent.tokenizer_id) == ("r-7", "other", "law", "mine")
+    assert (sent.top_k, sent.temperature, sent.batch_invariant) == (5, 0.5, True)
+    assert sent.responses[0].score_mask == b"\x00\x01"
+
+
+async def test_caller_is_named_in_the_metadata() -> None:
+    teacher = ScriptedTeacher()
+    async with serving(teacher) as address:
+        for caller in ("team-a", ""):
+            async with TeacherClient(address, caller=caller) as client:
+                await client.score(TeacherIds([1]), [[1]], top_k=2)
+    assert teacher.metadata[0]["preceptor-caller"] == "team-a"
+    assert str(teacher.metadata[1]["preceptor-caller"]).count("-") >= 2
+
+
+async def test_request_ids_differ_between_calls() -> None:
+    teacher = ScriptedTeacher()
+    async with serving(teacher) as address, TeacherClient(address) as client:
+        await client.score(TeacherIds([1]), [[1]], top_k=2)
+        await client.score(TeacherIds([1]), [[1]], top_k=2)
+    assert teacher.requests[0].request_id != teacher.requests[1].request_id
+
+
+async def test_info_carries_teachers_and_limits() -> None:
+    async with serving(ScriptedTeacher(tokenizer_json=b"{}")) as address, TeacherClient(address) as client:
+        info = await client.info()
+        with_tokenizer = await client.info(include_tokenizer=True)
+    assert info.server_version == "9.8.7"
+    teacher = info.teachers[0]
+    assert (teacher.name, teacher.vocabulary_size, teacher.end_token_ids) == ("tutor", 97, (3, 4))
+    assert (teacher.special_tokens[0].id, teacher.special_tokens[0].text) == (3, "<end>")
+    assert (teacher.capabilities.temperature, teacher.capabilities.batch_invariant) == (True, False)
+    assert (info.limits.max_top_k, info.limits.max_queue_tokens) == (64, 4096)
+    assert (teacher.tokenizer_json, with_tokenizer.teachers[0].tokenizer_json) == ("", "{}")
+
+
+def test_options_of_the_blocking_twin_are_those_of_score() -> None:
+    parameters = inspect.signature(TeacherClient.score).parameters.values()
+    keywords = {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert set(ScoreOptions.__annotations__) == keywords
