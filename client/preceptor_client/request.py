@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Required, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,21 @@ ScoreMask = Sequence[bool] | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray
 
 MAX_REQUEST_ID_LENGTH = 128
 _MAX_TOKEN_ID = 2**32 - 1
+
+
+class ScoreOptions(TypedDict, total=False):
+    """Keyword arguments of `TeacherClient.score`, for what passes them on."""
+
+    top_k: Required[int]
+    temperature: float
+    teacher: str
+    adapter: str
+    tokenizer_id: str
+    score_masks: Sequence[ScoreMask | None] | None
+    logprob_dtype: LogprobDtype
+    batch_invariant: bool
+    request_id: str | None
+    timeout_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Required, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
 from preceptor.v1 import teacher_pb2
@@ -21,7 +21,7 @@ from preceptor.wire import LogprobDtype
 from preceptor_client import messages
 from preceptor_client.channel import CALLER_METADATA_KEY, checked_address, checked_caller, open_channel
 from preceptor_client.errors import MessageTooLargeError
-from preceptor_client.request import ScoreMask, TokenSequence, check_group
+from preceptor_client.request import ScoreMask, ScoreOptions, TokenSequence, check_group
 from preceptor_client.retry import RetryEvent, RetryingCall, RetryPolicy
 from preceptor_client.types import GroupScores, Prompt, ServerInfo
 
@@ -34,21 +34,6 @@ DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 _DEFAULT_RETRY = RetryPolicy()
 
 ResultT = TypeVar("ResultT")
-
-
-class ScoreOptions(TypedDict, total=False):
-    """Keyword arguments of `TeacherClient.score`, for what passes them on."""
-
-    top_k: Required[int]
-    temperature: float
-    teacher: str
-    adapter: str
-    tokenizer_id: str
-    score_masks: Sequence[ScoreMask | None] | None
-    logprob_dtype: LogprobDtype
-    batch_invariant: bool
-    request_id: str | None
-    timeout_seconds: float | None
 
 
 class TeacherClient:

@@ -77,7 +77,9 @@ def load_examples(
             where = f"{source} [{split}] row {index}"
             if prompt_field not in row:
                 columns = ", ".join(sorted(row))
-                raise InvalidDataError(f"{where}: no column {prompt_field!r}: set data.prompt_field to one of {columns}")
+                raise InvalidDataError(
+                    f"{where}: no column {prompt_field!r}: set data.prompt_field to one of {columns}"
+                )
             known = {"prompt": row[prompt_field], "answer": row.get(answer_field)}
             examples.append(_parse_example(known, index=index, where=where))
     if not examples:

@@ -93,6 +93,6 @@ def _check_lengths(
         ):
             if num_tokens > limit:
                 raise InvalidDataError(
-                    f"example {example.index}: prompt and responses may need {num_tokens} tokens, and {what} is {limit}: "
+                    f"example {example.index}: prompt and responses may need {num_tokens} tokens, {what} is {limit}: "
                     f"shorten the prompt or lower rollout.max_new_tokens={num_new}"
                 )

@@ -12,10 +12,8 @@ ROWS_PER_CHUNK = 512
 """Bounds the gathered rows of the head, [C, K, D], and the dense logits of `log_partition`, [C, V]."""
 
 
-def support_logits(
-    hidden_ND: torch.Tensor, head: torch.nn.Linear, support_ids_NK: torch.Tensor
-) -> torch.Tensor:
-    """hidden . head[id] + bias[id] for each position's K ids, shape [N, K]. Exact, with gradients to hidden and head."""
+def support_logits(hidden_ND: torch.Tensor, head: torch.nn.Linear, support_ids_NK: torch.Tensor) -> torch.Tensor:
+    """hidden . head[id] + bias[id] for each position's K ids, shape [N, K]. Exact; hidden and head get gradients."""
     # Typed by its stubs as taking anything and returning anything.
     logits_NK: torch.Tensor = _SupportLogits.apply(hidden_ND, head.weight, support_ids_NK)  # type: ignore[no-untyped-call]
     if head.bias is not None:
@@ -27,7 +25,10 @@ def support_logits(
 def log_partition(hidden_ND: torch.Tensor, head: torch.nn.Linear, *, temperature: float = 1.0) -> torch.Tensor:
     """Log-sum-exp over the whole vocabulary of logits / temperature, in fp32, shape [N]. Without gradients: for
     measuring what share of the student's mass lies inside a support."""
-    chunks = [torch.logsumexp(head(chunk_CD).float() / temperature, dim=1) for chunk_CD in hidden_ND.split(ROWS_PER_CHUNK)]
+    chunks = [
+        torch.logsumexp(head(chunk_CD).float() / temperature, dim=1)
+        for chunk_CD in torch.split(hidden_ND, ROWS_PER_CHUNK)
+    ]
     return torch.cat(chunks)
 
 
@@ -46,7 +47,7 @@ class _SupportLogits(torch.autograd.Function):
         return logits_NK
 
     @staticmethod
-    def backward(  # type: ignore[override]  # autograd types it for any number of gradients
+    def backward(  # Any: as above
         ctx: Any, grad_NK: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         hidden_ND, weight_VD, support_ids_NK = ctx.saved_tensors

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torch.utils.tensorboard import SummaryWriter
-
 from preceptor_client.train.errors import RunDirectoryError
 
 MetricValue = float | int | str | bool | None | list[dict[str, str | bool]]
@@ -23,13 +21,15 @@ class Metrics:
     """Writes rows as they come. Opened at a step, it drops every row after it, so that a resumed run has no doubles."""
 
     def __init__(self, directory: Path, *, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here: a report reads rows without torch
+
         self._path = directory / METRICS_FILE
         self.rows = [row for row in read_rows(self._path) if _step_of(row) <= step]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
         os.replace(temporary, self._path)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]  # untyped in torch
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: MetricRow) -> None:
         """Appends a row, which holds its `kind` and `step`. It is in the file when this returns."""
@@ -37,15 +37,15 @@ class Metrics:
         self._file.write(_line(row))
         self._file.flush()
         for name, value in _scalars(row).items():
-            self._board.add_scalar(name, value, _step_of(row))  # type: ignore[no-untyped-call]  # untyped in torch
-        self._board.flush()  # type: ignore[no-untyped-call]  # untyped in torch
+            self._board.add_scalar(name, value, _step_of(row))
+        self._board.flush()
 
     def has(self, *, kind: str, step: int) -> bool:
         return any(row["kind"] == kind and row["step"] == step for row in self.rows)
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]  # untyped in torch
+        self._board.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The model to train and its tokenizer: loads, checks, encodes prompts, saves. Knows nothing of teachers or of steps."""
+"""The model to train and its tokenizer: loads, checks, encodes prompts, saves. Knows nothing of teachers or steps."""
 
 # T = tokens, D = hidden size, V = vocabulary
 
@@ -102,18 +102,18 @@ def load_student(config: StudentConfig, *, folder: Path | None = None) -> Studen
     except (OSError, ValueError, KeyError) as error:
         # What transformers raises for a folder without a model, an unknown architecture, or a hub out of reach.
         raise InvalidStudentError(f"student.model {source!r} cannot be loaded: {error}") from error
-    if gguf_file:
-        model = _as_unquantised(model)
-    return prepare_student(model, tokenizer, device=_device(config.device))
+    assert isinstance(model, PreTrainedModel)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InvalidStudentError("the student needs a fast tokenizer (a tokenizer.json): it is identified by it")
+    return prepare_student(_as_unquantised(model) if gguf_file else model, tokenizer, device=_device(config.device))
 
 
 def prepare_student(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, device: torch.device | None = None
 ) -> Student:
     """Makes a loaded model ready to be trained. Raises InvalidStudentError where that cannot be done."""
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise InvalidStudentError("the student needs a fast tokenizer (a tokenizer.json): it is identified by it")
-    model = model.to(device or torch.device("cpu")).eval()
+    # transformers' wrappers hide the signature of `to`.
+    model = model.to(device or torch.device("cpu")).eval()  # type: ignore[arg-type]
     for parameter in model.parameters():
         # Loaded weights may lie in a mapped file at any address, and a BLAS kernel may round by alignment: with fresh
         # storage a resumed run computes what the uninterrupted one did.
@@ -141,7 +141,9 @@ def _checked_source(name: str) -> str:
     if path.is_dir():
         return str(path)
     if path.exists():
-        raise InvalidStudentError(f"student.model {name!r} is a file: give its folder, and its name as student.gguf_file")
+        raise InvalidStudentError(
+            f"student.model {name!r} is a file: give its folder, and its name as student.gguf_file"
+        )
     if name.startswith(("/", "./", "../", "~")) or name.endswith("/") or name.count("/") > 1:
         raise InvalidStudentError(f"student.model: no folder {name!r}")
     return name
@@ -151,7 +153,8 @@ def _as_unquantised(model: PreTrainedModel) -> PreTrainedModel:
     """The same weights in a model that does not remember that they came from a GGUF file: only such can be saved."""
     config = model.config
     del config.quantization_config
-    fresh = type(model)(config).to(model.dtype)
+    # transformers' wrappers hide the signature of `to`.
+    fresh: PreTrainedModel = type(model)(config).to(model.dtype)  # type: ignore[arg-type]
     fresh.load_state_dict(model.state_dict())
     fresh.tie_weights()
     fresh.generation_config = model.generation_config

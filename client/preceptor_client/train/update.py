@@ -90,7 +90,7 @@ class Update:
         size = self._config.micro_batch_size
         for start in range(0, len(eligible), size):
             loss_N, mass_N = self._losses(eligible[start : start + size])
-            (loss_N.sum() / num_positions).backward()
+            torch.autograd.backward(loss_N.sum() / num_positions)
             loss_sum += float(loss_N.detach().double().sum())
             mass_sum += float(mass_N.double().sum())
         return num_positions, loss_sum / num_positions, mass_sum / num_positions

@@ -76,8 +76,7 @@ class ScriptedTeacher(TeacherServiceServicer):
     num_cancelled: int = 0
     tokenizer_json: bytes = b""
 
-    # The generated stubs type a context that is synchronous and asynchronous at once.
-    async def Score(  # type: ignore[override]
+    async def Score(
         self, request: teacher_pb2.ScoreRequest, context: grpc.aio.ServicerContext[Message, Message]
     ) -> teacher_pb2.ScoreResponse:
         self.requests.append(request)
@@ -92,7 +91,7 @@ class ScriptedTeacher(TeacherServiceServicer):
                 change(answer)
         return answer
 
-    async def GetInfo(  # type: ignore[override]
+    async def GetInfo(
         self, request: teacher_pb2.GetInfoRequest, context: grpc.aio.ServicerContext[Message, Message]
     ) -> teacher_pb2.GetInfoResponse:
         return teacher_pb2.GetInfoResponse(
@@ -121,10 +120,10 @@ class ScriptedTeacher(TeacherServiceServicer):
             ),
         )
 
-    async def RegisterTokenizer(self, request, context):  # type: ignore[no-untyped-def, override]
+    async def RegisterTokenizer(self, request, context):  # type: ignore[no-untyped-def]  # never called
         raise NotImplementedError
 
-    def ScoreStream(self, request, context):  # type: ignore[no-untyped-def, override]
+    def ScoreStream(self, request, context):  # type: ignore[no-untyped-def]  # never called
         raise NotImplementedError
 
     async def _sleep(self, seconds: float) -> None:
@@ -136,9 +135,7 @@ class ScriptedTeacher(TeacherServiceServicer):
 
 
 @asynccontextmanager
-async def serving(
-    teacher: ScriptedTeacher, *, port: int = 0, max_message_bytes: int = 64 << 20
-) -> AsyncIterator[str]:
+async def serving(teacher: ScriptedTeacher, *, port: int = 0, max_message_bytes: int = 64 << 20) -> AsyncIterator[str]:
     """Serves until the block ends; yields the address."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)])
     add_TeacherServiceServicer_to_server(teacher, server)

@@ -18,7 +18,7 @@ from tests.unit.client.scripted_teacher import Lie, ScriptedTeacher, dense_logpr
 K = 4
 FIRST = [10, 20, 30]
 # The teacher's own favourites, so that the sampled token is inside the support.
-SECOND = [40, 50, 60]
+SECOND = [21, 32, 80]
 Change = Callable[[teacher_pb2.ScoreResponse], None]
 
 
@@ -36,7 +36,7 @@ def column(name: str, edit: Callable[[bytes], bytes]) -> Change:
     return change
 
 
-def numbers(name: str, dtype: str, edit: Callable[[np.ndarray], None]) -> Change:  # type: ignore[type-arg] # any dtype
+def numbers(name: str, dtype: str, edit: Callable[[np.ndarray], None]) -> Change:
     """Changes the numbers of one column of the second response, in place."""
 
     def edit_bytes(data: bytes) -> bytes:
@@ -47,11 +47,15 @@ def numbers(name: str, dtype: str, edit: Callable[[np.ndarray], None]) -> Change
     return column(name, edit_bytes)
 
 
-def put(position: int, value: float) -> Callable[[np.ndarray], None]:  # type: ignore[type-arg] # any dtype
-    def edit(values: np.ndarray) -> None:  # type: ignore[type-arg] # any dtype
+def put(position: int, value: float) -> Callable[[np.ndarray], None]:
+    def edit(values: np.ndarray) -> None:
         values[position] = value
 
     return edit
+
+
+def drop_response(answer: teacher_pb2.ScoreResponse) -> None:
+    del answer.responses[-1]
 
 
 def swap_responses(answer: teacher_pb2.ScoreResponse) -> None:
@@ -73,12 +77,12 @@ def shift_rows(answer: teacher_pb2.ScoreResponse) -> None:
         setattr(scores, name, data[width:] + data[:width])
 
 
-def reverse_logprobs(values: np.ndarray) -> None:  # type: ignore[type-arg] # any dtype
+def reverse_logprobs(values: np.ndarray) -> None:
     values[:K] = values[:K][::-1].copy()
 
 
-def move_all(by: float) -> Callable[[np.ndarray], None]:  # type: ignore[type-arg] # any dtype
-    def edit(values: np.ndarray) -> None:  # type: ignore[type-arg] # any dtype
+def move_all(by: float) -> Callable[[np.ndarray], None]:
+    def edit(values: np.ndarray) -> None:
         values += values.dtype.type(by)
 
     return edit
@@ -94,7 +98,7 @@ CORRUPTIONS: dict[str, tuple[Change, str]] = {
     "tokenizer": (header("tokenizer_id", "other"), "tokenizer_id"),
     "token dtype unknown": (header("token_dtype", 0), "responses[0].support_ids"),
     "token dtype other": (header("token_dtype", teacher_pb2.TOKEN_DTYPE_U32), "responses[0].support_ids"),
-    "response missing": (lambda answer: answer.responses.pop() and None, "responses (their number)"),
+    "response missing": (drop_response, "responses (their number)"),
     "responses swapped": (swap_responses, "responses[0].digest"),
     "digest wrong": (column("digest", lambda data: bytes(32)), "responses[1].digest"),
     "digest absent": (column("digest", lambda data: b""), "responses[1].digest"),
@@ -125,14 +129,127 @@ CORRUPTIONS: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def favourites() -> list[int]:
-    """A response whose every token is among the likeliest of the scripted teacher, found by search."""
-    for last in range(97):
-        ids = [first_two for first_two in (0, 0)] + [last]
-        for seed_sum in range(97):
-            logprobs_TV = dense_logprobs(np.array([seed_sum, 0, 0]), temperature=1.0)
-            ids = [int(row.argmax()) for row in logprobs_TV]
-            if sum(ids) == seed_sum:
-                return ids
-    raise AssertionError("the scripted teacher has no fixed point among small sums")
+async def ask(change: Change, *, masks: list[list[int]] | None = None, top_k: int = K) -> None:
+    async with serving(ScriptedTeacher([Lie(change=change)])) as address, TeacherClient(address) as client:
+        await client.score(
+            TeacherIds([1]), [FIRST, SECOND], top_k=top_k, teacher="tutor", tokenizer_id="tok", score_masks=masks
+        )
+
+
+def test_second_response_is_inside_the_teachers_support() -> None:
+    for row, token in zip(dense_logprobs(np.array(SECOND), temperature=1.0), SECOND, strict=True):
+        assert token in np.argsort(-row)[:K]
+
+
+async def test_unchanged_answer_is_accepted() -> None:
+    await ask(lambda answer: None)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+async def test_corruption_is_found_and_named(name: str) -> None:
+    change, says = CORRUPTIONS[name]
+    with pytest.raises(CorruptAnswerError) as caught:
+        await ask(change)
+    assert str(caught.value).startswith(says)
+
+
+async def test_whole_vocabulary_with_mass_outside_is_refused() -> None:
+    with pytest.raises(CorruptAnswerError, match=r"responses\[1\].log_tail_mass"):
+        await ask(numbers("log_tail_mass", "<f4", put(0, -2.0)), top_k=97)
+
+
+async def test_mask_that_the_server_ignored_is_found() -> None:
+    def ignore_mask(answer: teacher_pb2.ScoreResponse) -> None:
+        scores = answer.responses[1]
+        scores.status = b"\x01\x01\x01"
+        for name, width in (("support_ids", 2 * K), ("support_logprobs", 2 * K)):
+            setattr(scores, name, getattr(scores, name) + getattr(scores, name)[-width:])
+        for name in ("sampled_logprobs", "log_tail_mass", "entropies"):
+            setattr(scores, name, getattr(scores, name) + getattr(scores, name)[-4:])
+
+    with pytest.raises(CorruptAnswerError, match=r"responses\[1\].status says that position 1 is not excluded"):
+        await ask(ignore_mask, masks=[[1, 1, 1], [1, 0, 1]])
+
+
+async def test_mask_at_other_positions_is_found() -> None:
+    with pytest.raises(CorruptAnswerError, match=r"responses\[1\].status says that position 0 is excluded"):
+        await ask(column("status", lambda data: data[::-1]), masks=[[1, 1, 1], [1, 1, 0]])
+
+
+async def test_position_that_the_teacher_could_not_score_is_no_corruption() -> None:
+    def drop_last(answer: teacher_pb2.ScoreResponse) -> None:
+        scores = answer.responses[1]
+        scores.status = b"\x01\x01\x03"
+        for name in ("support_ids", "support_logprobs", "sampled_logprobs", "log_tail_mass", "entropies"):
+            data = getattr(scores, name)
+            setattr(scores, name, data[: len(data) // 3 * 2])
+
+    await ask(drop_last)
+
+
+@pytest.mark.parametrize(("by", "is_refused"), [(0.005, False), (0.02, True)])
+async def test_mass_in_half_precision_may_be_off_by_a_hundredth(by: float, is_refused: bool) -> None:
+    # Moving every logprob of the support by x moves its mass, here above 0.9, by about x.
+    change = numbers("support_logprobs", "<f2", move_all(-by))
+
+    def move_tokens_too(answer: teacher_pb2.ScoreResponse) -> None:
+        change(answer)
+        numbers("sampled_logprobs", "<f4", move_all(-by))(answer)
+
+    if is_refused:
+        with pytest.raises(CorruptAnswerError, match="log_tail_mass and support_logprobs"):
+            await ask(move_tokens_too, top_k=64)
+    else:
+        await ask(move_tokens_too, top_k=64)
+
+
+async def test_mass_in_single_precision_may_be_off_by_a_thousandth() -> None:
+    def move(answer: teacher_pb2.ScoreResponse) -> None:
+        for scores in answer.responses:
+            moved = np.frombuffer(scores.support_logprobs, "<f4") - np.float32(0.005)
+            scores.support_logprobs = moved.tobytes()
+
+    async with serving(ScriptedTeacher([Lie(change=move)])) as address, TeacherClient(address) as client:
+        with pytest.raises(CorruptAnswerError, match="log_tail_mass and support_logprobs"):
+            await client.score(TeacherIds([1]), [SECOND], top_k=64, logprob_dtype=LogprobDtype.F32)
+
+
+def sharpen(*, sampled: float) -> Change:
+    """A teacher that is certain of id 1, and gives the first response's own tokens -inf."""
+
+    def change(answer: teacher_pb2.ScoreResponse) -> None:
+        scores = answer.responses[0]
+        scores.support_logprobs = np.array([[0.0, -np.inf, -np.inf, -np.inf]] * 3, "<f2").tobytes()
+        scores.log_tail_mass = np.full(3, -np.inf, "<f4").tobytes()
+        scores.sampled_logprobs = np.full(3, sampled, "<f4").tobytes()
+        support_ids_NK = np.tile(np.array([1, 0, 2, 3], "<u2"), (3, 1))
+        support_ids_NK[:, 1] = FIRST
+        scores.support_ids = support_ids_NK.tobytes()
+
+    return change
+
+
+@pytest.mark.parametrize("sampled", [-np.inf, -70_000.0])
+async def test_logprob_beyond_half_precision_agrees_with_infinity(sampled: float) -> None:
+    await ask(sharpen(sampled=sampled))
+
+
+async def test_ordinary_logprob_disagrees_with_infinity() -> None:
+    with pytest.raises(CorruptAnswerError, match=r"responses\[0\].sampled_logprobs"):
+        await ask(sharpen(sampled=-1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda answer: answer.ClearField("prompt_ids"), "prompt_ids"),
+        (lambda answer: setattr(answer.prompt_ids, "data", b"\x01"), "prompt_ids"),
+        (lambda answer: setattr(answer.prompt_ids, "data", b"\x01\x00"), "responses[0].digest"),
+    ],
+    ids=["absent", "odd", "other than scored"],
+)
+async def test_prompt_of_text_must_come_back_as_it_was_scored(change: Change, says: str) -> None:
+    async with serving(ScriptedTeacher([Lie(change=change)])) as address, TeacherClient(address) as client:
+        with pytest.raises(CorruptAnswerError) as caught:
+            await client.score(Text("hello"), [FIRST], top_k=K)
+    assert str(caught.value).startswith(says)

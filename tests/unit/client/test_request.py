@@ -51,7 +51,9 @@ async def test_mistake_names_its_field(arguments: dict[str, Any], field: str) ->
 
 async def test_request_beyond_the_message_limit_is_not_sent() -> None:
     async with TeacherClient(NOBODY, timeout_seconds=1, max_message_bytes=1000) as client:
-        with pytest.raises(MessageTooLargeError, match=r"the request has \d{4} bytes, more than max_message_bytes=1000"):
+        with pytest.raises(
+            MessageTooLargeError, match=r"the request has \d{4} bytes, more than max_message_bytes=1000"
+        ):
             await client.score(TeacherIds([1] * 600), [[1]], top_k=2)
 
 

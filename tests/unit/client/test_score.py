@@ -17,9 +17,7 @@ from tests.unit.client.scripted_teacher import TEXT_PROMPT_IDS, ScriptedTeacher,
 async def test_scores_are_the_teachers_own_distribution() -> None:
     ids = np.array([10, 20, 30])
     async with serving(ScriptedTeacher()) as address, TeacherClient(address) as client:
-        scores = await client.score(
-            TeacherIds([1, 2]), [ids], top_k=4, temperature=2.0, logprob_dtype=LogprobDtype.F32
-        )
+        scores = await client.score(TeacherIds([1, 2]), [ids], top_k=4, temperature=2.0, logprob_dtype=LogprobDtype.F32)
     dense_TV = dense_logprobs(ids, temperature=2.0)
     response = scores.responses[0]
     for row in range(3):

@@ -39,7 +39,8 @@ def generate(
         mask_BT[row, :length_P] = 1
         mask_BT[row, length_T - len(rest) :] = 1
     cache = prefix_cache(student, prompts[0][:length_P], batch_size=len(prompts)) if length_P else None
-    output = student.model.generate(
+    # A mixin that mypy cannot see through.
+    output = student.model.generate(  # type: ignore[operator]
         ids_BT.to(student.device),
         attention_mask=mask_BT.to(student.device),
         past_key_values=cache,

@@ -15,7 +15,7 @@ from preceptor_client.train.student import Student
 
 
 class HfRollouts:
-    """Lets the student answer examples. What it draws is a function of its weights, the seed, the step and the batch."""
+    """Lets the student answer examples. What it draws is a function of its weights, the seed, step and batch."""
 
     def __init__(self, student: Student, *, config: RolloutConfig, seed: int) -> None:
         self._student = student
@@ -35,7 +35,9 @@ class HfRollouts:
                 for _ in range(num_responses)
             ]
             prompts = {slot: tuple(self._student.encode_prompt(examples[slot].prompt)) for slot in dict.fromkeys(slots)}
-            responses = self._draw([prompts[slot] for slot in slots], seed=draw_seed(self._seed, step=step, batch=batch))
+            responses = self._draw(
+                [prompts[slot] for slot in slots], seed=draw_seed(self._seed, step=step, batch=batch)
+            )
             yield [
                 Rollout(
                     example=examples[slot],
@@ -51,9 +53,7 @@ class HfRollouts:
         devices = [self._student.device] if self._student.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
-            return generate(
-                self._student, prompts, max_new_tokens=self._config.max_new_tokens, sampling=self._sampling
-            )
+            return generate(self._student, prompts, max_new_tokens=self._config.max_new_tokens, sampling=self._sampling)
 
 
 def draw_seed(seed: int, *, step: int, batch: int) -> int:

@@ -1,0 +1,54 @@
+"""`preceptor eval @ run.toml`: measures a student on the held-out examples of a run's settings."""
+
+from __future__ import annotations
+
+from preceptor.settings import InvalidSettingsError, load_settings
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from preceptor_client.train.config import EvalConfig, StudentConfig
+
+
+def run(arguments: list[str]) -> int:
+    """Exit status 0 however many answers are right."""
+    config = load_settings(EvalConfig, arguments, program="preceptor eval")
+    if config.data.heldout is None:
+        raise InvalidSettingsError("preceptor eval: data.heldout is not set: name a file of examples with answers")
+    # After the settings: a wrong one is reported without the seconds that these imports take.
+    from transformers.utils import logging as transformers_logging
+
+    from preceptor_client.train.evaluate import evaluate
+    from preceptor_client.train.run import load_heldout_examples
+    from preceptor_client.train.student import load_student
+
+    console = Console()
+    transformers_logging.disable_progress_bar()
+    examples = load_heldout_examples(config.data)
+    model = _model_to_measure(config)
+    console.print(f"model: {model.model}", markup=False, highlight=False, soft_wrap=True)
+    result = evaluate(load_student(model), examples, config=config.evaluation, prompts=config.prompts)
+    if config.show:
+        table = Table("prompt", "expected", "answer", "right")
+        for answer in result.answers[: config.show]:
+            mark = Text("yes", style="green") if answer.is_correct else Text("no", style="red")
+            table.add_row(Text(answer.prompt), Text(answer.expected), Text(answer.answer), mark)
+        console.print(table)
+    console.print(
+        f"{result.num_correct} of {len(result.answers)} right ({result.accuracy:.1%}), "
+        f"{result.mean_answer_length:.1f} tokens on average, with the {config.prompts}'s prompts",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _model_to_measure(config: EvalConfig) -> StudentConfig:
+    """The given model, or the run's newest checkpoint, or what the run starts from; the line printed says which."""
+    from preceptor_client.train.checkpoint import latest_checkpoint
+
+    newest = latest_checkpoint(config.run.directory)
+    name = config.model or (str(newest) if newest else None)
+    if name is None or name == config.student.model:
+        return config.student
+    return config.student.model_copy(update={"model": name, "gguf_file": None})

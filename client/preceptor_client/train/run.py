@@ -1,0 +1,102 @@
+"""Puts a run together from its settings: directory, data, student, teacher, loop, report. The only place that does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
+from preceptor_client.train.checkpoint import checkpoint_step, latest_checkpoint
+from preceptor_client.train.config import DataConfig, RunConfig
+from preceptor_client.train.data import Example, load_examples
+from preceptor_client.train.display import Display, SilentDisplay
+from preceptor_client.train.handshake import check_teacher
+from preceptor_client.train.metrics import Metrics
+from preceptor_client.train.report import write_report
+from preceptor_client.train.run_directory import claimed_directory
+from preceptor_client.train.scoring import Scorer
+from preceptor_client.train.student import load_student
+from preceptor_client.train.summary import RunSummary, summarise
+from preceptor_client.train.trainer import Trainer
+
+_log = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+
+
+def train(config: RunConfig, *, scorer: Scorer | None = None, display: Display | None = None) -> RunSummary:
+    """Runs, or continues, the training that the settings describe, and writes its report.
+
+    `scorer` replaces the teacher server at `teacher.address`, for tests and for teachers in the same process.
+    """
+    shown = display or SilentDisplay()
+    with claimed_directory(config) as directory, shown:
+        examples, heldout = load_train_examples(config.data), load_heldout_examples(config.data)
+        checkpoint = latest_checkpoint(directory)
+        step = checkpoint_step(checkpoint) if checkpoint else 0
+        shown.notice("loading the student")
+        student = load_student(config.student, folder=checkpoint)
+        with _scorer(config, given=scorer, display=shown) as teacher, Metrics(directory, step=step) as metrics:
+            shown.notice(f"asking the teacher at {config.teacher.address}")
+            check_teacher(teacher.info(), config=config, student=student, examples=examples)
+            shown.notice("")
+            trainer = Trainer(
+                student,
+                scorer=teacher,
+                config=config,
+                examples=examples,
+                heldout=heldout,
+                metrics=metrics,
+                display=shown,
+                checkpoint=checkpoint,
+            )
+            _log.info("run starts: directory=%s step=%d num_steps=%d", directory, step, config.run.num_steps)
+            model_folder = trainer.run()
+        summary = summarise(directory, model_folder=model_folder)
+        write_report(directory / REPORT_FILE, run=summary)
+        _log.info("run done: directory=%s loss=%s seconds=%.1f", directory, summary.loss_last, summary.seconds)
+    return summary
+
+
+def load_train_examples(data: DataConfig) -> list[Example]:
+    """The examples to practise on."""
+    return load_examples(
+        data.train,
+        split=data.train_split,
+        subset=data.subset,
+        prompt_field=data.prompt_field,
+        answer_field=data.answer_field,
+    )
+
+
+def load_heldout_examples(data: DataConfig) -> list[Example]:
+    """The examples to measure on; none where the settings name none."""
+    if data.heldout is None:
+        return []
+    return load_examples(
+        data.heldout,
+        split=data.heldout_split,
+        subset=data.subset,
+        prompt_field=data.prompt_field,
+        answer_field=data.answer_field,
+    )
+
+
+@contextmanager
+def _scorer(config: RunConfig, *, given: Scorer | None, display: Display) -> Iterator[Scorer]:
+    if given is not None:
+        yield given
+        return
+    address, patience = config.teacher.address, config.teacher.patience_seconds
+
+    def show_retry(event: RetryEvent) -> None:
+        state = "unreachable" if event.code == "UNAVAILABLE" else f"not answering ({event.code})"
+        display.notice(f"teacher {state} at {address}, waiting ({event.elapsed_seconds:.0f} s of {patience:.0f} s)")
+        _log.warning(
+            "teacher does not answer: address=%s code=%s attempt=%d elapsed=%.1fs next=%.1fs message=%r",
+            *(address, event.code, event.attempt, event.elapsed_seconds, event.next_delay_seconds, event.message),
+        )
+
+    with BlockingTeacherClient(address, timeout_seconds=patience, on_retry=show_retry) as client:
+        yield client

@@ -1,0 +1,115 @@
+"""The folder of a run: who may use it, and the settings that it was made with. Does not look into checkpoints.
+
+config.toml     the resolved settings          checkpoints/    see checkpoint.py
+metrics.jsonl   one row per step               tensorboard/    the same numbers
+train.log       what happened                  report.html     written at the end
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from preceptor.settings import dump_settings
+
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.errors import RunDirectoryError
+
+CONFIG_FILE = "config.toml"
+LOG_FILE = "train.log"
+_LOCK_FILE = ".lock"
+
+_FREE_TO_CHANGE = {
+    "teacher.address",
+    "teacher.patience_seconds",
+    "run.directory",
+    "run.num_steps",
+    "run.checkpoint_every_steps",
+    "run.keep_checkpoints",
+    "run.resume",
+    "run.max_non_finite_share",
+}
+"""Settings that do not change what the steps done so far have computed, nor what they were measured with."""
+
+Settings = Mapping[str, Any]  # Any: the leaves are whatever TOML holds
+
+
+@contextmanager
+def claimed_directory(config: RunConfig) -> Iterator[Path]:
+    """The run's folder, for this process alone, holding these settings and a log. Raises RunDirectoryError where
+    another process trains in it, or another run has left its work there."""
+    directory = config.run.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / _LOCK_FILE).open("a") as lock:
+        try:
+            # The kernel gives it back however the process ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunDirectoryError(f"another process is training in {directory}: wait for it, or end it") from error
+        settings = dump_settings(config)
+        _check_previous(directory, settings, resume=config.run.resume)
+        (directory / CONFIG_FILE).write_text(to_toml(settings), encoding="utf-8")
+        with _log_file(directory / LOG_FILE):
+            yield directory
+
+
+def to_toml(settings: Settings) -> str:
+    """Settings of two levels as TOML; what is None is left out."""
+    lines: list[str] = []
+    for section, fields in settings.items():
+        lines.append(f"[{section}]")
+        # A JSON text, number, boolean or list of them is TOML too.
+        lines += [f"{name} = {json.dumps(value)}" for name, value in fields.items() if value is not None]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> None:
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        if (directory / "checkpoints").exists():
+            raise RunDirectoryError(f"{directory} holds checkpoints and no {CONFIG_FILE}: choose another run.directory")
+        return
+    if not resume:
+        raise RunDirectoryError(f"{directory} holds a run: choose another run.directory, or set run.resume=true")
+    try:
+        previous = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}") from error
+    before, now = _flat(previous), _flat(tomllib.loads(to_toml(settings)))
+    changed = sorted(
+        key for key in before.keys() | now.keys() if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key)
+    )
+    if changed:
+        key = changed[0]
+        raise RunDirectoryError(
+            f"{directory} holds a run with other settings ({', '.join(changed)}; {key} was {before.get(key)!r}, is "
+            f"{now.get(key)!r}): choose another run.directory, or give the settings of {path}"
+        )
+
+
+def _flat(settings: Settings) -> dict[str, object]:
+    return {f"{section}.{name}": value for section, fields in settings.items() for name, value in fields.items()}
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Everything that the client library logs, appended to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("preceptor_client")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

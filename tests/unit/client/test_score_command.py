@@ -1,0 +1,141 @@
+"""What `preceptor score` prints, and how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+
+import grpc
+import numpy as np
+import pytest
+from preceptor_client.commands import score
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import ByteLevel, Metaspace
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+
+from tests.unit.client.scripted_teacher import Abort, ScriptedTeacher, dense_logprobs, serving
+
+RESPONSE = " Oslo.\n"
+RESPONSE_IDS = [21, 32, 80]
+
+
+def tokenizer() -> Tokenizer:
+    built = Tokenizer(WordLevel({" Oslo": 21, ".": 32, "\n": 80, "?": 0}, unk_token="?"))
+    built.pre_tokenizer = Split(Regex(r" ?\w+|\.|\n"), "isolated")
+    return built
+
+
+async def run(teacher: ScriptedTeacher, *arguments: str) -> int:
+    async with serving(teacher) as address:
+        return await asyncio.to_thread(score.run, ["--address", address, *arguments])
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> ScriptedTeacher:
+    monkeypatch.setenv("COLUMNS", "250")
+    return ScriptedTeacher(tokenizer_json=tokenizer().to_str().encode())
+
+
+async def test_each_token_has_a_row_with_the_teachers_numbers(
+    teacher: ScriptedTeacher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(teacher, "--prompt", "The capital of Norway is", "--response", RESPONSE, "--show", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "teacher tutor (tiny, fake, float32 on cpu), revision r1" in lines[0]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    dense_TV = dense_logprobs(np.array(RESPONSE_IDS), temperature=1.0)
+    for position, text in enumerate(["' Oslo'", "'.'", r"'\n'"]):
+        logprobs_V = dense_TV[position]
+        sampled = logprobs_V[RESPONSE_IDS[position]]
+        sorted_V = np.sort(logprobs_V)[::-1]
+        rank = int((logprobs_V > sampled).sum()) + 1
+        mass = float(np.exp(sorted_V[:8]).sum())
+        entropy = float(-(np.exp(logprobs_V) * logprobs_V).sum())
+        assert rows[position][:7] == [
+            str(position),
+            text,
+            f"{sampled:.3f}",
+            f"{math.exp(sampled):.4f}",
+            str(rank),
+            f"{mass:.4f}",
+            f"{entropy:.3f}",
+        ]
+        assert rows[position][7].endswith(f"{math.exp(sorted_V[0]):.3f}")
+    assert len(rows) == 3
+
+
+async def test_chat_is_sent_as_a_users_message(teacher: ScriptedTeacher) -> None:
+    assert await run(teacher, "--chat", "Capital of Norway?", "--response", RESPONSE) == 0
+    message = teacher.requests[0].prompt.chat.messages[0]
+    assert (message.role, message.content) == ("user", "Capital of Norway?")
+
+
+async def test_spaces_around_the_texts_are_kept(teacher: ScriptedTeacher) -> None:
+    assert await run(teacher, "--prompt", " is ", "--response", " Oslo") == 0
+    assert teacher.requests[0].prompt.text.text == " is "
+    assert teacher.requests[0].responses[0].ids.data == bytes([21, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--prompt", "a", "--response", "b", "--chat", "c"], "give either --prompt or --chat"),
+        (["--response", "b"], "give either --prompt or --chat"),
+        (["--prompt", "a"], "response"),
+        (["--prompt", "a", "--response", "b", "--temperature", "0"], "temperature"),
+    ],
+)
+def test_wrong_settings_exit_with_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score.run(["--address", "a:1", *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+async def test_refusal_of_the_server_is_one_line_on_stderr(
+    teacher: ScriptedTeacher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher.script = [Abort(code=grpc.StatusCode.OUT_OF_RANGE, message="too long", reason="TOO_LONG")]
+    assert await run(teacher, "--prompt", "a", "--response", RESPONSE) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("preceptor score: teacher 127.0.0.1:")
+    assert err.endswith("OUT_OF_RANGE: too long\n")
+
+
+async def test_unknown_teacher_fails_with_the_names(
+    teacher: ScriptedTeacher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(teacher, "--prompt", "a", "--response", "b", "--teacher", "nobody") == 1
+    assert "choose --teacher from tutor" in capsys.readouterr().err
+
+
+async def test_missing_tokenizer_library_says_what_to_install(
+    teacher: ScriptedTeacher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert await run(teacher, "--prompt", "a", "--response", "b") == 1
+    assert "pip install 'preceptor[train]'" in capsys.readouterr().err
+
+
+def test_address_without_a_port_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert score.run(["--address", "teacher", "--prompt", "a", "--response", "b"]) == 1
+    assert "host:port" in capsys.readouterr().err
+
+
+def test_token_beyond_the_tokenizer_shows_its_id() -> None:
+    assert score.token_text(96, tokenizer=tokenizer()) == "<96>"
+
+
+def test_leading_space_of_a_sentencepiece_token_shows() -> None:
+    built = Tokenizer(WordLevel({"▁Oslo": 0, "lo": 1}))
+    built.decoder = Metaspace()
+    assert score.token_text(0, tokenizer=built) == "' Oslo'"
+    assert score.token_text(1, tokenizer=built) == "'lo'"
+
+
+def test_piece_of_a_character_shows_by_its_name() -> None:
+    built = Tokenizer(WordLevel({"Ã": 0, "ĠOslo": 1}))
+    built.decoder = ByteLevel()
+    assert score.token_text(0, tokenizer=built) == "<Ã>"
+    assert score.token_text(1, tokenizer=built) == "' Oslo'"

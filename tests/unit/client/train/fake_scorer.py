@@ -1,0 +1,134 @@
+"""A teacher in the same process: a dense fp32 log-softmax over one sequence at a time, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Unpack
+
+import numpy as np
+import torch
+from preceptor.fingerprint import vocabulary_id
+from preceptor.wire import PositionStatus
+from preceptor_client.teacher import ScoreOptions
+from preceptor_client.train.student import Student
+from preceptor_client.types import (
+    Capabilities,
+    GroupScores,
+    Limits,
+    Prompt,
+    ResponseScores,
+    ServerInfo,
+    StudentIds,
+    TeacherIds,
+    TeacherInfo,
+    Text,
+    Timings,
+)
+
+
+@dataclass
+class Call:
+    """One submitted group."""
+
+    prompt: Prompt
+    responses: list[list[int]]
+    options: ScoreOptions
+
+
+@dataclass
+class FakeScorer:
+    """Answers at once. `error_at` may name an error for a call, `status_of` a status for a response token."""
+
+    teacher: Student
+    name: str = "tiny"
+    error_at: Callable[[int], Exception | None] = lambda index: None
+    status_of: Callable[[int], PositionStatus] = lambda position: PositionStatus.OK
+    calls: list[Call] = field(default_factory=list)
+
+    def info(self) -> ServerInfo:
+        return ServerInfo(
+            server_version="0",
+            teachers=(teacher_info(self.teacher, name=self.name),),
+            limits=Limits(
+                max_top_k=64, max_responses=16, max_group_tokens=4096, max_message_bytes=1 << 20, max_queue_tokens=4096
+            ),
+        )
+
+    def submit(
+        self, prompt: Prompt, responses: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]
+    ) -> Future[GroupScores]:
+        future: Future[GroupScores] = Future()
+        error = self.error_at(len(self.calls))
+        self.calls.append(Call(prompt=prompt, responses=[list(ids) for ids in responses], options=options))
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(self._score(prompt, responses, options))
+        return future
+
+    def _score(self, prompt: Prompt, responses: Sequence[Sequence[int]], options: ScoreOptions) -> GroupScores:
+        prompt_ids = self._encode(prompt)
+        return GroupScores(
+            teacher=self.name,
+            revision="1",
+            tokenizer_id=self.teacher.tokenizer_id,
+            top_k=options["top_k"],
+            temperature=options.get("temperature", 1.0),
+            prompt_ids=np.array(prompt_ids, np.int64),
+            responses=tuple(self._score_one(prompt_ids, list(response), options) for response in responses),
+            timings=Timings(decode_ms=0, queue_ms=0, forward_ms=0, total_ms=0),
+        )
+
+    @torch.no_grad()
+    def _score_one(self, prompt_ids: list[int], response: list[int], options: ScoreOptions) -> ResponseScores:
+        ids = torch.tensor([prompt_ids + response])
+        logits_TV = self.teacher.model(ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1]
+        logprobs_TV = torch.log_softmax(logits_TV.float() / options.get("temperature", 1.0), dim=1)
+        status_T = np.array([self.status_of(position) for position in range(len(response))], np.uint8)
+        positions_N = np.flatnonzero(status_T == PositionStatus.OK)
+        logprobs_NV = logprobs_TV[torch.from_numpy(positions_N)]
+        support_NK = logprobs_NV.sort(dim=1, descending=True, stable=True)
+        k = options["top_k"]
+        top_NK = support_NK.values[:, :k].numpy()
+        sampled_N = torch.tensor(response)[torch.from_numpy(positions_N)]
+        tail_N = np.clip(1 - np.exp(top_NK.astype(np.float64)).sum(axis=1), 0, 1)
+        with np.errstate(divide="ignore"):
+            log_tail_N = np.log(tail_N).astype(np.float32)
+        return ResponseScores(
+            status_T=status_T,
+            positions_N=positions_N,
+            support_ids_NK=support_NK.indices[:, :k].numpy(),
+            support_logprobs_NK=top_NK,
+            sampled_logprobs_N=logprobs_NV.gather(1, sampled_N[:, None])[:, 0].numpy(),
+            log_tail_mass_N=log_tail_N,
+            entropies_N=-(logprobs_NV.exp() * logprobs_NV).sum(dim=1).numpy(),
+        )
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, StudentIds | TeacherIds):
+            return [int(token) for token in prompt.ids]
+        return self.teacher.encode_prompt(prompt.text if isinstance(prompt, Text) else prompt.messages)
+
+
+def teacher_info(teacher: Student, *, name: str = "tiny", max_model_len: int = 256) -> TeacherInfo:
+    return TeacherInfo(
+        name=name,
+        revision="1",
+        engine="fake",
+        model="tiny",
+        dtype="float32",
+        device="cpu",
+        vocabulary_size=258,
+        max_model_len=max_model_len,
+        tokenizer_id=teacher.tokenizer_id,
+        vocabulary_id=vocabulary_id(teacher.tokenizer.backend_tokenizer.to_str()),
+        special_tokens=(),
+        end_token_ids=(257,),
+        has_chat_template=True,
+        capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=False, other_tokenizers=False),
+        tokenizer_json="",
+    )
+
+

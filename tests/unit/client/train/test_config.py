@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from preceptor.settings import InvalidSettingsError, load_settings
+from preceptor_client.train.config import RunConfig
+
+MINIMAL = """
+[student]
+model = "student"
+[teacher]
+address = "127.0.0.1:50051"
+[data]
+train = "train.jsonl"
+[rollout]
+prompts_per_step = 4
+max_new_tokens = 16
+[optimizer]
+learning_rate = 2e-5
+[run]
+directory = "run"
+num_steps = 10
+"""
+
+
+def _load(tmp_path: Path, *options: str, toml: str = MINIMAL) -> RunConfig:
+    path = tmp_path / "run.toml"
+    path.write_text(toml)
+    return load_settings(RunConfig, ["@", str(path), *options], program="preceptor train")
+
+
+def test_file_and_command_line_are_read_with_the_command_line_above(tmp_path: Path) -> None:
+    config = _load(tmp_path, "--optimizer.learning-rate", "1e-4")
+    assert config.optimizer.learning_rate == 1e-4
+    assert config.rollout.prompts_per_step == 4
+    assert config.rollout.top_p == 0.9
+
+
+def test_environment_is_above_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECEPTOR_TEACHER__ADDRESS", "elsewhere:1")
+    assert _load(tmp_path).teacher.address == "elsewhere:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--run.num-steps", "many"], "run.num_steps"),
+        (["--teacher.top-k", "1"], "nothing would be learnt"),
+        (["--rollout.top-p", "0"], "rollout.top_p"),
+        (["--evaluation.every-steps", "2"], "set data.heldout"),
+        (["--rollout.responses-per-prompt", "17"], "rollout.batch_size=16"),
+        (["--optimizer.warmup-steps", "11"], "run.num_steps=10"),
+        (["--objective.kind", "magic"], "objective.kind"),
+    ],
+)
+def test_unusable_setting_is_refused_and_named(tmp_path: Path, options: list[str], expected: str) -> None:
+    with pytest.raises(InvalidSettingsError, match=expected):
+        _load(tmp_path, *options)
+
+
+def test_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettingsError, match=r"rollout\.beams"):
+        _load(tmp_path, toml=MINIMAL.replace("prompts_per_step = 4", "prompts_per_step = 4\nbeams = 3"))
+
+
+def test_missing_value_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettingsError, match=r"optimizer\.learning_rate|optimizer: Field required"):
+        _load(tmp_path, toml=MINIMAL.replace("learning_rate = 2e-5", ""))
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettingsError, match=r"absent\.toml does not exist"):
+        load_settings(RunConfig, ["@", str(tmp_path / "absent.toml")], program="preceptor train")
+
+
+def test_every_field_has_help() -> None:
+    for name, section in RunConfig.model_fields.items():
+        assert section.description, name
+        assert isinstance(section.annotation, type)
+        for key, field in section.annotation.model_fields.items():  # type: ignore[attr-defined]  # every one a Section
+            assert field.description, f"{name}.{key}"
+
+
+def test_settings_data_and_report_import_without_torch() -> None:
+    code = (
+        "import sys, preceptor_client.cli, preceptor_client.train.config, preceptor_client.train.data, "
+        "preceptor_client.train.report\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

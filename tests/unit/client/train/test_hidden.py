@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from preceptor_client.train import hidden
+from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.prefix import shared_prefix_length, usable_prefix_length
+from preceptor_client.train.student import Student
+
+SEQUENCES = [
+    ScoredSequence(prompt_ids=[1, 2, 3, 4], response_ids=[5, 6, 7], positions_N=np.array([0, 1, 2])),
+    ScoredSequence(prompt_ids=[1, 2, 9], response_ids=[8], positions_N=np.array([0])),
+    ScoredSequence(prompt_ids=[1, 2, 3, 4, 10, 11], response_ids=[5, 5, 5, 5], positions_N=np.array([1, 3])),
+]
+
+
+def _one_by_one(student: Student) -> torch.Tensor:
+    rows = []
+    for one in SEQUENCES:
+        states_TD = student.base(torch.tensor([[*one.prompt_ids, *one.response_ids]])).last_hidden_state[0]
+        rows.append(states_TD[len(one.prompt_ids) - 1 + torch.from_numpy(one.positions_N)])
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_rows_equal_unpadded_forwards(student: Student, monkeypatch: pytest.MonkeyPatch, is_shared: bool) -> None:
+    assert usable_prefix_length(student, [one.prompt_ids for one in SEQUENCES]) == 2
+    if not is_shared:
+        monkeypatch.setattr(hidden, "usable_prefix_length", lambda student, prompts: 0)
+    # fp32 through two layers; other shapes round differently.
+    torch.testing.assert_close(scored_hidden_states(student, SEQUENCES), _one_by_one(student), atol=2e-5, rtol=2e-5)
+
+
+def test_gradients_flow_through_the_shared_prefix(student: Student) -> None:
+    parameters = list(student.model.parameters())
+    weights_ND = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    ours = torch.autograd.grad((scored_hidden_states(student, SEQUENCES) * weights_ND).sum(), parameters)
+    theirs = torch.autograd.grad((_one_by_one(student) * weights_ND).sum(), parameters)
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "length"),
+    [
+        ([[1, 2, 3], [1, 2, 4]], 2),
+        ([[1, 2, 3], [1, 2, 3]], 2),
+        ([[1], [1, 2]], 0),
+        ([[5, 1], [6, 1]], 0),
+    ],
+)
+def test_shared_prefix_leaves_each_prompt_its_last_token(prompts: list[list[int]], length: int) -> None:
+    assert shared_prefix_length(prompts) == length
