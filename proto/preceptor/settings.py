@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import (
@@ -60,8 +60,7 @@ def load_settings(settings_type: type[SettingsT], arguments: list[str], *, progr
     except (SettingsError, tomllib.TOMLDecodeError) as error:
         raise InvalidSettingsError(f"{', '.join(map(str, files)) or 'command line'}: {error}") from error
     # Out of the subclass: whoever prints or compares the settings meets the type that they asked for.
-    result: SettingsT = settings_type.model_construct(**dict(settings))
-    return result
+    return cast(SettingsT, settings_type.model_construct(**dict(settings)))
 
 
 def dump_settings(settings: BaseSettings) -> dict[str, Any]:  # Any: the leaves are whatever TOML holds
@@ -89,4 +88,5 @@ def _describe(error: ValidationError, program: str) -> str:
         key = ".".join(str(part) for part in detail["loc"]) or "settings"
         given = "" if detail["type"] == "missing" else f" (given: {detail['input']!r})"
         lines.append(f"  {key}: {detail['msg']}{given}")
+    lines.append(f"{program} --help describes every setting")
     return "\n".join(lines)

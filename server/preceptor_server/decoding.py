@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import LogprobDtype, TokenArray, WireError, decode_score_mask, decode_token_ids
 
-from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, UnknownTeacherError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.types import ResponseToScore, ScoreCall, ScoreGroup
+
+if TYPE_CHECKING:
+    from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer  # imports transformers
 
 MAX_REQUEST_ID_LENGTH = 128
 _BYTES_PER_POSITION = 4 + 4 + 4 + 1

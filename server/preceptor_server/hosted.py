@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.config import LimitsConfig
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.types import EngineInfo
+
+if TYPE_CHECKING:
+    from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer  # imports transformers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

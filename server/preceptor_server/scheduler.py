@@ -62,8 +62,9 @@ class Scheduler:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
         await asyncio.gather(*self._batch_tasks, return_exceptions=True)
-        for job in self._queue.take(self._queue.num_tokens):
-            job.future.cancel()
+        while len(self._queue):  # a batch ends at a group that rides alone, so one may not be all
+            for job in self._queue.take(self._queue.num_tokens):
+                job.future.cancel()
 
     async def score(self, group: ScoreGroup, *, caller: str, timeout_seconds: float | None = None) -> ScoredGroup:
         """Waits for a batch and returns its columns for `group`.
@@ -112,6 +113,8 @@ class Scheduler:
         num_tokens = sum(job.num_tokens for job in batch)
         try:
             columns = await self._engine.score([job.group for job in batch])
+            if len(columns) != len(batch):
+                raise RuntimeError(f"the engine answered {len(columns)} groups of {len(batch)}")
         except Exception as error:  # whatever a model raises fails its batch, and nothing else
             logger.exception("engine failed groups=%d tokens=%d", len(batch), num_tokens)
             _fail(batch, error)

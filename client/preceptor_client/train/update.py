@@ -58,7 +58,7 @@ class Update:
         num_positions, loss, student_mass = totals
         # Called on every step, also far below the clip: it measures the norm.
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if not all(map(math.isfinite, (loss, norm, student_mass))):
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingStoppedError(
                 f"step {step}: the loss is {loss} and the norm of its gradient {norm}: the weights were left as they "

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,11 +23,18 @@ from preceptor_server.errors import StartupError
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class _BackboneOutput(MoeModelOutputWithPast):
+    """Every field that some architecture's head reads: routing of experts, cross attention (GPT-2)."""
+
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
 class _GivenHidden(torch.nn.Module):
     """Stands in for a backbone: its last hidden state is what it is given."""
 
-    def forward(self, *_: object, inputs_embeds: torch.Tensor, **__: object) -> MoeModelOutputWithPast:
-        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, *_: object, inputs_embeds: torch.Tensor, **__: object) -> _BackboneOutput:
+        return _BackboneOutput(last_hidden_state=inputs_embeds)
 
 
 class LoadedModel:

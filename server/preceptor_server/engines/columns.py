@@ -89,7 +89,8 @@ def top_k_ids(values_RV: torch.Tensor, k: int) -> torch.Tensor:
     best_RK = _first_k(tiles.amax(dim=-1), tile_ids, k)
     candidates = tiles.gather(1, best_RK[..., None].expand(-1, -1, TILE)).flatten(1)
     ids = (best_RK[..., None] * TILE + torch.arange(TILE, device=values_RV.device)).flatten(1)
-    return _first_k(candidates, ids, k)
+    # Padding comes before a negative NaN: such a row has no meaning, but its ids must stay inside the vocabulary.
+    return _first_k(candidates, ids, k).clamp_(max=vocabulary_size - 1)
 
 
 def _first_k(values: torch.Tensor, ids: torch.Tensor, k: int) -> torch.Tensor:

@@ -37,7 +37,7 @@ def scorer() -> FakeScorer:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, dict[str, Any]]:  # Any: the leaves are whatever TOML holds
-    """A run of 6 steps on a tiny model; a test changes what it is about, then calls `RunConfig(**settings)`."""
+    """A run of 6 steps on a tiny model; a test changes what it is about and validates them."""
     train = tmp_path / "train.jsonl"
     rows = [{"prompt": f"say {word}", "answer": word} for word in ("red", "green", "blue", "grey", "pink")]
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -54,4 +54,4 @@ def settings(tmp_path: Path) -> dict[str, dict[str, Any]]:  # Any: the leaves ar
 
 @pytest.fixture
 def config(settings: dict[str, dict[str, Any]]) -> RunConfig:
-    return RunConfig(**settings)
+    return RunConfig.model_validate(settings)

@@ -130,5 +130,3 @@ def teacher_info(teacher: Student, *, name: str = "tiny", max_model_len: int = 2
         capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=False, other_tokenizers=False),
         tokenizer_json="",
     )
-
-

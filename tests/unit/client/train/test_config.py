@@ -80,7 +80,7 @@ def test_every_field_has_help() -> None:
     for name, section in RunConfig.model_fields.items():
         assert section.description, name
         assert isinstance(section.annotation, type)
-        for key, field in section.annotation.model_fields.items():  # type: ignore[attr-defined]  # every one a Section
+        for key, field in section.annotation.model_fields.items():
             assert field.description, f"{name}.{key}"
 
 

@@ -45,7 +45,9 @@ def tiny_model(*, seed: int, tied: bool = True) -> LlamaForCausalLM:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).eval()
+        model = LlamaForCausalLM(config)
+    model.eval()
+    return model
 
 
 def tiny_student(*, seed: int = 0, tied: bool = True) -> Student:

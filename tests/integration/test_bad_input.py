@@ -1,0 +1,210 @@
+"""Every mistake that a caller can make on the wire: the error names the field, and the server keeps serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from preceptor.v1 import teacher_pb2 as pb
+from preceptor.v1.teacher_pb2_grpc import TeacherServiceStub
+
+from tests.integration.servers import RunningServer
+
+VOCABULARY_SIZE = 259
+MAX_MODEL_LEN = 512
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+
+def ids(*values: int) -> pb.TokenIds:
+    return pb.TokenIds(data=np.array(values, "<u2").tobytes(), dtype=pb.TOKEN_DTYPE_U16)
+
+
+def good_request() -> pb.ScoreRequest:
+    return pb.ScoreRequest(
+        prompt=pb.Prompt(teacher_ids=ids(1, 2, 3)), responses=[pb.Response(ids=ids(4, 5))], top_k=4, temperature=1.0
+    )
+
+
+@pytest.fixture
+def stub(hf_server: RunningServer) -> Iterator[TeacherServiceStub]:
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(hf_server.address, options=options) as channel:
+        yield TeacherServiceStub(channel)
+
+
+def assert_still_serves(stub: TeacherServiceStub) -> None:
+    answer = stub.Score(good_request(), timeout=30)
+    assert answer.responses[0].status == bytes([1, 1])
+
+
+def error_of(stub: TeacherServiceStub, request: pb.ScoreRequest) -> tuple[grpc.StatusCode, str, str]:
+    """Code, field and message of the refusal."""
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Score(request, timeout=30)
+    status = rpc_status.from_call(caught.value)
+    info = error_details_pb2.ErrorInfo()
+    assert status is not None, caught.value
+    assert status.details[0].Unpack(info)
+    assert info.domain == "preceptor"
+    return caught.value.code(), info.metadata["field"], status.message
+
+
+def with_prompt(*values: int) -> Callable[[pb.ScoreRequest], None]:
+    return lambda request: request.prompt.teacher_ids.CopyFrom(ids(*values))
+
+
+def with_response(*values: int) -> Callable[[pb.ScoreRequest], None]:
+    return lambda request: request.responses[0].ids.CopyFrom(ids(*values))
+
+
+def assign(name: str, value: object) -> Callable[[pb.ScoreRequest], None]:
+    return lambda request: setattr(request, name, value)
+
+
+def torn_column(request: pb.ScoreRequest) -> None:
+    request.responses[0].ids.data = request.responses[0].ids.data[:-1]
+
+
+def odd_u32_prompt(request: pb.ScoreRequest) -> None:
+    request.prompt.teacher_ids.dtype = pb.TOKEN_DTYPE_U32
+
+
+def no_dtype(request: pb.ScoreRequest) -> None:
+    request.prompt.teacher_ids.dtype = pb.TOKEN_DTYPE_UNSPECIFIED
+
+
+def short_mask(request: pb.ScoreRequest) -> None:
+    request.responses[0].score_mask = b"\x01"
+
+
+def empty_mask(request: pb.ScoreRequest) -> None:
+    request.responses[0].score_mask = b"\x00\x00"
+
+
+def no_responses(request: pb.ScoreRequest) -> None:
+    del request.responses[:]
+
+
+def no_prompt(request: pb.ScoreRequest) -> None:
+    request.ClearField("prompt")
+
+
+def empty_text(request: pb.ScoreRequest) -> None:
+    request.prompt.text.text = ""
+    request.prompt.text.omit_special_tokens = True
+
+
+def empty_chat(request: pb.ScoreRequest) -> None:
+    request.prompt.chat.SetInParent()
+
+
+INVALID, NOT_FOUND, UNIMPLEMENTED = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+
+MISTAKES = [
+    pytest.param(with_prompt(1, VOCABULARY_SIZE), INVALID, "prompt.teacher_ids", "259", id="prompt id outside"),
+    pytest.param(with_response(65535), INVALID, "responses[0].ids", "65535", id="response id outside"),
+    pytest.param(with_prompt(), INVALID, "prompt.teacher_ids", "empty", id="empty prompt"),
+    pytest.param(no_prompt, INVALID, "prompt", "missing", id="no prompt"),
+    pytest.param(empty_text, INVALID, "prompt.text.text", "empty", id="empty text"),
+    pytest.param(empty_chat, INVALID, "prompt.chat.messages", "empty", id="empty chat"),
+    pytest.param(with_response(), INVALID, "responses[0].ids", "empty", id="empty response"),
+    pytest.param(no_responses, INVALID, "responses", "at least one", id="no responses"),
+    pytest.param(with_response(*[3] * MAX_MODEL_LEN), INVALID, "responses[0].ids", "max_model_len", id="beyond context"),
+    pytest.param(assign("top_k", 0), INVALID, "top_k", "[1, 259]", id="K 0"),
+    pytest.param(assign("top_k", 260), INVALID, "top_k", "[1, 259]", id="K above the limit"),
+    pytest.param(assign("temperature", 0.0), INVALID, "temperature", "0.0", id="temperature 0"),
+    pytest.param(assign("temperature", -1.0), INVALID, "temperature", "-1.0", id="temperature negative"),
+    pytest.param(assign("temperature", float("nan")), INVALID, "temperature", "nan", id="temperature NaN"),
+    pytest.param(assign("temperature", float("inf")), INVALID, "temperature", "inf", id="temperature infinite"),
+    pytest.param(assign("teacher", "nobody"), NOT_FOUND, "teacher", "'teacher'", id="unknown teacher"),
+    pytest.param(assign("adapter", "lora"), UNIMPLEMENTED, "adapter", "no adapters", id="adapter"),
+    pytest.param(assign("tokenizer_id", "x"), UNIMPLEMENTED, "tokenizer_id", "own tokenizer", id="other tokenizer"),
+    pytest.param(assign("request_id", "x" * 129), INVALID, "request_id", "128", id="long request id"),
+    pytest.param(assign("logprob_dtype", 9), INVALID, "logprob_dtype", "9", id="unknown logprob dtype"),
+    pytest.param(torn_column, INVALID, "responses[0].ids", "3 bytes", id="torn column"),
+    pytest.param(odd_u32_prompt, INVALID, "prompt.teacher_ids", "6 bytes", id="wrong width"),
+    pytest.param(no_dtype, INVALID, "prompt.teacher_ids", "dtype 0", id="no dtype"),
+    pytest.param(short_mask, INVALID, "responses[0].score_mask", "1 entries for 2", id="short mask"),
+    pytest.param(empty_mask, INVALID, "responses[0].score_mask", "every token", id="mask of nothing"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "code", "field", "words"), MISTAKES)
+def test_a_mistake_is_refused_by_field_and_the_server_keeps_serving(
+    stub: TeacherServiceStub,
+    spoil: Callable[[pb.ScoreRequest], None],
+    code: grpc.StatusCode,
+    field: str,
+    words: str,
+) -> None:
+    request = good_request()
+    spoil(request)
+    seen_code, seen_field, message = error_of(stub, request)
+    assert (seen_code, seen_field) == (code, field)
+    assert words in message
+    assert_still_serves(stub)
+
+
+def test_candidates_are_refused_not_ignored(stub: TeacherServiceStub) -> None:
+    request = good_request()
+    request.responses[0].candidates.num_per_position = 1
+    assert error_of(stub, request)[:2] == (UNIMPLEMENTED, "responses[0].candidates")
+    assert_still_serves(stub)
+
+
+def test_a_message_above_the_limit_is_refused_and_the_server_keeps_serving(stub: TeacherServiceStub) -> None:
+    request = good_request()
+    request.prompt.teacher_ids.data = bytes(MAX_MESSAGE_BYTES + 2)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Score(request, timeout=60)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert_still_serves(stub)
+
+
+def test_bytes_that_are_no_protobuf_do_not_hurt_the_server(hf_server: RunningServer, stub: TeacherServiceStub) -> None:
+    with grpc.insecure_channel(hf_server.address) as channel:
+        call = channel.unary_unary("/preceptor.v1.TeacherService/Score")
+        with pytest.raises(grpc.RpcError, match="Error parsing message"):
+            call(b"\xff" * 100, timeout=30)
+    assert_still_serves(stub)
+
+
+def test_another_tokenizer_cannot_be_registered_yet(stub: TeacherServiceStub) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.RegisterTokenizer(pb.RegisterTokenizerRequest(tokenizer_id="other"), timeout=30)
+    assert caught.value.code() is UNIMPLEMENTED
+
+
+def test_the_teachers_own_tokenizer_registers_as_identical(stub: TeacherServiceStub) -> None:
+    own = stub.GetInfo(pb.GetInfoRequest(), timeout=30).teachers[0].tokenizer_id
+    answer = stub.RegisterTokenizer(pb.RegisterTokenizerRequest(tokenizer_id=own), timeout=30)
+    assert answer.report.relation == pb.VOCABULARY_RELATION_IDENTICAL
+
+
+def test_a_stream_answers_every_group_and_outlives_a_bad_one(stub: TeacherServiceStub) -> None:
+    requests = []
+    for name in ("a", "b", "bad", "c"):
+        request = good_request()
+        request.request_id = name
+        request.top_k = 0 if name == "bad" else 4
+        requests.append(pb.ScoreStreamRequest(request=request))
+    answers = {answer.request_id: answer for answer in stub.ScoreStream(iter(requests), timeout=30)}
+    assert set(answers) == {"a", "b", "bad", "c"}
+    assert answers["bad"].error.field == "top_k"
+    alone = stub.Score(good_request(), timeout=30)
+    for name in "abc":
+        assert answers[name].response.responses[0].digest == alone.responses[0].digest
+        assert answers[name].response.responses[0].support_ids == alone.responses[0].support_ids
+
+
+def test_a_stream_refuses_a_group_without_an_id(stub: TeacherServiceStub) -> None:
+    [answer] = stub.ScoreStream(iter([pb.ScoreStreamRequest(request=good_request())]), timeout=30)
+    assert answer.error.field == "request.request_id"

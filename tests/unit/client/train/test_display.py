@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import io
+
+from preceptor_client.train.display import LiveDisplay, PlainDisplay, display_for
+from preceptor_client.train.metrics import MetricRow
+from rich.console import Console
+
+ROW: MetricRow = {
+    "kind": "step",
+    "step": 2,
+    "loss": 0.5,
+    "student_mass": 0.9,
+    "teacher_mass": 0.8,
+    "step_seconds": 1.25,
+}
+HELDOUT: MetricRow = {
+    "kind": "heldout",
+    "step": 0,
+    "num_correct": 3,
+    "num_examples": 19,
+    "mean_answer_length": 4.0,
+}
+
+
+def test_plain_lines_hold_the_numbers() -> None:
+    file = io.StringIO()
+    with display_for(Console(file=file, width=40)) as display:
+        assert isinstance(display, PlainDisplay)
+        display.heldout(HELDOUT)
+        display.begin(step=1, num_steps=6)
+        display.step(ROW)
+        display.step({**ROW, "step": 3, "loss": None})
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "held-out answers after step 0: 3 of 19 right, 4.0 tokens on average"
+    assert lines[1] == "resumed after step 1 of 6"
+    assert " ".join(lines[2].split()) == "step 2/6 loss 0.5000 support mass 0.900 (teacher 0.800) 1.2 s/step"
+    assert "skipped" in lines[3]
+
+
+def test_plain_display_shows_an_outage_once_not_once_per_request() -> None:
+    file = io.StringIO()
+    display = PlainDisplay(Console(file=file, width=200))
+    for seconds in range(5):
+        display.notice(f"teacher unreachable at a:1, waiting ({seconds} s of 60 s)")
+    assert file.getvalue() == "teacher unreachable at a:1, waiting (0 s of 60 s)\n"
+
+
+def test_live_display_shows_numbers_and_notice() -> None:
+    file = io.StringIO()
+    with display_for(Console(file=file, width=160, force_terminal=True)) as display:
+        assert isinstance(display, LiveDisplay)
+        display.begin(step=0, num_steps=6)
+        display.step(ROW)
+        display.notice("teacher unreachable at a:1, waiting (3 s of 60 s)")
+        display._live.refresh()
+    assert "loss 0.5000" in file.getvalue()
+    assert "waiting (3 s of 60 s)" in file.getvalue()

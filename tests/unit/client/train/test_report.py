@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+import pytest
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.metrics import MetricRow, Metrics
+from preceptor_client.train.report import write_report
+from preceptor_client.train.run_directory import claimed_directory
+from preceptor_client.train.summary import RunSummary, summarise
+
+EVIL = "<script>alert('x')</script>&"
+
+
+def _heldout(step: int, answer: str, *, is_correct: bool, kind: str = "heldout") -> MetricRow:
+    return {
+        "kind": kind,
+        "step": step,
+        "accuracy": float(is_correct),
+        "num_correct": int(is_correct),
+        "num_examples": 1,
+        "mean_answer_length": 3.0,
+        "answers": [{"prompt": EVIL, "expected": "Oslo", "answer": answer, "is_correct": is_correct}],
+    }
+
+
+def _step(step: int, *, loss: float | None) -> MetricRow:
+    numbers: MetricRow = dict.fromkeys(
+        (
+            "teacher_mass",
+            "outside_share",
+            "mean_response_length",
+            "truncated_share",
+            "rollout_seconds",
+            "score_wait_seconds",
+            "train_seconds",
+            "step_seconds",
+        ),
+        0.5,
+    )
+    return {"kind": "step", "step": step, "loss": loss, "student_mass": None if loss is None else 0.5, **numbers}
+
+
+def _summary(config: RunConfig, *rows: MetricRow) -> RunSummary:
+    with claimed_directory(config) as directory, Metrics(directory, step=0) as metrics:
+        for row in rows:
+            metrics.write(row)
+    return summarise(directory, model_folder=directory / "checkpoints" / "step-000002")
+
+
+@pytest.fixture
+def report(config: RunConfig, tmp_path: Path) -> str:
+    summary = _summary(
+        config,
+        _heldout(0, EVIL, is_correct=False),
+        _heldout(0, "Oslo!", is_correct=True, kind="heldout_teacher"),
+        _step(1, loss=0.75),
+        _step(2, loss=None),
+        _step(3, loss=0.25),
+        _heldout(3, "Oslo.", is_correct=True),
+    )
+    write_report(tmp_path / "report.html", run=summary)
+    return (tmp_path / "report.html").read_text()
+
+
+def _without_scripts(report: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", report, flags=re.DOTALL)
+
+
+def test_report_loads_nothing_from_elsewhere(report: str) -> None:
+    assert not re.findall(r"<(?:script|link|img|iframe|source)[^>]*(?:src|href)\s*=", _without_scripts(report))
+    assert not re.findall(r"<script[^>]+>", report[: report.index("<main>")])
+    assert "@import" not in _without_scripts(report)
+    assert "url(" not in _without_scripts(report)
+    assert "Plotly.react(" in report
+
+
+def test_text_of_models_is_escaped(report: str) -> None:
+    assert EVIL not in report
+    assert _without_scripts(report).count(html.escape(EVIL).replace("&#x27;", "&#39;")) == 2
+
+
+def test_headline_figures_are_there(report: str) -> None:
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", _without_scripts(report)))
+    assert "0 of 1 held-out answers right before" in text
+    assert "1 of 1 held-out answers right after" in text
+    assert "1 of 1 untrained, with the teacher's prompts" in html.unescape(text)
+    assert "0.750 → 0.250" in text
+    assert "3 steps, 1 skipped" in text
+    assert "optimizer.learning_rate" in text
+
+
+def test_report_of_a_run_without_heldout_is_written(config: RunConfig, tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", run=_summary(config, _step(1, loss=None)))
+    assert "Held-out" not in (tmp_path / "report.html").read_text().split("Plotly.react(")[0].split("<main>")[1][:4000]
+
+
+def test_summary_holds_first_and_last(config: RunConfig) -> None:
+    summary = _summary(
+        config,
+        _heldout(0, "no", is_correct=False),
+        _step(1, loss=2.0),
+        _step(2, loss=1.0),
+        _heldout(2, "Oslo", is_correct=True),
+    )
+    assert (summary.loss_first, summary.loss_last, summary.seconds) == (2.0, 1.0, 1.0)
+    assert (summary.heldout_before, summary.heldout_after, summary.heldout_total) == (0, 1, 1)
+    assert (summary.samples[0].before, summary.samples[0].after) == ("no", "Oslo")
+    assert summary.heldout_teacher is None

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import logging
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from preceptor.settings import dump_settings, load_settings
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.errors import RunDirectoryError
+from preceptor_client.train.run_directory import claimed_directory
+
+Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
+
+
+def test_saved_settings_load_as_the_same_settings(config: RunConfig) -> None:
+    with claimed_directory(config) as directory:
+        path = directory / "config.toml"
+    again = load_settings(RunConfig, ["@", str(path)], program="test")
+    assert dump_settings(again) == dump_settings(config)
+    assert tomllib.loads(path.read_text())["optimizer"]["learning_rate"] == 1e-3
+
+
+def test_same_settings_may_come_back_and_others_may_not(settings: Settings) -> None:
+    with claimed_directory(RunConfig.model_validate(settings)):
+        pass
+    settings["run"]["num_steps"] = 12
+    settings["teacher"]["address"] = "elsewhere:1"
+    with claimed_directory(RunConfig.model_validate(settings)):
+        pass
+    settings["optimizer"]["learning_rate"] = 2e-3
+    with (
+        pytest.raises(RunDirectoryError, match=r"optimizer\.learning_rate was 0\.001, is 0\.002"),
+        claimed_directory(RunConfig.model_validate(settings)),
+    ):
+        pass
+
+
+def test_directory_of_a_run_is_refused_without_resume(settings: Settings) -> None:
+    with claimed_directory(RunConfig.model_validate(settings)):
+        pass
+    settings["run"]["resume"] = False
+    with pytest.raises(RunDirectoryError, match="holds a run"), claimed_directory(RunConfig.model_validate(settings)):
+        pass
+
+
+def test_two_processes_do_not_share_a_directory(config: RunConfig) -> None:
+    with (
+        claimed_directory(config),
+        pytest.raises(RunDirectoryError, match="another process is training"),
+        claimed_directory(config),
+    ):
+        pass
+
+
+def test_log_lands_in_the_directory_and_nowhere_after(config: RunConfig) -> None:
+    logger = logging.getLogger("preceptor_client.somewhere")
+    with claimed_directory(config) as directory:
+        logger.info("step=%d", 7)
+    logger.info("too late")
+    text = Path(directory / "train.log").read_text()
+    assert "INFO preceptor_client.somewhere step=7" in text
+    assert "too late" not in text

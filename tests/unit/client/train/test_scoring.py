@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from preceptor_client.errors import CorruptAnswerError, TeacherUnavailableError
+from preceptor_client.train.config import RolloutConfig, TeacherConfig
+from preceptor_client.train.data import Example, ExamplePrompt
+from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.rollout.hf import HfRollouts
+from preceptor_client.train.scoring import Scoring, teacher_prompt
+from preceptor_client.train.student import Student
+from preceptor_client.types import Chat, ChatMessage, StudentIds, Text
+
+from tests.unit.client.train.fake_scorer import FakeScorer
+
+MESSAGES = (ChatMessage(role="user", content="hi"),)
+
+
+def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 258) -> Scoring:
+    config = TeacherConfig(address="a:1", top_k=4, temperature=0.5, reproducible=True)
+    return Scoring(scorer, config=config, tokenizer_id="t", vocabulary_size=vocabulary_size)
+
+
+def _batches(student: Student, *, num_prompts: int = 3) -> list[list[Rollout]]:
+    config = RolloutConfig(prompts_per_step=num_prompts, max_new_tokens=4, batch_size=4, responses_per_prompt=2)
+    # The same example twice: two prompts of a step, and two groups.
+    examples = [Example(index=0, prompt="abc")] * num_prompts
+    return list(HfRollouts(student, config=config, seed=0).generate(examples, step=1))
+
+
+def _submit(scoring: Scoring, batches: Sequence[Sequence[Rollout]]) -> None:
+    for batch in batches:
+        scoring.submit(batch, step=1)
+
+
+def test_every_rollout_comes_back_once_in_order_with_its_own_scores(student: Student, scorer: FakeScorer) -> None:
+    batches = _batches(student)
+    scoring = _scoring(scorer)
+    _submit(scoring, batches)
+    scored = scoring.gather()
+    assert [one.rollout for one in scored] == [rollout for batch in batches for rollout in batch]
+    assert [len(one.scores.status_T) for one in scored] == [len(one.rollout.response_ids) for one in scored]
+    assert scoring.gather() == []
+
+
+def test_each_prompt_is_one_group_with_the_settings_of_the_run(student: Student, scorer: FakeScorer) -> None:
+    _submit(_scoring(scorer), _batches(student))
+    assert [call.options["request_id"] for call in scorer.calls] == ["step-1/0", "step-1/1", "step-1/2"]
+    assert all(len(call.responses) == 2 for call in scorer.calls)
+    options = scorer.calls[0].options
+    assert (options["top_k"], options["temperature"], options["batch_invariant"]) == (4, 0.5, True)
+    assert options["tokenizer_id"] == "t"
+
+
+def test_groups_are_submitted_before_the_next_batch_is_written(student: Student, scorer: FakeScorer) -> None:
+    config = RolloutConfig(prompts_per_step=2, max_new_tokens=2, batch_size=1)
+    scoring = _scoring(scorer)
+    examples = [Example(index=index, prompt="abc") for index in range(2)]
+    seen = []
+    for batch in HfRollouts(student, config=config, seed=0).generate(examples, step=1):
+        seen.append(len(scorer.calls))
+        scoring.submit(batch, step=1)
+    assert seen == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [("be brief", Text("be brief")), (MESSAGES, Chat(MESSAGES)), (None, StudentIds((1, 2)))],
+)
+def test_teacher_reads_its_own_prompt_or_the_students_exact_ids(prompt: ExamplePrompt | None, expected: object) -> None:
+    example = Example(index=0, prompt="abc", teacher_prompt=prompt)
+    assert teacher_prompt(example, prompt_ids=(1, 2)) == expected
+
+
+def test_one_failed_group_fails_the_step_and_leaves_nothing_behind(student: Student, scorer: FakeScorer) -> None:
+    scorer.error_at = lambda index: TeacherUnavailableError("gone") if index == 1 else None
+    scoring = _scoring(scorer)
+    _submit(scoring, _batches(student))
+    with pytest.raises(TeacherUnavailableError):
+        scoring.gather()
+    assert scoring.gather() == []
+
+
+def test_support_outside_the_students_vocabulary_is_refused(student: Student, scorer: FakeScorer) -> None:
+    scoring = _scoring(scorer, vocabulary_size=3)
+    _submit(scoring, _batches(student))
+    with pytest.raises(CorruptAnswerError, match="outside the student's vocabulary of 3"):
+        scoring.gather()

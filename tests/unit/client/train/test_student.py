@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from preceptor_client.train.config import StudentConfig
+from preceptor_client.train.errors import InvalidStudentError
+from preceptor_client.train.rollout.generation import generate
+from preceptor_client.train.student import Student, load_student, prepare_student
+from preceptor_client.types import ChatMessage
+from transformers import LlamaForCausalLM
+
+from tests.unit.client.train.tiny import save_tiny_model, tiny_model, tiny_student, tiny_tokenizer
+
+
+def test_saved_student_loads_equal(tmp_path: Path, student: Student) -> None:
+    student.save(tmp_path)
+    loaded = load_student(StudentConfig(model=str(tmp_path), device="cpu"))
+    assert loaded.tokenizer_id == student.tokenizer_id
+    assert loaded.end_token_ids == student.end_token_ids == (257,)
+    for (name, ours), theirs in zip(student.model.named_parameters(), loaded.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    loaded = load_student(StudentConfig(model=str(save_tiny_model(tmp_path))))
+    assert loaded.head_VD is loaded.model.get_input_embeddings().weight
+
+
+def test_generation_defaults_do_not_bend_rollouts_and_are_saved(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "a")
+    defaults = {"repetition_penalty": 1.5, "do_sample": True, "top_k": 3, "eos_token_id": [257, 10]}
+    (tmp_path / "a" / "generation_config.json").write_text(json.dumps(defaults))
+    student = load_student(StudentConfig(model=str(tmp_path / "a")))
+    assert student.end_token_ids == (257, 10)
+    prompts = [[1, 2, 3]]
+    plain = tiny_student(seed=0)
+    limit = 20
+    ours = generate(student, prompts, max_new_tokens=limit, sampling=None)[0]
+    assert ours == generate(plain, prompts, max_new_tokens=limit, sampling=None)[0][: len(ours)]
+    student.save(tmp_path / "b")
+    saved = json.loads((tmp_path / "b" / "generation_config.json").read_text())
+    assert saved["repetition_penalty"] == 1.5
+
+
+def test_conversation_is_rendered_with_the_template_and_an_open_turn(student: Student) -> None:
+    ids = student.encode_prompt((ChatMessage(role="user", content="hi"),))
+    assert student.tokenizer.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert ids.count(256) == 2
+    assert student.decode([*student.encode_prompt("hello"), 257]) == "hello"
+
+
+@pytest.mark.parametrize("name", ["/absent/model", "./absent", "../absent", "~/absent", "runs/a/b", "absent/"])
+def test_absent_folder_is_refused_without_a_look_at_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("preceptor_client.train.student.AutoTokenizer", None)
+    with pytest.raises(InvalidStudentError, match="no folder"):
+        load_student(StudentConfig(model=name))
+
+
+def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidStudentError, match="cannot be loaded"):
+        load_student(StudentConfig(model=str(tmp_path)))
+
+
+def test_absent_gguf_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidStudentError, match=r"no file model\.gguf"):
+        load_student(StudentConfig(model=str(tmp_path), gguf_file="model.gguf"))
+
+
+def test_model_that_changes_its_logits_after_the_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = LlamaForCausalLM.forward
+
+    def capped(self: LlamaForCausalLM, *args: object, **kwargs: object) -> object:
+        output = forward(self, *args, **kwargs)
+        assert isinstance(output.logits, torch.Tensor)
+        output.logits = 2 * torch.tanh(output.logits / 2)
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", capped)
+    with pytest.raises(InvalidStudentError, match="softcap"):
+        prepare_student(tiny_model(seed=0), tiny_tokenizer())
+
+
+def test_student_without_end_token_is_refused() -> None:
+    model, tokenizer = tiny_model(seed=0), tiny_tokenizer()
+    model.config.eos_token_id = None
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = None
+    tokenizer.eos_token = None
+    with pytest.raises(InvalidStudentError, match="no end token"):
+        prepare_student(model, tokenizer)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from preceptor.wire import PositionStatus
+from preceptor_client.errors import TeacherUnavailableError
+from preceptor_client.train.checkpoint import checkpoint_step, latest_checkpoint
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.data import Example
+from preceptor_client.train.display import SilentDisplay
+from preceptor_client.train.errors import RunDirectoryError, TrainingStoppedError
+from preceptor_client.train.metrics import Metrics, read_rows
+from preceptor_client.train.run import load_train_examples
+from preceptor_client.train.student import load_student
+from preceptor_client.train.trainer import Trainer
+
+from tests.unit.client.train.fake_scorer import FakeScorer
+
+Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
+
+
+class Runs:
+    """Makes trainers the way a run does: from the newest checkpoint of the directory where there is one."""
+
+    def __init__(self, settings: Settings, scorer: FakeScorer) -> None:
+        self._settings = settings
+        self._scorer = scorer
+        self._open: list[Metrics] = []
+
+    def trainer(self, *, name: str = "run", heldout: bool = False, **changes: object) -> Trainer:
+        self.close()
+        base = Path(self._settings["run"]["directory"]).parent
+        self._settings["run"] |= {"directory": str(base / name), **changes}
+        config = RunConfig.model_validate(self._settings)
+        config.run.directory.mkdir(exist_ok=True)
+        checkpoint = latest_checkpoint(config.run.directory)
+        metrics = Metrics(config.run.directory, step=checkpoint_step(checkpoint) if checkpoint else 0)
+        self._open.append(metrics)
+        examples = load_train_examples(config.data)
+        return Trainer(
+            load_student(config.student, folder=checkpoint),
+            scorer=self._scorer,
+            config=config,
+            examples=examples,
+            heldout=[Example(index=9, prompt="say tan", answer="tan")] if heldout else [],
+            metrics=metrics,
+            display=SilentDisplay(),
+            checkpoint=checkpoint,
+        )
+
+    def close(self) -> None:
+        for metrics in self._open:
+            metrics.close()
+        self._open.clear()
+
+
+@pytest.fixture
+def runs(settings: Settings, scorer: FakeScorer) -> Iterator[Runs]:
+    runs = Runs(settings, scorer)
+    yield runs
+    runs.close()
+
+
+def _weights(trainer: Trainer) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.student.model.parameters()]
+
+
+def _are_equal(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def _timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:  # Any: as in the file
+    return [{name: value for name, value in row.items() if not name.endswith("seconds")} for row in rows]
+
+
+def test_loss_falls(runs: Runs, settings: Settings) -> None:
+    settings["optimizer"]["learning_rate"] = 1e-2
+    trainer = runs.trainer(num_steps=24)
+    trainer.run()
+    losses = [float(str(row["loss"])) for row in trainer.metrics.rows]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_resumed_run_is_bit_equal_to_one_that_was_not_stopped(runs: Runs, settings: Settings) -> None:
+    whole = runs.trainer(name="whole")
+    whole.run()
+    first = runs.trainer(name="parts")
+    for _ in range(5):
+        first.metrics.write(first.train_step())
+        if first.step == 3:
+            first.save()
+    # Steps 4 and 5 were not saved: they are done again, with the same result.
+    second = runs.trainer(name="parts")
+    assert second.step == 3
+    assert not _are_equal(_weights(second), _weights(first))
+    second.run()
+    assert _are_equal(_weights(second), _weights(whole))
+    files = [Path(settings["run"]["directory"]).parent / name / "metrics.jsonl" for name in ("whole", "parts")]
+    assert _timeless(read_rows(files[1])) == _timeless(read_rows(files[0]))
+
+
+def test_outage_saves_and_the_run_continues_as_if_nothing_had_happened(runs: Runs, scorer: FakeScorer) -> None:
+    whole = runs.trainer(name="whole")
+    whole.run()
+    scorer.calls.clear()
+    # Three prompts a step: the second group of the third step fails.
+    scorer.error_at = lambda index: TeacherUnavailableError("connection refused") if index == 7 else None
+    with pytest.raises(TrainingStoppedError, match=r"127\.0\.0\.1:1 for 60 s .* Step 2 is saved in .*step-000002"):
+        runs.trainer(name="broken", checkpoint_every_steps=50).run()
+    scorer.error_at = lambda index: None
+    resumed = runs.trainer(name="broken", checkpoint_every_steps=50)
+    resumed.run()
+    assert _are_equal(_weights(resumed), _weights(whole))
+    assert [row["step"] for row in resumed.metrics.rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_row_of_a_step_counts_what_happened(runs: Runs, scorer: FakeScorer) -> None:
+    scorer.status_of = lambda position: PositionStatus.EXCLUDED if position == 0 else PositionStatus.OK
+    row = runs.trainer().train_step()
+    assert row["kind"] == "step"
+    assert row["num_responses"] == row["num_excluded"] == 6
+    assert row["num_positions"] == row["num_ok"]
+    assert isinstance(row["num_ok"], int)
+    assert isinstance(row["mean_response_length"], float)
+    assert row["num_ok"] + 6 == pytest.approx(6 * row["mean_response_length"])
+    for name in ("teacher_mass", "student_mass", "outside_share", "truncated_share"):
+        value = row[name]
+        assert isinstance(value, float)
+        assert 0 <= value <= 1, name
+
+
+def test_step_that_is_masked_whole_is_skipped_and_counted(runs: Runs, scorer: FakeScorer) -> None:
+    scorer.status_of = lambda position: PositionStatus.SPECIAL
+    trainer = runs.trainer(num_steps=2)
+    before = _weights(trainer)
+    trainer.run()
+    assert [row["is_skipped"] for row in trainer.metrics.rows] == [True, True]
+    assert _are_equal(_weights(trainer), before)
+
+
+def test_too_many_non_finite_positions_stop_the_run(runs: Runs, scorer: FakeScorer) -> None:
+    scorer.status_of = lambda position: PositionStatus.NON_FINITE if position == 0 else PositionStatus.OK
+    trainer = runs.trainer()
+    before = _weights(trainer)
+    with pytest.raises(TrainingStoppedError, match=r"NaN or infinity, more than run\.max_non_finite_share=0\.1"):
+        trainer.train_step()
+    assert _are_equal(_weights(trainer), before)
+    runs.trainer(max_non_finite_share=0.9).train_step()
+
+
+def test_heldout_is_measured_once_before_when_due_and_after(runs: Runs, settings: Settings) -> None:
+    settings["data"]["heldout"] = "unused.jsonl"
+    settings["evaluation"]["every_steps"] = 2
+    trainer = runs.trainer(heldout=True, num_steps=4)
+    trainer.run()
+    measured = [row["step"] for row in trainer.metrics.rows if row["kind"] == "heldout"]
+    assert measured == [0, 2, 4]
+    again = runs.trainer(heldout=True, num_steps=4)
+    again.run()
+    assert again.metrics.rows == trainer.metrics.rows
+
+
+def test_run_that_is_further_than_asked_is_refused(runs: Runs) -> None:
+    runs.trainer(num_steps=3).run()
+    with pytest.raises(RunDirectoryError, match="is at step 3 already"):
+        runs.trainer(num_steps=2)

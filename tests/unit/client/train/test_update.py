@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from preceptor.wire import PositionStatus
+from preceptor_client.train.config import OptimizerConfig, RolloutConfig, TeacherConfig
+from preceptor_client.train.data import Example
+from preceptor_client.train.errors import TrainingStoppedError
+from preceptor_client.train.rollout.hf import HfRollouts
+from preceptor_client.train.scoring import ScoredRollout, Scoring
+from preceptor_client.train.student import Student
+from preceptor_client.train.update import Update
+from preceptor_client.types import ResponseScores
+
+from tests.unit.client.train.fake_scorer import FakeScorer
+from tests.unit.client.train.tiny import tiny_student
+
+
+def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts: int = 3) -> list[ScoredRollout]:
+    config = RolloutConfig(prompts_per_step=num_prompts, max_new_tokens=7, batch_size=8, responses_per_prompt=2)
+    examples = [Example(index=index, prompt="ab" * (index + 1)) for index in range(num_prompts)]
+    teacher = TeacherConfig(address="a:1", top_k=top_k)
+    scoring = Scoring(scorer, config=teacher, tokenizer_id="t", vocabulary_size=258)
+    for batch in HfRollouts(student, config=config, seed=0).generate(examples, step=1):
+        scoring.submit(batch, step=1)
+    return scoring.gather()
+
+
+def _update(student: Student, *, micro_batch_size: int = 16, warmup_steps: int = 0, lr: float = 1e-3) -> Update:
+    config = OptimizerConfig(learning_rate=lr, micro_batch_size=micro_batch_size, warmup_steps=warmup_steps)
+    return Update(student, config=config, temperature=1.0)
+
+
+def _gradients(student: Student) -> list[torch.Tensor]:
+    gradients = []
+    for parameter in student.model.parameters():
+        assert parameter.grad is not None
+        gradients.append(parameter.grad.clone())
+        parameter.grad = None
+    return gradients
+
+
+def test_loss_and_mass_equal_a_dense_computation(student: Student, scorer: FakeScorer) -> None:
+    scored = _scored(student, scorer)
+    totals = _update(student).accumulate_gradients(scored)
+    losses, masses = [], []
+    for one in scored:
+        prompt, response = one.rollout.prompt_ids, one.rollout.response_ids
+        with torch.no_grad():
+            logits_TV = student.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1].double()
+        p_TV = torch.softmax(logits_TV, dim=1)
+        p_TK = p_TV.gather(1, torch.from_numpy(one.scores.support_ids_NK))
+        q_TK = torch.from_numpy(one.scores.support_logprobs_NK).double().exp()
+        inside = p_TK / p_TK.sum(1, keepdim=True)
+        losses += (inside * (inside / (q_TK / q_TK.sum(1, keepdim=True))).log()).sum(1).tolist()
+        masses += p_TK.sum(1).tolist()
+    assert totals is not None
+    # fp32 through two layers.
+    assert totals == pytest.approx((len(losses), np.mean(losses), np.mean(masses)), rel=1e-4)
+
+
+def test_micro_batches_change_neither_loss_nor_gradient(student: Student, scorer: FakeScorer) -> None:
+    scored = _scored(student, scorer)
+    whole = _update(student, micro_batch_size=16).accumulate_gradients(scored)
+    expected = _gradients(student)
+    for size in (1, 4):
+        parts = _update(student, micro_batch_size=size).accumulate_gradients(scored)
+        assert parts == pytest.approx(whole, rel=1e-5)
+        for ours, theirs in zip(_gradients(student), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_positions_without_score_change_neither_loss_nor_gradient(student: Student, scorer: FakeScorer) -> None:
+    """Every second position is excluded by the teacher, or its columns are taken out of a full answer."""
+    full = _scored(student, scorer)
+    taken_out = [ScoredRollout(rollout=one.rollout, scores=_every_second(one.scores)) for one in full]
+    expected = _update(student).accumulate_gradients(taken_out)
+    gradients = _gradients(student)
+    scorer.status_of = lambda position: PositionStatus.EXCLUDED if position % 2 else PositionStatus.OK
+    assert _update(student).accumulate_gradients(_scored(student, scorer)) == expected
+    for ours, theirs in zip(_gradients(student), gradients, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_responses_without_any_score_are_not_counted(student: Student, scorer: FakeScorer) -> None:
+    scored = _scored(student, scorer)
+    alone = _update(student).accumulate_gradients(scored[:2])
+    expected = _gradients(student)
+    unscored = [_without_scores(one) for one in scored[2:]]
+    assert _update(student).accumulate_gradients([*scored[:2], *unscored]) == alone
+    for ours, theirs in zip(_gradients(student), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_step_without_any_score_is_skipped_and_leaves_the_weights(student: Student, scorer: FakeScorer) -> None:
+    before = [parameter.clone() for parameter in student.model.parameters()]
+    scored = [_without_scores(one) for one in _scored(student, scorer)]
+    assert _update(student).apply(scored, step=1) is None
+    for ours, theirs in zip(student.model.parameters(), before, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_nan_stops_before_the_weights_change(student: Student, scorer: FakeScorer) -> None:
+    scored = _scored(student, scorer)
+    with torch.no_grad():
+        student.base.get_parameter("norm.weight")[0] = math.inf
+    before = [parameter.clone() for parameter in student.model.parameters()]
+    with pytest.raises(TrainingStoppedError, match="step 4: the loss is nan"):
+        _update(student).apply(scored, step=4)
+    for ours, theirs in zip(student.model.parameters(), before, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_learning_rate_warms_up_from_the_step_alone(student: Student, scorer: FakeScorer) -> None:
+    scored = _scored(student, scorer, num_prompts=1)
+    rates = []
+    for step in (1, 2, 4, 9):
+        result = _update(student, warmup_steps=4, lr=0.4).apply(scored, step=step)
+        assert result is not None
+        rates.append(result.learning_rate)
+    assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4])
+
+
+def test_student_equal_to_the_teacher_has_no_loss_and_full_agreement(scorer: FakeScorer) -> None:
+    same = tiny_student(seed=1)
+    totals = _update(same).accumulate_gradients(_scored(same, scorer, top_k=64))
+    assert totals is not None
+    assert totals[1] == pytest.approx(0.0, abs=1e-6)
+
+
+def _every_second(scores: ResponseScores) -> ResponseScores:
+    return replace(
+        scores,
+        positions_N=scores.positions_N[::2],
+        support_ids_NK=scores.support_ids_NK[::2],
+        support_logprobs_NK=scores.support_logprobs_NK[::2],
+    )
+
+
+def _without_scores(one: ScoredRollout) -> ScoredRollout:
+    scores = one.scores
+    empty = replace(
+        scores,
+        status_T=np.full_like(scores.status_T, PositionStatus.NON_FINITE),
+        positions_N=scores.positions_N[:0],
+        support_ids_NK=scores.support_ids_NK[:0],
+        support_logprobs_NK=scores.support_logprobs_NK[:0],
+        sampled_logprobs_N=scores.sampled_logprobs_N[:0],
+        log_tail_mass_N=scores.log_tail_mass_N[:0],
+        entropies_N=scores.entropies_N[:0],
+    )
+    return ScoredRollout(rollout=one.rollout, scores=empty)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from preceptor.fingerprint import tokenizer_id, vocabulary_id
+from preceptor_server.alignment.teacher_tokenizer import NamedToken, TeacherTokenizer, load_tokenizer
+from preceptor_server.errors import InvalidRequestError, StartupError
+from tokenizers import processors
+
+from tests.tiny import tiny_tokenizer
+
+NEWLINE, SPACE = "\u010a", "\u0120"
+"""How a byte-level vocabulary writes them."""
+
+
+def ids_of(*tokens: str) -> list[int]:
+    vocabulary = tiny_tokenizer().get_vocab()
+    return [vocabulary[token] for token in tokens]
+
+
+def bos_tokenizer() -> TeacherTokenizer:
+    """One that writes <|im_start|> before every text, unless told otherwise."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    return TeacherTokenizer(tokenizer)
+
+
+def test_text_is_encoded_byte_by_byte() -> None:
+    ids = TeacherTokenizer(tiny_tokenizer()).encode("a b\n", add_special_tokens=True, field="text")
+    assert ids.tolist() == ids_of("a", SPACE, "b", NEWLINE)
+
+
+def test_special_tokens_in_a_text_are_single_ids() -> None:
+    ids = TeacherTokenizer(tiny_tokenizer()).encode("a<|im_end|>", add_special_tokens=True, field="text")
+    assert ids.tolist() == [*ids_of("a"), 2]
+
+
+@pytest.mark.parametrize(("add_special_tokens", "first"), [(True, [1]), (False, [])])
+def test_leading_token_is_added_where_it_is_asked_for(add_special_tokens: bool, first: list[int]) -> None:
+    ids = bos_tokenizer().encode("ab", add_special_tokens=add_special_tokens, field="text")
+    assert ids.tolist() == [*first, *ids_of("a", "b")]
+
+
+def test_text_without_any_token_is_told_by_field() -> None:
+    with pytest.raises(InvalidRequestError, match=r"prompt\.text\.text: encodes to no token"):
+        TeacherTokenizer(tiny_tokenizer()).encode("", add_special_tokens=True, field="prompt.text.text")
+
+
+@pytest.mark.parametrize("make", [lambda: TeacherTokenizer(tiny_tokenizer()), bos_tokenizer], ids=["plain", "with bos"])
+def test_chat_ends_with_the_opening_of_an_assistants_turn_and_nothing_is_added_twice(
+    make: type[TeacherTokenizer],
+) -> None:
+    ids = make().render([{"role": "user", "content": "hi"}], field="chat").tolist()  # type: ignore[call-arg] # either maker takes none
+    user = [1, *ids_of(*"user", NEWLINE, *"hi"), 2, *ids_of(NEWLINE)]
+    assert ids == [*user, 1, *ids_of(*"assistant", NEWLINE)]
+
+
+def test_teacher_without_a_chat_template_refuses_a_chat() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    teacher = TeacherTokenizer(tokenizer)
+    assert not teacher.has_chat_template
+    with pytest.raises(InvalidRequestError, match=r"prompt\.chat: this teacher has no chat template"):
+        teacher.render([{"role": "user", "content": "hi"}], field="prompt.chat")
+
+
+def test_template_that_refuses_the_messages_is_the_callers_mistake() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InvalidRequestError, match=r"prompt\.chat: .*refuses these messages: roles must alternate"):
+        TeacherTokenizer(tokenizer).render([{"role": "user", "content": "hi"}], field="prompt.chat")
+
+
+def test_fingerprints_are_those_of_its_json_and_template() -> None:
+    tokenizer = tiny_tokenizer()
+    teacher = TeacherTokenizer(tokenizer)
+    assert teacher.tokenizer_id == tokenizer_id(teacher.json, tokenizer.chat_template)
+    assert teacher.vocabulary_id == vocabulary_id(teacher.json)
+
+
+def test_fingerprint_does_not_notice_that_it_was_used() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer("a much longer text", truncation=True, max_length=4)
+    assert TeacherTokenizer(tokenizer).tokenizer_id == TeacherTokenizer(tiny_tokenizer()).tokenizer_id
+
+
+def test_special_tokens_are_listed_by_ascending_id() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["plain"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|tool|>"]}, replace_extra_special_tokens=False)
+    teacher = TeacherTokenizer(tokenizer)
+    assert teacher.special_tokens == (
+        NamedToken(id=0, text="<|endoftext|>"),
+        NamedToken(id=1, text="<|im_start|>"),
+        NamedToken(id=2, text="<|im_end|>"),
+        NamedToken(id=260, text="<|tool|>"),
+    )
+    assert teacher.vocabulary_size == 261
+
+
+def test_saved_tokenizer_loads_as_the_same(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path), gguf_file=None, trust_remote_code=False)
+    assert loaded.tokenizer_id == TeacherTokenizer(tiny_tokenizer()).tokenizer_id
+    assert loaded.vocabulary_size == 259
+
+
+def test_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"engine\.tokenizer: folder .*nowhere does not exist"):
+        load_tokenizer(str(tmp_path / "nowhere"), gguf_file=None, trust_remote_code=False)
+
+
+def test_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"engine\.tokenizer: .* cannot be loaded"):
+        load_tokenizer(str(tmp_path), gguf_file=None, trust_remote_code=False)

@@ -1,0 +1,112 @@
+"""Causal language models of many families, tiny and random, with whatever makes their attention or head peculiar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+VOCABULARY_SIZE = 300
+MAX_MODEL_LEN = 256
+SLIDING_WINDOW = 8
+_SPREAD = 0.3
+"""Deviation of the weights: wide enough that a token seen too much, or too little, moves every logprob."""
+_SHAPE: dict[str, Any] = {  # Any: keyword arguments of configs, each with types of its own
+    "vocab_size": VOCABULARY_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": MAX_MODEL_LEN,
+    "initializer_range": _SPREAD,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_GROUPED: dict[str, Any] = {**_SHAPE, "num_key_value_heads": 2}
+
+
+def _gemma2() -> PreTrainedModel:
+    config = Gemma2Config(
+        head_dim=16,
+        sliding_window=SLIDING_WINDOW,
+        final_logit_softcapping=3.0,
+        attn_logit_softcapping=2.0,
+        query_pre_attn_scalar=16,
+        **_GROUPED,
+    )
+    return Gemma2ForCausalLM(config)
+
+
+def _gemma3() -> PreTrainedModel:
+    config = Gemma3TextConfig(
+        head_dim=16,
+        sliding_window=SLIDING_WINDOW,
+        query_pre_attn_scalar=16,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        **_GROUPED,
+    )
+    return Gemma3ForCausalLM(config)
+
+
+def _gpt2() -> PreTrainedModel:
+    config = GPT2Config(
+        vocab_size=VOCABULARY_SIZE,
+        n_embd=64,
+        n_layer=3,
+        n_head=4,
+        n_positions=MAX_MODEL_LEN,
+        initializer_range=_SPREAD,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return GPT2LMHeadModel(config)
+
+
+ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_GROUPED)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=16, **_GROUPED)),
+    "mistral-sliding": lambda: MistralForCausalLM(MistralConfig(sliding_window=SLIDING_WINDOW, **_GROUPED)),
+    "gemma2-softcapped": _gemma2,
+    "gemma3-sliding": _gemma3,
+    "mixtral-experts": lambda: MixtralForCausalLM(MixtralConfig(num_local_experts=4, **_GROUPED)),
+    "cohere-scaled": lambda: CohereForCausalLM(CohereConfig(logit_scale=0.3, **_GROUPED)),
+    "granite-scaled": lambda: GraniteForCausalLM(GraniteConfig(logits_scaling=3.0, **_GROUPED)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**_GROUPED)),
+    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SHAPE)),
+    "gpt2": _gpt2,
+}
+
+
+def random_model(name: str, *, seed: int = 0) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ARCHITECTURES[name]()
+        model.eval()
+        return model

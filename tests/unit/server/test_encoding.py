@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from preceptor import __version__, wire
+from preceptor.v1 import teacher_pb2 as pb
+from preceptor.wire import LogprobDtype, PositionStatus, TokenDtype
+from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.config import LimitsConfig
+from preceptor_server.encoding import encode_info, encode_score_response
+from preceptor_server.types import ResponseColumns, ScoreCall, ScoredGroup
+
+from tests.tiny import tiny_tokenizer
+from tests.unit.server.groups import group_of, response_of
+from tests.unit.server.hosting import hosted_teacher
+
+FIRST = ResponseColumns(
+    status_T=np.array([PositionStatus.OK, PositionStatus.EXCLUDED, PositionStatus.OK], np.uint8),
+    support_ids_NK=np.array([[7, 299], [0, 3]], np.int64),
+    support_logprobs_NK=np.array([[-0.5, -1.25], [-0.25, -np.inf]], np.float32),
+    sampled_logprobs_N=np.array([-0.1, -7.3], np.float32),
+    log_tail_mass_N=np.array([-3.7, -np.inf], np.float32),
+    entropies_N=np.array([1.9, 0.3], np.float32),
+)
+NON_FINITE = ResponseColumns(
+    status_T=np.array([PositionStatus.NON_FINITE], np.uint8),
+    support_ids_NK=np.zeros((0, 2), np.int64),
+    support_logprobs_NK=np.zeros((0, 2), np.float32),
+    sampled_logprobs_N=np.zeros(0, np.float32),
+    log_tail_mass_N=np.zeros(0, np.float32),
+    entropies_N=np.zeros(0, np.float32),
+)
+CALL = ScoreCall(
+    request_id="r-7",
+    group=group_of([1, 2], response_of([4, 5, 6], [1, 0, 1]), [9], top_k=2, temperature=0.7),
+    logprob_dtype=LogprobDtype.F16,
+    returns_prompt_ids=False,
+)
+SCORED = ScoredGroup(columns=(FIRST, NON_FINITE), queue_ms=1.5, forward_ms=2.5)
+
+
+def encode(call: ScoreCall = CALL, *, vocabulary_size: int = 300) -> pb.ScoreResponse:
+    teacher = hosted_teacher(vocabulary_size=vocabulary_size)
+    return encode_score_response(call, SCORED, teacher, decode_ms=0.5, total_ms=9.0)
+
+
+def test_answer_says_what_was_asked_and_who_answered() -> None:
+    answer = encode()
+    assert (answer.request_id, answer.teacher, answer.revision) == ("r-7", "professor", "fake-300")
+    assert (answer.tokenizer_id, answer.adapter) == ("none-300", "")
+    assert (answer.top_k, answer.temperature) == (2, 0.7)
+    assert answer.timings == pb.Timings(decode_ms=0.5, queue_ms=1.5, forward_ms=2.5, total_ms=9.0)
+
+
+@pytest.mark.parametrize("logprob_dtype", LogprobDtype)
+@pytest.mark.parametrize(
+    ("vocabulary_size", "token_dtype"), [(65_536, TokenDtype.U16), (65_537, TokenDtype.U32)]
+)  # fmt: skip
+def test_columns_survive_the_wire(logprob_dtype: LogprobDtype, vocabulary_size: int, token_dtype: TokenDtype) -> None:
+    answer = encode(replace(CALL, logprob_dtype=logprob_dtype), vocabulary_size=vocabulary_size)
+    assert (answer.token_dtype, answer.logprob_dtype) == (token_dtype, logprob_dtype)
+    scores = answer.responses[0]
+    assert wire.decode_statuses(scores.status, num_tokens=3, field="status").tolist() == [1, 2, 1]
+    ids = wire.decode_token_ids(scores.support_ids, answer.token_dtype, field="support_ids")
+    assert ids.tolist() == [7, 299, 0, 3]
+    logprobs = wire.decode_logprobs(scores.support_logprobs, answer.logprob_dtype, field="support_logprobs")
+    assert logprobs.tolist() == [-0.5, -1.25, -0.25, -np.inf]
+
+
+def test_columns_of_one_number_per_row_are_always_float32() -> None:
+    scores = encode().responses[0]
+    for data, column in (
+        (scores.sampled_logprobs, FIRST.sampled_logprobs_N),
+        (scores.log_tail_mass, FIRST.log_tail_mass_N),
+        (scores.entropies, FIRST.entropies_N),
+    ):
+        decoded = wire.decode_logprobs(data, LogprobDtype.F32, field="column")
+        np.testing.assert_array_equal(decoded, column)
+
+
+def test_response_without_a_finite_row_has_a_status_and_empty_columns() -> None:
+    scores = encode().responses[1]
+    assert scores.status == bytes([PositionStatus.NON_FINITE])
+    assert scores.support_ids == scores.support_logprobs == scores.sampled_logprobs == b""
+    assert scores.log_tail_mass == scores.entropies == scores.candidate_logprobs == b""
+
+
+def test_every_response_carries_the_digest_of_its_own_ids() -> None:
+    answer = encode()
+    prompt = np.array([1, 2], np.int64)
+    assert [scores.digest for scores in answer.responses] == [
+        wire.digest_of_scored_ids(prompt, np.array([4, 5, 6], np.int64)),
+        wire.digest_of_scored_ids(prompt, np.array([9], np.int64)),
+    ]
+
+
+def test_prompt_ids_travel_only_where_the_caller_cannot_know_them() -> None:
+    assert not encode().HasField("prompt_ids")
+    answer = encode(replace(CALL, returns_prompt_ids=True))
+    assert answer.prompt_ids.dtype == TokenDtype.U16
+    assert wire.decode_token_ids(answer.prompt_ids.data, answer.prompt_ids.dtype, field="prompt").tolist() == [1, 2]
+
+
+def test_answer_to_fewer_responses_than_asked_is_our_own_error() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        encode_score_response(
+            CALL, replace(SCORED, columns=(FIRST,)), hosted_teacher(), decode_ms=0, total_ms=0
+        )  # fmt: skip
+
+
+def test_info_of_a_teacher_without_a_tokenizer() -> None:
+    limits = LimitsConfig(max_top_k=1000, max_responses=3, max_group_tokens=99, max_message_bytes=70_000)
+    info = encode_info(hosted_teacher(limits=limits), include_tokenizer=True)
+    assert info.server_version == __version__
+    # K is bounded by the vocabulary too.
+    assert info.limits == pb.Limits(
+        max_top_k=300, max_responses=3, max_group_tokens=99, max_message_bytes=70_000, max_queue_tokens=1_000_000
+    )
+    assert list(info.teachers) == [
+        pb.TeacherInfo(
+            name="professor",
+            revision="fake-300",
+            engine="fake",
+            model="fake",
+            dtype="float32",
+            device="cpu",
+            vocabulary_size=300,
+            max_model_len=64,
+            tokenizer_id="none-300",
+            end_token_ids=[0],
+            capabilities=pb.Capabilities(temperature=True, batch_invariant=True),
+        )
+    ]
+
+
+def test_info_promises_no_more_than_the_engine_does() -> None:
+    teacher = hosted_teacher(applies_temperature=False, is_batch_invariant_on_request=False)
+    assert encode_info(teacher, include_tokenizer=False).teachers[0].capabilities == pb.Capabilities()
+
+
+def test_info_of_a_teacher_with_a_tokenizer() -> None:
+    tokenizer = TeacherTokenizer(tiny_tokenizer())
+    teacher = encode_info(hosted_teacher(tokenizer=tokenizer), include_tokenizer=False).teachers[0]
+    assert (teacher.tokenizer_id, teacher.vocabulary_id) == (tokenizer.tokenizer_id, tokenizer.vocabulary_id)
+    assert [(token.id, token.text) for token in teacher.special_tokens] == [
+        (0, "<|endoftext|>"),
+        (1, "<|im_start|>"),
+        (2, "<|im_end|>"),
+    ]
+    assert teacher.has_chat_template
+    assert teacher.tokenizer_json == b""
+
+
+def test_tokenizer_is_sent_where_it_is_asked_for() -> None:
+    tokenizer = TeacherTokenizer(tiny_tokenizer())
+    teacher = encode_info(hosted_teacher(tokenizer=tokenizer), include_tokenizer=True).teachers[0]
+    assert teacher.tokenizer_json.decode() == tokenizer.json

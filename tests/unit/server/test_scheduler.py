@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from preceptor_server.config import SchedulerConfig
+from preceptor_server.errors import DeadlinePassedError, EngineFailedError, QueueFullError
+from preceptor_server.scheduler import Scheduler
+from preceptor_server.types import ScoredGroup, ScoreGroup
+
+from tests.unit.server.groups import group_of, group_of_size
+from tests.unit.server.scripted_engine import ScriptedEngine
+
+BATCH_TOKENS = 100
+
+
+@asynccontextmanager
+async def running(
+    engine: ScriptedEngine, *, max_queue_tokens: int = 10_000, batch_window_ms: float = 0.0
+) -> AsyncIterator[Scheduler]:
+    config = SchedulerConfig(
+        max_batch_tokens=BATCH_TOKENS, max_queue_tokens=max_queue_tokens, batch_window_ms=batch_window_ms
+    )
+    scheduler = Scheduler(engine, config)
+    scheduler.start()
+    try:
+        yield scheduler
+    finally:
+        engine.gate.set()
+        await scheduler.stop()
+
+
+async def begin(call: Coroutine[Any, Any, ScoredGroup]) -> asyncio.Task[ScoredGroup]:
+    """Starts a call, and lets it reach the queue."""
+    task = asyncio.create_task(call)
+    await asyncio.sleep(0)
+    return task
+
+
+async def occupy(engine: ScriptedEngine, scheduler: Scheduler) -> asyncio.Task[ScoredGroup]:
+    """Keeps the engine busy with a batch, so that what follows waits in the queue."""
+    task = await begin(scheduler.score(group_of_size(2), caller="occupier"))
+    await engine.has_begun(1)
+    return task
+
+
+def sizes(batches: list[list[ScoreGroup]]) -> list[list[int]]:
+    return [[group.num_tokens for group in batch] for batch in batches]
+
+
+async def test_everyone_gets_the_answer_to_their_own_group() -> None:
+    engine = ScriptedEngine()
+    async with running(engine) as scheduler:
+        groups = [group_of([1], [10 + i, 20 + i]) for i in range(9)]
+        scored = await asyncio.gather(*(scheduler.score(g, caller=f"c{i % 2}") for i, g in enumerate(groups)))
+    for i, answer in enumerate(scored):
+        assert answer.columns[0].sampled_logprobs_N.tolist() == [10 + i, 20 + i]
+
+
+async def test_what_waits_is_batched_within_the_budget() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        tasks = [await occupy(engine, scheduler)]
+        tasks += [await begin(scheduler.score(group_of_size(size), caller="a")) for size in (40, 60, 50, 51, 7)]
+        assert scheduler.num_waiting == 5
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert sizes(engine.batches) == [[2], [40, 60], [50], [51, 7]]
+
+
+async def test_group_larger_than_the_budget_has_a_batch_of_its_own() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        tasks = [await occupy(engine, scheduler)]
+        tasks += [await begin(scheduler.score(group_of_size(size), caller="a")) for size in (500, 10)]
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert sizes(engine.batches) == [[2], [500], [10]]
+
+
+async def test_batch_invariant_group_rides_alone() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        tasks = [await occupy(engine, scheduler)]
+        for size, is_invariant in ((10, False), (11, True), (12, False), (13, False)):
+            group = group_of_size(size, batch_invariant=is_invariant)
+            tasks.append(await begin(scheduler.score(group, caller="a")))
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert sizes(engine.batches) == [[2], [10], [11], [12, 13]]
+
+
+async def test_idle_server_waits_a_window_for_company() -> None:
+    engine = ScriptedEngine()
+    async with running(engine, batch_window_ms=20) as scheduler:
+        first = await begin(scheduler.score(group_of_size(10), caller="a"))
+        await asyncio.sleep(0.001)
+        second = await begin(scheduler.score(group_of_size(11), caller="b"))
+        await asyncio.gather(first, second)
+    assert sizes(engine.batches) == [[10, 11]]
+
+
+async def test_full_batch_waits_for_no_window() -> None:
+    engine = ScriptedEngine()
+    async with running(engine, batch_window_ms=60_000) as scheduler:
+        await asyncio.wait_for(scheduler.score(group_of_size(BATCH_TOKENS), caller="a"), 5)
+    assert sizes(engine.batches) == [[100]]
+
+
+async def test_callers_share_the_engine_fairly() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        tasks = [await occupy(engine, scheduler)]
+        for caller, size in [("a", 91), ("a", 92), ("a", 93), ("b", 94)]:
+            tasks.append(await begin(scheduler.score(group_of_size(size), caller=caller)))
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert sizes(engine.batches) == [[2], [91], [94], [92], [93]]
+
+
+async def test_cancelled_caller_leaves_the_queue_and_costs_no_forward() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        occupier = await occupy(engine, scheduler)
+        gone = await begin(scheduler.score(group_of_size(30), caller="a"))
+        stays = await begin(scheduler.score(group_of_size(40), caller="a"))
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert scheduler.num_waiting == 1
+        engine.gate.set()
+        await asyncio.gather(occupier, stays)
+    assert gone.cancelled()
+    assert sizes(engine.batches) == [[2], [40]]
+
+
+async def test_caller_that_leaves_during_the_forward_harms_nobody_in_its_batch() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        occupier = await occupy(engine, scheduler)
+        gone = await begin(scheduler.score(group_of([1], [5, 6]), caller="a"))
+        stays = await begin(scheduler.score(group_of([1], [7, 8]), caller="a"))
+        engine.gate.set()
+        await occupier
+        engine.gate.clear()
+        await engine.has_begun(2)
+        gone.cancel()
+        engine.gate.set()
+        answer = await stays
+    assert answer.columns[0].sampled_logprobs_N.tolist() == [7, 8]
+
+
+async def test_deadline_that_ends_in_the_queue_costs_no_forward() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        occupier = await occupy(engine, scheduler)
+        late = await begin(scheduler.score(group_of_size(30), caller="a", timeout_seconds=0.001))
+        patient = await begin(scheduler.score(group_of_size(40), caller="a", timeout_seconds=60))
+        await asyncio.sleep(0.005)
+        engine.gate.set()
+        with pytest.raises(DeadlinePassedError, match=r"the deadline passed after 0\.\d s in the queue"):
+            await late
+        await asyncio.gather(occupier, patient)
+    assert sizes(engine.batches) == [[2], [40]]
+
+
+async def test_model_that_raises_fails_its_batch_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    engine = ScriptedEngine(is_open=False)
+    cause = RuntimeError("out of memory at 0x7f")
+    async with running(engine) as scheduler:
+        engine.errors.append(cause)
+        hit = await occupy(engine, scheduler)
+        spared = await begin(scheduler.score(group_of_size(30), caller="a"))
+        engine.gate.set()
+        with pytest.raises(EngineFailedError, match="the model failed") as caught:
+            await hit
+        await spared
+        await scheduler.score(group_of_size(31), caller="a")
+    assert sizes(engine.batches) == [[2], [30], [31]]
+    assert caught.value.__cause__ is cause
+    assert "0x7f" not in str(caught.value), "the model's own words stay in the log"
+    assert "out of memory at 0x7f" in caplog.text
+
+
+async def test_every_group_of_a_failed_batch_is_told() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        occupier = await occupy(engine, scheduler)
+        both = [await begin(scheduler.score(group_of_size(30), caller="a")) for _ in range(2)]
+        engine.gate.set()
+        await occupier
+        engine.errors.append(ValueError("bad"))
+        results = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(result) for result in results] == [EngineFailedError, EngineFailedError]
+    assert sizes(engine.batches) == [[2], [30, 30]]
+
+
+async def test_engine_that_answers_too_few_groups_fails_its_batch_instead_of_leaving_callers_waiting() -> None:
+    engine = ScriptedEngine()
+    async with running(engine) as scheduler:
+        engine.drops_an_answer = True
+        with pytest.raises(EngineFailedError):
+            await asyncio.wait_for(scheduler.score(group_of_size(5), caller="a"), 5)
+        engine.drops_an_answer = False
+        await asyncio.wait_for(scheduler.score(group_of_size(6), caller="a"), 5)
+
+
+async def test_full_queue_rejects_at_once_with_a_delay_and_recovers() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine, max_queue_tokens=50) as scheduler:
+        tasks = [await occupy(engine, scheduler)]
+        tasks.append(await begin(scheduler.score(group_of_size(40), caller="a")))
+        with pytest.raises(QueueFullError, match="max_queue_tokens=50") as caught:
+            await scheduler.score(group_of_size(11), caller="b")
+        assert caught.value.retry_after_seconds > 0
+        # What fits still does.
+        tasks.append(await begin(scheduler.score(group_of_size(10), caller="b")))
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+        await scheduler.score(group_of_size(11), caller="b")
+    assert sizes(engine.batches) == [[2], [40, 10], [11]]
+
+
+async def test_cancelled_group_frees_its_place_in_the_queue() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine, max_queue_tokens=50) as scheduler:
+        occupier = await occupy(engine, scheduler)
+        gone = await begin(scheduler.score(group_of_size(50), caller="a"))
+        gone.cancel()
+        await asyncio.wait([gone])
+        next_one = await begin(scheduler.score(group_of_size(50), caller="b"))
+        engine.gate.set()
+        await asyncio.gather(occupier, next_one)
+
+
+@pytest.mark.parametrize("max_concurrent_batches", [1, 3])
+async def test_no_more_batches_are_in_flight_than_the_engine_takes(max_concurrent_batches: int) -> None:
+    engine = ScriptedEngine(max_concurrent_batches=max_concurrent_batches, is_open=False)
+    async with running(engine) as scheduler:
+        tasks = [await begin(scheduler.score(group_of_size(100), caller="a")) for _ in range(6)]
+        await engine.has_begun(max_concurrent_batches)
+        # Time enough for the scheduler to start one too many.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(engine.batches) == max_concurrent_batches
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert engine.most_in_flight == max_concurrent_batches
+    assert len(engine.batches) == 6
+
+
+async def test_failed_batch_gives_its_place_back() -> None:
+    engine = ScriptedEngine()
+    async with running(engine) as scheduler:
+        for _ in range(3):
+            engine.errors.append(RuntimeError("again"))
+            with pytest.raises(EngineFailedError):
+                await scheduler.score(group_of_size(5), caller="a")
+        await asyncio.wait_for(scheduler.score(group_of_size(5), caller="a"), 5)
+
+
+async def test_stop_waits_for_the_batch_in_flight_and_cancels_whoever_still_waits() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        in_flight = await occupy(engine, scheduler)
+        waiting = [
+            await begin(scheduler.score(group_of_size(10, batch_invariant=is_invariant), caller="a"))
+            for is_invariant in (False, True, False, True)
+        ]
+        stopping = asyncio.create_task(scheduler.stop())
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        engine.gate.set()
+        await stopping
+        await asyncio.wait(waiting, timeout=5)
+        assert (await in_flight).columns[0].sampled_logprobs_N.tolist() == [2]
+        assert [task.cancelled() for task in waiting] == [True] * 4
+    assert sizes(engine.batches) == [[2]]
+
+
+async def test_stop_before_start_is_harmless() -> None:
+    await Scheduler(ScriptedEngine(), SchedulerConfig()).stop()
+
+
+async def test_timings_are_those_of_queue_and_forward() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        task = await occupy(engine, scheduler)
+        await asyncio.sleep(0.02)
+        engine.gate.set()
+        scored = await task
+    assert scored.forward_ms >= 19
+    assert 0 <= scored.queue_ms < scored.forward_ms
