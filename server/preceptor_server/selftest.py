@@ -37,6 +37,8 @@ async def check_engine(engine: Engine) -> float:
     worst = 0.0
     for index, group in enumerate(batch):
         alone = (await engine.score([group]))[0]
+        for columns in (together[index], alone):
+            _check_rows(group, columns)
         _check("scored alone against scored in a batch", _between(together[index], alone), info)
         for position, difference in await _against_reference(engine, group, together[index]):
             worst = max(worst, difference)
@@ -75,22 +77,28 @@ async def _against_reference(engine: Engine, group: ScoreGroup, columns: GroupCo
         ids = np.concatenate([group.prompt_ids_P, response.ids_T])
         reference_TV: LogprobArray = (await engine.reference_logprobs(ids))[len(group.prompt_ids_P) - 1 : -1]
         rows_T = np.arange(len(response.ids_T))
-        if len(scores.sampled_logprobs_N) != len(rows_T):
-            raise StartupError(
-                f"self-test: response {index}: {len(scores.sampled_logprobs_N)} rows for {len(rows_T)} tokens"
-            )
-        sampled = np.abs(reference_TV[rows_T, response.ids_T] - scores.sampled_logprobs_N)
-        support = np.abs(np.take_along_axis(reference_TV, scores.support_ids_NK, 1) - scores.support_logprobs_NK)
-        differences += [
-            (f"response {index} token {t}", float(max(sampled[t], support[t].max()))) for t in rows_T
-        ]  # fmt: skip
+        sampled_T = np.abs(reference_TV[rows_T, response.ids_T] - scores.sampled_logprobs_N)
+        of_its_ids_TK = np.take_along_axis(reference_TV, scores.support_ids_NK, 1) - scores.support_logprobs_NK
+        of_the_largest_TK = -np.sort(-reference_TV, axis=1)[:, : group.top_k] - scores.support_logprobs_NK
+        support_T = np.maximum(np.abs(of_its_ids_TK), np.abs(of_the_largest_TK)).max(axis=1)
+        # numpy's maximum, unlike Python's, keeps a NaN.
+        worst_T = np.maximum(sampled_T, support_T)
+        differences += [(f"response {index} token {t}", float(worst_T[t])) for t in rows_T]
     return differences
 
 
+def _check_rows(group: ScoreGroup, columns: GroupColumns) -> None:
+    for index, (response, scores) in enumerate(zip(group.responses, columns, strict=True)):
+        if len(scores.sampled_logprobs_N) != len(response.ids_T):
+            raise StartupError(
+                f"self-test failed: response {index}: {len(scores.sampled_logprobs_N)} rows for "
+                f"{len(response.ids_T)} tokens"
+            )
+
+
 def _between(a: GroupColumns, b: GroupColumns) -> float:
-    return max(
-        float(np.abs(x.sampled_logprobs_N - y.sampled_logprobs_N).max()) for x, y in zip(a, b, strict=True)
-    )  # fmt: skip
+    differences = [x.sampled_logprobs_N - y.sampled_logprobs_N for x, y in zip(a, b, strict=True)]
+    return float(np.abs(np.concatenate(differences)).max())
 
 
 def _check(what: str, difference: float, info: EngineInfo) -> None:

@@ -188,7 +188,8 @@ def test_mistake_is_told_by_field_and_reason(edit: Edit, field: str, reason: str
         decode_score_request(wrong, teacher)
     assert type(caught.value) is InvalidRequestError
     assert (caught.value.field, caught.value.reason) == (field, reason)
-    assert str(caught.value).count(field) == 1
+    assert str(caught.value).startswith(f"{field}: ")
+    assert str(caught.value).count(f"{field}: ") == 1
 
 
 def test_numbers_at_their_bounds_are_taken() -> None:

@@ -60,7 +60,7 @@ def test_answer_says_what_was_asked_and_who_answered() -> None:
 )  # fmt: skip
 def test_columns_survive_the_wire(logprob_dtype: LogprobDtype, vocabulary_size: int, token_dtype: TokenDtype) -> None:
     answer = encode(replace(CALL, logprob_dtype=logprob_dtype), vocabulary_size=vocabulary_size)
-    assert (answer.token_dtype, answer.logprob_dtype) == (token_dtype, logprob_dtype)
+    assert (int(answer.token_dtype), int(answer.logprob_dtype)) == (token_dtype.value, logprob_dtype.value)
     scores = answer.responses[0]
     assert wire.decode_statuses(scores.status, num_tokens=3, field="status").tolist() == [1, 2, 1]
     ids = wire.decode_token_ids(scores.support_ids, answer.token_dtype, field="support_ids")
@@ -99,7 +99,7 @@ def test_every_response_carries_the_digest_of_its_own_ids() -> None:
 def test_prompt_ids_travel_only_where_the_caller_cannot_know_them() -> None:
     assert not encode().HasField("prompt_ids")
     answer = encode(replace(CALL, returns_prompt_ids=True))
-    assert answer.prompt_ids.dtype == TokenDtype.U16
+    assert answer.prompt_ids.dtype == pb.TOKEN_DTYPE_U16
     assert wire.decode_token_ids(answer.prompt_ids.data, answer.prompt_ids.dtype, field="prompt").tolist() == [1, 2]
 
 

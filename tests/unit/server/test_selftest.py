@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from preceptor.wire import LogprobArray, TokenArray
+from preceptor_server.config import EngineConfig
+from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.errors import StartupError
+from preceptor_server.selftest import TOLERANCE_NATS, check_engine
+from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ScoreGroup
+
+Distortion = Callable[[list[GroupColumns]], list[GroupColumns]]
+
+
+def fake_engine(*, vocabulary_size: int = 256, max_model_len: int = 4096) -> FakeEngine:
+    return FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size, max_model_len=max_model_len))
+
+
+class DistortedEngine:
+    """The fake engine, whose answers are spoilt on their way out."""
+
+    def __init__(
+        self, distort: Distortion, *, in_batches: bool = True, alone: bool = True, dtype: str = "float32"
+    ) -> None:
+        self._engine = fake_engine()
+        self._distort = distort
+        self._in_batches = in_batches
+        self._alone = alone
+        self._dtype = dtype
+
+    def load(self) -> None:
+        self._engine.load()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def info(self) -> EngineInfo:
+        return replace(self._engine.info(), dtype=self._dtype)
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        answers = await self._engine.score(batch)
+        is_distorted = self._alone if len(batch) == 1 else self._in_batches
+        return self._distort(answers) if is_distorted else answers
+
+    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
+        return await self._engine.reference_logprobs(token_ids)
+
+
+def each(change: Callable[[ResponseColumns], ResponseColumns]) -> Distortion:
+    """The same change to every response."""
+    return lambda answers: [tuple(change(columns) for columns in answer) for answer in answers]
+
+
+def last(change: Callable[[ResponseColumns], ResponseColumns]) -> Distortion:
+    """A change to the last response of every group."""
+    return lambda answers: [(*answer[:-1], change(answer[-1])) for answer in answers]
+
+
+def shift_rows(columns: ResponseColumns) -> ResponseColumns:
+    return replace(
+        columns,
+        support_ids_NK=np.roll(columns.support_ids_NK, 1, axis=0),
+        support_logprobs_NK=np.roll(columns.support_logprobs_NK, 1, axis=0),
+        sampled_logprobs_N=np.roll(columns.sampled_logprobs_N, 1),
+    )
+
+
+def shift_support(columns: ResponseColumns) -> ResponseColumns:
+    return replace(
+        columns,
+        support_ids_NK=np.roll(columns.support_ids_NK, 1, axis=0),
+        support_logprobs_NK=np.roll(columns.support_logprobs_NK, 1, axis=0),
+    )
+
+
+def scale(columns: ResponseColumns) -> ResponseColumns:
+    return replace(
+        columns,
+        support_logprobs_NK=(columns.support_logprobs_NK * 1.01).astype(np.float32),
+        sampled_logprobs_N=(columns.sampled_logprobs_N * 1.01).astype(np.float32),
+    )
+
+
+def add_to_sampled(nats: float) -> Callable[[ResponseColumns], ResponseColumns]:
+    return lambda columns: replace(columns, sampled_logprobs_N=columns.sampled_logprobs_N + np.float32(nats))
+
+
+def nan_in_sampled(columns: ResponseColumns) -> ResponseColumns:
+    logprobs_N = columns.sampled_logprobs_N.copy()
+    logprobs_N[-1] = np.nan
+    return replace(columns, sampled_logprobs_N=logprobs_N)
+
+
+def nan_in_support(columns: ResponseColumns) -> ResponseColumns:
+    logprobs_NK = columns.support_logprobs_NK.copy()
+    logprobs_NK[-1, -1] = np.nan
+    return replace(columns, support_logprobs_NK=logprobs_NK)
+
+
+def other_ids(columns: ResponseColumns) -> ResponseColumns:
+    return replace(columns, support_ids_NK=(columns.support_ids_NK + 1) % 256)
+
+
+def least_likely(columns: ResponseColumns) -> ResponseColumns:
+    """A support of one token and its copies: the right logprob, but not that of the K likeliest."""
+    return replace(
+        columns,
+        support_ids_NK=columns.support_ids_NK[:, [-1] * columns.support_ids_NK.shape[1]],
+        support_logprobs_NK=columns.support_logprobs_NK[:, [-1] * columns.support_ids_NK.shape[1]],
+    )
+
+
+def drop_a_row(columns: ResponseColumns) -> ResponseColumns:
+    return replace(
+        columns,
+        support_ids_NK=columns.support_ids_NK[1:],
+        support_logprobs_NK=columns.support_logprobs_NK[1:],
+        sampled_logprobs_N=columns.sampled_logprobs_N[1:],
+    )
+
+
+def swap_responses(answers: list[GroupColumns]) -> list[GroupColumns]:
+    return [tuple(reversed(answer)) for answer in answers]
+
+
+def swap_groups(answers: list[GroupColumns]) -> list[GroupColumns]:
+    return list(reversed(answers))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary_size", "max_model_len"), [(256, 4096), (2, 64), (1000, 4)]
+)  # fmt: skip
+async def test_engine_that_agrees_with_its_reference_passes(vocabulary_size: int, max_model_len: int) -> None:
+    worst = await check_engine(fake_engine(vocabulary_size=vocabulary_size, max_model_len=max_model_len))
+    assert worst < 1e-5
+
+
+async def test_largest_difference_is_what_is_returned() -> None:
+    worst = await check_engine(DistortedEngine(each(add_to_sampled(1e-3))))
+    assert worst == pytest.approx(1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "distort",
+    [
+        each(shift_rows),
+        each(shift_support),
+        each(scale),
+        each(nan_in_sampled),
+        each(nan_in_support),
+        last(nan_in_sampled),
+        last(nan_in_support),
+        each(other_ids),
+        each(least_likely),
+        each(drop_a_row),
+        swap_responses,
+        swap_groups,
+    ],
+    ids=[
+        "shifted by a token",
+        "support shifted by a token",
+        "scaled",
+        "nan in sampled",
+        "nan in support",
+        "nan in the last sampled",
+        "nan in the last support",
+        "other ids",
+        "not the likeliest tokens",
+        "a row too few",
+        "responses mixed up",
+        "groups mixed up",
+    ],
+)
+async def test_engine_that_is_wrong_does_not_start(distort: Distortion) -> None:
+    with pytest.raises(StartupError, match="self-test failed"):
+        await check_engine(DistortedEngine(distort))
+
+
+@pytest.mark.parametrize(
+    "distort", [each(shift_rows), last(nan_in_sampled), last(add_to_sampled(0.01)), swap_responses]
+)
+@pytest.mark.parametrize("in_batches", [True, False], ids=["wrong in batches", "wrong alone"])
+async def test_engine_that_answers_otherwise_in_company_than_alone_does_not_start(
+    distort: Distortion, in_batches: bool
+) -> None:
+    with pytest.raises(StartupError, match="self-test failed"):
+        await check_engine(DistortedEngine(distort, in_batches=in_batches, alone=not in_batches))
+
+
+async def test_failure_gives_the_figures_and_a_way_out() -> None:
+    with pytest.raises(
+        StartupError,
+        match=r"response 0 token 0: off by 0\.012\d* nats, tolerance 0\.002 for float32\. .*try engine\.packing=",
+    ):
+        await check_engine(DistortedEngine(each(add_to_sampled(0.0125))))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE_NATS)
+@pytest.mark.parametrize(("share_of_tolerance", "passes"), [(0.9, True), (1.1, False)])
+async def test_tolerance_is_that_of_the_dtype(dtype: str, share_of_tolerance: float, passes: bool) -> None:
+    nats = TOLERANCE_NATS[dtype] * share_of_tolerance
+    engine = DistortedEngine(each(add_to_sampled(nats)), dtype=dtype)
+    if passes:
+        assert await check_engine(engine) == pytest.approx(nats, rel=0.05)
+    else:
+        with pytest.raises(StartupError, match=dtype):
+            await check_engine(engine)
