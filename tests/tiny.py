@@ -47,7 +47,9 @@ def tiny_llama(*, seed: int = 0, vocabulary_size: int = 259, spread: float = 0.2
             eos_token_id=2,
             pad_token_id=0,
         )
-        return LlamaForCausalLM(config).eval()
+        model = LlamaForCausalLM(config)
+        model.eval()
+        return model
 
 
 def save_tiny(folder: Path, model: PreTrainedModel) -> Path:

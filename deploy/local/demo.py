@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # teacher and student share the cores: neither may spin
 
 from preceptor.settings import load_settings
 from preceptor_client.train.config import RunConfig

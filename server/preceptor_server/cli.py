@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from preceptor.settings import InvalidSettingsError, load_settings
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
 
+    # Idle OpenMP threads would spin: beside another process on the same cores both become several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Only now: torch and transformers take seconds, and a wrong setting should be told at once.
     from preceptor_server.app import serve
     from preceptor_server.logs import set_up_logging

@@ -42,8 +42,10 @@ def start_server(folder: Path, *arguments: str, port: int = 0) -> RunningServer:
     address_file.unlink(missing_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "preceptor_server.cli", *arguments]
-            + ["--listen.port", str(port), "--listen.address-file", str(address_file)],
+            [
+                *(sys.executable, "-m", "preceptor_server.cli", *arguments),
+                *("--listen.port", str(port), "--listen.address-file", str(address_file)),
+            ],
             stdout=output,
             stderr=output,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},

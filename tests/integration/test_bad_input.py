@@ -117,7 +117,9 @@ MISTAKES = [
     pytest.param(empty_chat, INVALID, "prompt.chat.messages", "empty", id="empty chat"),
     pytest.param(with_response(), INVALID, "responses[0].ids", "empty", id="empty response"),
     pytest.param(no_responses, INVALID, "responses", "at least one", id="no responses"),
-    pytest.param(with_response(*[3] * MAX_MODEL_LEN), INVALID, "responses[0].ids", "max_model_len", id="beyond context"),
+    pytest.param(
+        with_response(*[3] * MAX_MODEL_LEN), INVALID, "responses[0].ids", "max_model_len", id="beyond context"
+    ),
     pytest.param(assign("top_k", 0), INVALID, "top_k", "[1, 259]", id="K 0"),
     pytest.param(assign("top_k", 260), INVALID, "top_k", "[1, 259]", id="K above the limit"),
     pytest.param(assign("temperature", 0.0), INVALID, "temperature", "0.0", id="temperature 0"),
@@ -171,7 +173,7 @@ def test_a_message_above_the_limit_is_refused_and_the_server_keeps_serving(stub:
 
 def test_bytes_that_are_no_protobuf_do_not_hurt_the_server(hf_server: RunningServer, stub: TeacherServiceStub) -> None:
     with grpc.insecure_channel(hf_server.address) as channel:
-        call = channel.unary_unary("/preceptor.v1.TeacherService/Score")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/preceptor.v1.TeacherService/Score")
         with pytest.raises(grpc.RpcError, match="Error parsing message"):
             call(b"\xff" * 100, timeout=30)
     assert_still_serves(stub)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,14 @@ def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    hf_server: RunningServer, student_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunFiles]:
+def undisturbed(hf_server: RunningServer, student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFiles:
     """A run that nothing interrupted: what the disturbed ones are compared with."""
     files = write_run(
         tmp_path_factory.mktemp("undisturbed"), student=student_folder, address=hf_server.address, num_steps=NUM_STEPS
     )
     status, output = run_training(files)
     assert status == 0, output
-    yield files
+    return files
 
 
 def test_a_run_learns_and_leaves_metrics_model_and_report(undisturbed: RunFiles) -> None:
