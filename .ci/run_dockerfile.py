@@ -1,7 +1,8 @@
 """Runs the steps of the Dockerfile in a temporary folder and a fresh virtual environment, where no Docker engine is.
 
-COPY copies into the folder, RUN runs in it with the environment's own pip, ENV sets, USER and EXPOSE are only read (there
-is no second user and no network namespace here). At the end the ENTRYPOINT must answer --help and serve its fake engine.
+COPY copies into the folder, RUN runs in it with the environment's own pip, ENV sets, USER and EXPOSE are only read
+(there is no second user and no network namespace here). At the end the ENTRYPOINT must answer --help and serve its fake
+engine.
 Usage: python3 .ci/run_dockerfile.py
 """
 

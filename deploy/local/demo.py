@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # the display below says what goes on
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # teacher and student share the cores: neither may spin
 
 from preceptor.settings import load_settings

@@ -87,14 +87,15 @@ def build_server(config: ServerConfig) -> grpc.aio.Server:
 
 def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
     """Binds; returns "host:port" with the port that the kernel gave."""
-    wanted = f"{config.listen.host}:{config.listen.port}"
+    host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host  # IPv6
+    wanted = f"{host}:{config.listen.port}"
     try:
         port = server.add_insecure_port(wanted)
     except RuntimeError as error:
         raise StartupError(
             f"listen: cannot bind to {wanted} ({error}): is the port in use? Set listen.port to another, or to 0"
         ) from error
-    return f"{config.listen.host}:{port}"
+    return f"{host}:{port}"
 
 
 def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> Engine:

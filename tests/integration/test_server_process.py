@@ -68,14 +68,8 @@ async def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(tmp_pa
 
 async def test_overload_is_told_with_a_delay_and_memory_stays_bounded(tmp_path: Path) -> None:
     arguments = ["--engine.kind", "fake", "--engine.fake-seconds-per-token", "0.02"]
-    limits = [
-        "--scheduler.max-queue-tokens",
-        "20",
-        "--limits.max-group-tokens",
-        "20",
-        "--scheduler.max-batch-tokens",
-        "5",
-    ]
+    arguments += ["--scheduler.max-queue-tokens", "20", "--limits.max-group-tokens", "20"]
+    arguments += ["--scheduler.max-batch-tokens", "5"]
     codes: list[str] = []
     with running_server(tmp_path, *arguments) as server:
         client = TeacherClient(

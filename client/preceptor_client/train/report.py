@@ -76,7 +76,13 @@ def _figures(rows: Sequence[MetricRow]) -> list[Figure]:
             ],
             layout={
                 "yaxis": {"rangemode": "tozero"},
-                "yaxis2": {"overlaying": "y", "side": "right", "range": [-0.02, 1.02], "tickformat": ".0%"},
+                "yaxis2": {
+                    "overlaying": "y",
+                    "side": "right",
+                    "range": [-0.02, 1.02],
+                    "tickvals": [0, 0.5, 1],
+                    "tickformat": ".0%",
+                },
             },
         ),
         Figure(

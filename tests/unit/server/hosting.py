@@ -1,4 +1,4 @@
-"""A hosted teacher for tests of the edges: the fake engine, and whatever the test wants to be different."""
+"""Teachers for tests of the edges: the fake engine or a tiny tokenizer, and whatever the test wants to be different."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
+from tokenizers import processors
+
+from tests.tiny import tiny_tokenizer
 
 
 def hosted_teacher(
@@ -34,3 +37,12 @@ def hosted_teacher(
         limits=limits or LimitsConfig(),
         max_queue_tokens=1_000_000,
     )
+
+
+def bos_tokenizer() -> TeacherTokenizer:
+    """One that writes <|im_start|> before every text, unless told otherwise."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    return TeacherTokenizer(tokenizer)

@@ -13,7 +13,7 @@ from preceptor_server.errors import InvalidRequestError, NotYetImplementedError,
 from preceptor_server.hosted import HostedTeacher
 
 from tests.tiny import tiny_tokenizer
-from tests.unit.server.hosting import hosted_teacher
+from tests.unit.server.hosting import bos_tokenizer, hosted_teacher
 
 Edit = Callable[[pb.ScoreRequest], None]
 
@@ -309,6 +309,15 @@ def test_text_is_tokenized_by_the_teacher_and_its_ids_are_returned(reader: Hoste
     assert call.group.prompt_ids_P.tolist() == tiny_tokenizer()("Hello")["input_ids"]
     assert len(call.group.prompt_ids_P) == 5
     assert call.returns_prompt_ids
+
+
+@pytest.mark.parametrize(("omit_special_tokens", "first"), [(False, [1]), (True, [])])
+def test_leading_token_of_the_tokenizer_may_be_left_out(omit_special_tokens: bool, first: list[int]) -> None:
+    asked = request()
+    prompt_as_text(asked)
+    asked.prompt.text.omit_special_tokens = omit_special_tokens
+    ids = decode_score_request(asked, hosted_teacher(tokenizer=bos_tokenizer())).group.prompt_ids_P.tolist()
+    assert ids == [*first, *tiny_tokenizer()("Hello")["input_ids"]]
 
 
 def test_chat_is_rendered_by_the_teachers_template(reader: HostedTeacher) -> None:

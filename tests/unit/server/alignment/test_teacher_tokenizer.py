@@ -6,9 +6,9 @@ import pytest
 from preceptor.fingerprint import tokenizer_id, vocabulary_id
 from preceptor_server.alignment.teacher_tokenizer import NamedToken, TeacherTokenizer, load_tokenizer
 from preceptor_server.errors import InvalidRequestError, StartupError
-from tokenizers import processors
 
 from tests.tiny import tiny_tokenizer
+from tests.unit.server.hosting import bos_tokenizer
 
 NEWLINE, SPACE = "\u010a", "\u0120"
 """How a byte-level vocabulary writes them."""
@@ -17,15 +17,6 @@ NEWLINE, SPACE = "\u010a", "\u0120"
 def ids_of(*tokens: str) -> list[int]:
     vocabulary = tiny_tokenizer().get_vocab()
     return [vocabulary[token] for token in tokens]
-
-
-def bos_tokenizer() -> TeacherTokenizer:
-    """One that writes <|im_start|> before every text, unless told otherwise."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
-    )
-    return TeacherTokenizer(tokenizer)
 
 
 def test_text_is_encoded_byte_by_byte() -> None:

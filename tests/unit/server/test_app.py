@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
+from preceptor_server.app import bind, build_engine, build_server, check_vocabularies
+from preceptor_server.config import EngineConfig, ListenConfig, ServerConfig
+from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.engines.hf import HfEngine
+from preceptor_server.errors import StartupError
+
+from tests.tiny import tiny_tokenizer
+
+FAKE = EngineConfig(kind="fake")
+
+
+def config_for(host: str, port: int = 0) -> ServerConfig:
+    return ServerConfig(engine=FAKE, listen=ListenConfig(host=host, port=port))
+
+
+def can_bind(host: str) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+async def bound_address(config: ServerConfig) -> str:
+    server = build_server(config)
+    try:
+        return bind(server, config)
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+async def test_address_is_one_that_a_client_can_use(host: str, written: str) -> None:
+    if not can_bind(host):
+        pytest.skip(f"this machine has no {host}")
+    name, _, port = (await bound_address(config_for(host))).rpartition(":")
+    assert name == written
+    assert int(port) > 0
+
+
+async def test_port_in_use_is_told_with_a_way_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StartupError, match=rf"cannot bind to 127\.0\.0\.1:{port} .*Set listen\.port"):
+            await bound_address(config_for("127.0.0.1", port))
+
+
+def test_fake_engine_takes_its_tokenizers_vocabulary() -> None:
+    engine = build_engine(EngineConfig(kind="fake", fake_vocabulary_size=2), TeacherTokenizer(tiny_tokenizer()))
+    assert isinstance(engine, FakeEngine)
+    assert engine.info().vocabulary_size == 259
+
+
+def test_hf_engine_is_built_without_being_loaded() -> None:
+    engine = build_engine(EngineConfig(model="/nowhere"), None)
+    assert isinstance(engine, HfEngine)
+    engine.close()
+
+
+def test_tokenizer_with_more_tokens_than_the_model_has_logits_is_refused() -> None:
+    engine = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=258))
+    with pytest.raises(StartupError, match="has 259 tokens and the model only 258 logits"):
+        check_vocabularies(engine, TeacherTokenizer(tiny_tokenizer()))
+
+
+@pytest.mark.parametrize("num_logits", [259, 320])
+def test_tokenizer_may_know_fewer_tokens_than_the_model_has_logits(num_logits: int, tiny_folder: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_folder), gguf_file=None, trust_remote_code=False)
+    check_vocabularies(FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=num_logits)), tokenizer)
