@@ -27,7 +27,7 @@ test: .venv/.installed ## Unit and integration tests
 	$(BIN)/pytest
 
 test-smollm2: .venv/.smollm2 ## The oracle test on SmolLM2-135M (5 minutes); prints the largest differences
-	$(BIN)/pytest -m smollm2 -rP --timeout=1200 tests/integration
+	$(BIN)/pytest -m smollm2 -rP --timeout=1200
 
 test-gpu: .venv/.installed ## Tests that need a CUDA device
 	$(BIN)/pytest -m gpu tests/gpu

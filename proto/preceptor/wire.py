@@ -88,7 +88,7 @@ def decode_token_ids(data: bytes, dtype: int, *, field: str) -> TokenArray:
 
 
 def encode_logprobs(logprobs: LogprobArray, dtype: LogprobDtype) -> bytes:
-    """Stores logprobs row-major. In F16 what lies below -65,504 becomes -inf."""
+    """Stores logprobs row-major. In F16 what rounds to less than -65,504 becomes -inf."""
     with np.errstate(over="ignore"):
         return logprobs.astype(_NUMPY_LOGPROB_DTYPES[dtype]).tobytes()
 

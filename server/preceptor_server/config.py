@@ -64,7 +64,7 @@ class EngineConfig(Section):
     packing: Literal["packed", "sequential"] = "packed"
     """packed: all groups of a batch in one forward, shared prefixes once. sequential: one forward per response, for
     architectures that packing does not fit (state-space layers, attention sinks); the start-up self-test tells."""
-    max_model_len: int | None = Field(None, ge=2)
+    max_model_len: int | None = Field(None, ge=4)
     """Longest prompt + response, in tokens. Default: what the model's own config says."""
     rows_per_head_chunk: int = Field(256, ge=1)
     """Response rows whose logits exist at once: memory is this times the vocabulary, times 12 bytes."""

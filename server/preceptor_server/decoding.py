@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer  # imports transformers
 
 MAX_REQUEST_ID_LENGTH = 128
+MAX_SHOWN_NAME = 128
+"""Characters of a caller's own words that an error repeats: it travels in metadata, whose size is bounded."""
 _BYTES_PER_POSITION = 4 + 4 + 4 + 1
 """Sampled logprob, tail mass, entropy, status."""
 
@@ -57,7 +59,9 @@ def check_teacher_name(name: str, teacher: HostedTeacher) -> None:
     """Raises UnknownTeacherError unless `name` is empty or this teacher's."""
     if name not in ("", teacher.name):
         raise UnknownTeacherError(
-            "teacher", f"{name!r} is not hosted here: ask for {teacher.name!r}", reason="UNKNOWN_TEACHER"
+            "teacher",
+            f"{name[:MAX_SHOWN_NAME]!r} is not hosted here: ask for {teacher.name!r}",
+            reason="UNKNOWN_TEACHER",
         )
 
 
@@ -70,7 +74,7 @@ def _check_names(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:
     if request.tokenizer_id not in ("", teacher.tokenizer_id):
         raise NotYetImplementedError(
             "tokenizer_id",
-            f"{request.tokenizer_id!r} is not the teacher's own tokenizer ({teacher.tokenizer_id!r}), and this server "
+            f"{request.tokenizer_id[:MAX_SHOWN_NAME]!r} is not the teacher's own tokenizer ({teacher.tokenizer_id!r}), and this server "
             "does not align others yet: use a student with the teacher's tokenizer",
         )
 

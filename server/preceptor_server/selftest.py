@@ -71,7 +71,7 @@ def _canary_batch(info: EngineInfo) -> list[ScoreGroup]:
 
 
 async def _against_reference(engine: Engine, group: ScoreGroup, columns: GroupColumns) -> list[tuple[str, float]]:
-    """For each response and position, the largest difference over its support and its sampled token."""
+    """For each response and position, the largest difference over its columns: nats, and mass for the tail."""
     differences: list[tuple[str, float]] = []
     for index, (response, scores) in enumerate(zip(group.responses, columns, strict=True)):
         ids = np.concatenate([group.prompt_ids_P, response.ids_T])
@@ -81,8 +81,12 @@ async def _against_reference(engine: Engine, group: ScoreGroup, columns: GroupCo
         of_its_ids_TK = np.take_along_axis(reference_TV, scores.support_ids_NK, 1) - scores.support_logprobs_NK
         of_the_largest_TK = -np.sort(-reference_TV, axis=1)[:, : group.top_k] - scores.support_logprobs_NK
         support_T = np.maximum(np.abs(of_its_ids_TK), np.abs(of_the_largest_TK)).max(axis=1)
+        probabilities_TV = np.exp(reference_TV)
+        outside_T = 1 - np.take_along_axis(probabilities_TV, scores.support_ids_NK, 1).sum(axis=1)
+        tail_T = np.abs(np.exp(scores.log_tail_mass_N) - outside_T)
+        entropy_T = np.abs(-(probabilities_TV * reference_TV).sum(axis=1) - scores.entropies_N)
         # numpy's maximum, unlike Python's, keeps a NaN.
-        worst_T = np.maximum(sampled_T, support_T)
+        worst_T = np.maximum.reduce([sampled_T, support_T, tail_T, entropy_T])
         differences += [(f"response {index} token {t}", float(worst_T[t])) for t in rows_T]
     return differences
 

@@ -10,7 +10,7 @@ import grpc
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceServicer
 
-from preceptor_server.decoding import check_teacher_name, decode_score_request
+from preceptor_server.decoding import MAX_SHOWN_NAME, check_teacher_name, decode_score_request
 from preceptor_server.encoding import encode_info, encode_score_response
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError
 from preceptor_server.hosted import HostedTeacher
@@ -108,7 +108,7 @@ class TeacherServicer(TeacherServiceServicer):
         if request.tokenizer_id != self._teacher.tokenizer_id:
             raise NotYetImplementedError(
                 "tokenizer_id",
-                f"{request.tokenizer_id!r} is not the teacher's own tokenizer ({self._teacher.tokenizer_id!r}), and "
+                f"{request.tokenizer_id[:MAX_SHOWN_NAME]!r} is not the teacher's own tokenizer ({self._teacher.tokenizer_id!r}), and "
                 "this server does not align others yet",
             )
         report = pb.AlignmentReport(relation=pb.VOCABULARY_RELATION_IDENTICAL, mapped_share=1.0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from preceptor_server.config import EngineConfig
 from preceptor_server.errors import StartupError
 
 logger = logging.getLogger(__name__)
+
+_PROVENANCE = {"_name_or_path", "quantization_config", "transformers_version", "dtype"}
+"""Entries of a config that say where weights came from, not what they compute."""
 
 
 @dataclass
@@ -161,8 +165,10 @@ def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def _revision_of(model: PreTrainedModel, config: EngineConfig) -> str:
-    """First 16 hex digits of a SHA-256 over all weights and the precision that they are used in."""
+    """First 16 hex digits of a SHA-256 over all weights, the model's config, and the precision that both are used in."""
     digest = hashlib.sha256(f"{type(model).__name__} {config.dtype} head={config.head_dtype}".encode())
+    model_config = {key: value for key, value in model.config.to_dict().items() if key not in _PROVENANCE}
+    digest.update(json.dumps(model_config, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.named_parameters()):
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -113,6 +113,14 @@ def least_likely(columns: ResponseColumns) -> ResponseColumns:
     )
 
 
+def misplace_tail(columns: ResponseColumns) -> ResponseColumns:
+    return replace(columns, log_tail_mass_N=columns.log_tail_mass_N + np.float32(0.1))
+
+
+def misstate_entropy(columns: ResponseColumns) -> ResponseColumns:
+    return replace(columns, entropies_N=columns.entropies_N + np.float32(0.01))
+
+
 def drop_a_row(columns: ResponseColumns) -> ResponseColumns:
     return replace(
         columns,
@@ -155,6 +163,8 @@ async def test_largest_difference_is_what_is_returned() -> None:
         last(nan_in_support),
         each(other_ids),
         each(least_likely),
+        each(misplace_tail),
+        each(misstate_entropy),
         each(drop_a_row),
         swap_responses,
         swap_groups,
@@ -169,6 +179,8 @@ async def test_largest_difference_is_what_is_returned() -> None:
         "nan in the last support",
         "other ids",
         "not the likeliest tokens",
+        "tail misplaced",
+        "entropy misstated",
         "a row too few",
         "responses mixed up",
         "groups mixed up",

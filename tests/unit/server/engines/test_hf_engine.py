@@ -16,6 +16,7 @@ from preceptor_server.errors import StartupError
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 from transformers import PreTrainedModel
 
+from tests.tiny import save_tiny, tiny_llama
 from tests.unit.server.engines.architectures import (
     ARCHITECTURES,
     MAX_MODEL_LEN,
@@ -354,3 +355,18 @@ async def test_prompt_that_is_not_finite_loses_its_group_alone(poisoned: Path) -
     assert [columns.status_T.tolist() for columns in lost] == [[3, 3], [3]]
     assert [columns.support_ids_NK.shape for columns in lost] == [(0, 4), (0, 4)]
     assert [columns.status_T.tolist() for columns in fine] == [[1, 1]]
+
+
+def test_the_revision_changes_with_what_the_config_makes_of_the_same_weights(tmp_path: Path) -> None:
+    model = tiny_llama()
+    plain = save_tiny(tmp_path / "plain", model)
+    model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": 500.0}
+    other = save_tiny(tmp_path / "other", model)
+    revisions = []
+    for folder in (plain, other, plain):
+        engine = HfEngine(EngineConfig(model=str(folder)))
+        engine.load()
+        revisions.append(engine.info().revision)
+        engine.close()
+    assert revisions[0] == revisions[2]
+    assert revisions[0] != revisions[1]
