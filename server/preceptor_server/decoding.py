@@ -65,18 +65,24 @@ def check_teacher_name(name: str, teacher: HostedTeacher) -> None:
         )
 
 
+def check_tokenizer_id(tokenizer_id: str, teacher: HostedTeacher) -> None:
+    """Raises NotYetImplementedError unless this is the teacher's own tokenizer."""
+    if tokenizer_id != teacher.tokenizer_id:
+        raise NotYetImplementedError(
+            "tokenizer_id",
+            f"{tokenizer_id[:MAX_SHOWN_NAME]!r} is not the teacher's own tokenizer ({teacher.tokenizer_id!r}), and "
+            "this server does not align others yet: use a student with the teacher's tokenizer",
+        )
+
+
 def _check_names(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:
     if len(request.request_id) > MAX_REQUEST_ID_LENGTH:
         raise InvalidRequestError("request_id", f"longer than {MAX_REQUEST_ID_LENGTH} characters")
     check_teacher_name(request.teacher, teacher)
     if request.adapter:
         raise NotYetImplementedError("adapter", "this server hosts no adapters: leave it empty")
-    if request.tokenizer_id not in ("", teacher.tokenizer_id):
-        raise NotYetImplementedError(
-            "tokenizer_id",
-            f"{request.tokenizer_id[:MAX_SHOWN_NAME]!r} is not the teacher's own tokenizer ({teacher.tokenizer_id!r}), and this server "
-            "does not align others yet: use a student with the teacher's tokenizer",
-        )
+    if request.tokenizer_id:
+        check_tokenizer_id(request.tokenizer_id, teacher)
 
 
 def _check_numbers(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:

@@ -10,9 +10,9 @@ import grpc
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceServicer
 
-from preceptor_server.decoding import MAX_SHOWN_NAME, check_teacher_name, decode_score_request
+from preceptor_server.decoding import check_teacher_name, check_tokenizer_id, decode_score_request
 from preceptor_server.encoding import encode_info, encode_score_response
-from preceptor_server.errors import InvalidRequestError, NotYetImplementedError
+from preceptor_server.errors import InvalidRequestError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.status import failure_of
 
@@ -82,16 +82,18 @@ class TeacherServicer(TeacherServiceServicer):
             in_flight.pop(request.request_id, None)
             await answers.put(result)
 
-        async for message in requests:
-            request = message.request
-            if not request.request_id or request.request_id in in_flight:
-                problem = InvalidRequestError("request.request_id", "must be set, and unlike any other in flight")
-                error = failure_of(problem).to_stream_error()
-                await answers.put(pb.ScoreStreamResponse(request_id=request.request_id, error=error))
-                continue
-            in_flight[request.request_id] = asyncio.create_task(answer(request))
-        await asyncio.gather(*in_flight.values())
-        await answers.put(None)
+        try:
+            async for message in requests:
+                request = message.request
+                if not request.request_id or request.request_id in in_flight:
+                    problem = InvalidRequestError("request.request_id", "must be set, and unlike any other in flight")
+                    error = failure_of(problem).to_stream_error()
+                    await answers.put(pb.ScoreStreamResponse(request_id=request.request_id, error=error))
+                    continue
+                in_flight[request.request_id] = asyncio.create_task(answer(request))
+            await asyncio.gather(*in_flight.values())
+        finally:
+            answers.put_nowait(None)
 
     async def _score(self, request: pb.ScoreRequest, context: AnyContext) -> pb.ScoreResponse:
         started = time.monotonic()
@@ -105,12 +107,9 @@ class TeacherServicer(TeacherServiceServicer):
 
     def _register(self, request: pb.RegisterTokenizerRequest) -> pb.RegisterTokenizerResponse:
         check_teacher_name(request.teacher, self._teacher)
-        if request.tokenizer_id != self._teacher.tokenizer_id:
-            raise NotYetImplementedError(
-                "tokenizer_id",
-                f"{request.tokenizer_id[:MAX_SHOWN_NAME]!r} is not the teacher's own tokenizer ({self._teacher.tokenizer_id!r}), and "
-                "this server does not align others yet",
-            )
+        if not request.tokenizer_id:
+            raise InvalidRequestError("tokenizer_id", "is missing: preceptor.fingerprint.tokenizer_id computes it")
+        check_tokenizer_id(request.tokenizer_id, self._teacher)
         report = pb.AlignmentReport(relation=pb.VOCABULARY_RELATION_IDENTICAL, mapped_share=1.0)
         return pb.RegisterTokenizerResponse(tokenizer_id=request.tokenizer_id, report=report)
 

@@ -185,6 +185,11 @@ def test_another_tokenizer_cannot_be_registered_yet(stub: TeacherServiceStub) ->
     assert caught.value.code() is UNIMPLEMENTED
 
 
+def test_registering_without_an_id_is_refused_by_field(stub: TeacherServiceStub) -> None:
+    with pytest.raises(grpc.RpcError, match="tokenizer_id: is missing"):
+        stub.RegisterTokenizer(pb.RegisterTokenizerRequest(), timeout=30)
+
+
 def test_the_teachers_own_tokenizer_registers_as_identical(stub: TeacherServiceStub) -> None:
     own = stub.GetInfo(pb.GetInfoRequest(), timeout=30).teachers[0].tokenizer_id
     answer = stub.RegisterTokenizer(pb.RegisterTokenizerRequest(tokenizer_id=own), timeout=30)

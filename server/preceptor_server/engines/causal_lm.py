@@ -165,7 +165,7 @@ def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def _revision_of(model: PreTrainedModel, config: EngineConfig) -> str:
-    """First 16 hex digits of a SHA-256 over all weights, the model's config, and the precision that both are used in."""
+    """First 16 hex digits of a SHA-256 over all weights, the model's config, and the precision they are used in."""
     digest = hashlib.sha256(f"{type(model).__name__} {config.dtype} head={config.head_dtype}".encode())
     model_config = {key: value for key, value in model.config.to_dict().items() if key not in _PROVENANCE}
     digest.update(json.dumps(model_config, sort_keys=True, default=str).encode())

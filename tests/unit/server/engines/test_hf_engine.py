@@ -360,7 +360,8 @@ async def test_prompt_that_is_not_finite_loses_its_group_alone(poisoned: Path) -
 def test_the_revision_changes_with_what_the_config_makes_of_the_same_weights(tmp_path: Path) -> None:
     model = tiny_llama()
     plain = save_tiny(tmp_path / "plain", model)
-    model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": 500.0}
+    assert model.config.rope_parameters is not None
+    model.config.rope_parameters["rope_theta"] = 500.0
     other = save_tiny(tmp_path / "other", model)
     revisions = []
     for folder in (plain, other, plain):
