@@ -107,8 +107,8 @@ class LimitsConfig(Section):
 
 
 class ServerConfig(BaseSettings):
-    """Serves a teacher model: top-K logprobs for what students wrote, over gRPC. Settings come from the command line, else
-    from PRECEPTOR_SERVER_... variables, else from TOML files named first: preceptor-server @ a.toml @ b.toml ..."""
+    """Serves a teacher model: top-K logprobs for what students wrote, over gRPC. Settings come from the command line,
+    else from PRECEPTOR_SERVER_... variables, else from TOML files that stand first: @ a.toml @ b.toml ..."""
 
     model_config = SettingsConfigDict(
         frozen=True,

@@ -148,7 +148,7 @@ class RunSection(Section):
 
 class RunConfig(BaseSettings):
     """On-policy distillation of a student from a teacher server. Settings come from the command line, else from
-    PRECEPTOR_... variables, else from TOML files named first: preceptor train @ a.toml @ b.toml ..."""
+    PRECEPTOR_... variables, else from TOML files that stand first: @ a.toml @ b.toml ..."""
 
     model_config = SettingsConfigDict(
         env_prefix="PRECEPTOR_",
