@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+from preceptor_client.train.data import load_examples
+from preceptor_client.train.errors import InvalidDataError
+
+
+@pytest.fixture
+def dataset_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `datasets` accepts in place of a hub's name: a folder whose file names tell the splits."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "capitals"
+    folder.mkdir()
+    for split, rows in (("train", [("Norway?", "Oslo"), ("Spain?", "Madrid")]), ("test", [("Italy?", "Rome")])):
+        lines = [json.dumps({"question": question, "capital": capital}) for question, capital in rows]
+        (folder / f"{split}.json").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_named_dataset_is_read_by_split_and_column(dataset_folder: Path) -> None:
+    train = load_examples(str(dataset_folder), prompt_field="question", answer_field="capital")
+    test = load_examples(str(dataset_folder), split="test", prompt_field="question", answer_field="capital")
+    assert [(example.prompt, example.answer) for example in train] == [("Norway?", "Oslo"), ("Spain?", "Madrid")]
+    assert [(example.prompt, example.answer) for example in test] == [("Italy?", "Rome")]
+
+
+def test_a_missing_column_names_the_setting_and_the_columns_there_are(dataset_folder: Path) -> None:
+    with pytest.raises(InvalidDataError, match=r"data\.prompt_field to one of capital, question"):
+        load_examples(str(dataset_folder))
+
+
+def test_a_name_that_is_no_dataset_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidDataError, match=r"must end with \.jsonl"):
+        load_examples(str(tmp_path / "nothing"))
