@@ -86,7 +86,7 @@ class SchedulerConfig(Section):
     """How requests become batches."""
 
     max_batch_tokens: int = Field(4096, ge=1)
-    """Tokens of one forward. A larger group has a forward of its own."""
+    """Tokens of one forward, a prefix that neighbours share counted once. A larger group has a forward of its own."""
     max_queue_tokens: int = Field(1_000_000, ge=1)
     """Tokens that may wait at once; beyond it callers are told to come back later."""
     batch_window_ms: float = Field(2.0, ge=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -57,9 +58,10 @@ class FairQueue(Generic[QueuedT]):
         queue.remove(entry)
         self._forget(entry)
 
-    def take(self, max_tokens: int) -> list[QueuedT]:
+    def take(self, max_tokens: int, *, cost: Callable[[QueuedT, QueuedT | None], int] | None = None) -> list[QueuedT]:
         """The next batch: as many entries as fit, at least one where any wait.
 
+        `cost(entry, previous)` says what an entry takes beside the one before it in the batch, if not its tokens.
         It ends at the first entry that does not fit, so that a large one is not overtaken for ever. An entry that rides
         alone is a batch by itself.
         """
@@ -68,13 +70,14 @@ class FairQueue(Generic[QueuedT]):
         while self._waiting:
             caller = min(self._waiting, key=lambda name: self._served[name])
             entry = self._waiting[caller][0]
-            if batch and (entry.num_tokens > room or entry.rides_alone):
+            num_tokens = entry.num_tokens if cost is None else cost(entry, batch[-1] if batch else None)
+            if batch and (num_tokens > room or entry.rides_alone):
                 break
             self._waiting[caller].popleft()
-            self._served[caller] += entry.num_tokens
+            self._served[caller] += num_tokens
             self._forget(entry)
             batch.append(entry)
-            room -= entry.num_tokens
+            room -= num_tokens
             if entry.rides_alone:
                 break
         return batch

@@ -13,7 +13,7 @@ from preceptor_server.config import SchedulerConfig
 from preceptor_server.engines.base import Engine
 from preceptor_server.errors import DeadlinePassedError, EngineFailedError
 from preceptor_server.fair_queue import FairQueue
-from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup
+from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup, num_shared_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ class Scheduler:
         self._admission = Admission(max_queue_tokens=config.max_queue_tokens)
         self._queue: FairQueue[_Job] = FairQueue()
         self._has_work = asyncio.Event()
-        self._slots = asyncio.Semaphore(engine.info().max_concurrent_batches)
+        info = engine.info()
+        self._min_shared_prefix = info.min_shared_prefix
+        self._slots = asyncio.Semaphore(info.max_concurrent_batches)
         self._loop_task: asyncio.Task[None] | None = None
         self._batch_tasks: set[asyncio.Task[None]] = set()
 
@@ -101,12 +103,19 @@ class Scheduler:
             await self._has_work.wait()
             if self._queue.num_tokens < self._config.max_batch_tokens:
                 await asyncio.sleep(self._config.batch_window_ms / 1000)
-            taken = self._queue.take(self._config.max_batch_tokens)
+            taken = self._queue.take(self._config.max_batch_tokens, cost=self._tokens_beside)
             if not len(self._queue):
                 self._has_work.clear()
             batch = [job for job in taken if _is_awaited(job)]
             if batch:
                 return batch
+
+    def _tokens_beside(self, job: _Job, previous: _Job | None) -> int:
+        """What `job` adds to a forward after `previous`: a prefix that the engine computes once is counted once."""
+        if previous is None or self._min_shared_prefix is None:
+            return job.num_tokens
+        shared = num_shared_tokens(previous.group.prompt_ids_P, job.group.prompt_ids_P)
+        return job.num_tokens - (shared if shared >= self._min_shared_prefix else 0)
 
     async def _score_batch(self, batch: Sequence[_Job]) -> None:
         started = time.monotonic()

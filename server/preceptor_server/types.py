@@ -50,6 +50,13 @@ class ResponseColumns:
     entropies_N: LogprobArray
 
 
+def num_shared_tokens(a: TokenArray, b: TokenArray) -> int:
+    """How many tokens two sequences begin with alike."""
+    length = min(len(a), len(b))
+    differs = np.flatnonzero(a[:length] != b[:length])
+    return int(differs[0]) if len(differs) else length
+
+
 GroupColumns = tuple[ResponseColumns, ...]
 """One entry per response of a group, in its order."""
 
@@ -89,4 +96,6 @@ class EngineInfo:
     """How many calls of `score` may be in flight at once."""
     applies_temperature: bool = True
     is_batch_invariant_on_request: bool = True
+    min_shared_prefix: int | None = None
+    """Prompts of one batch that begin with at least this many equal tokens have them computed once. None: never."""
     end_token_ids: tuple[int, ...] = field(default=())

@@ -20,7 +20,7 @@ from preceptor_server.engines import packed_attention
 from preceptor_server.engines.assembly import ColumnCollector
 from preceptor_server.engines.causal_lm import LoadedModel, load_model
 from preceptor_server.engines.columns import columns_of
-from preceptor_server.engines.packing import PackedBatch, pack
+from preceptor_server.engines.packing import MIN_SHARED_TOKENS, PackedBatch, pack
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class HfEngine:
             vocabulary_size=model.vocabulary_size,
             max_model_len=model.max_model_len,
             end_token_ids=model.end_token_ids,
+            min_shared_prefix=MIN_SHARED_TOKENS if self._config.packing == "packed" else None,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:

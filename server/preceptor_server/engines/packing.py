@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from preceptor.wire import TokenArray
 
-from preceptor_server.types import ScoreGroup
+from preceptor_server.types import ScoreGroup, num_shared_tokens
 
 MIN_SHARED_TOKENS = 16
 """Prompts share a segment only from this length on: below it, the extra attention call costs more than it saves."""
@@ -91,7 +91,7 @@ def _insert_prompts(batch: Sequence[ScoreGroup]) -> list[_Node]:
 def _insert(siblings: list[_Node], token_ids: TokenArray, group: int) -> None:
     """Walks down while at least MIN_SHARED_TOKENS, or a whole node, are shared; splits the node where it parts."""
     for node in siblings:
-        shared = _common_prefix(node.token_ids, token_ids)
+        shared = num_shared_tokens(node.token_ids, token_ids)
         is_whole_node = shared == len(node.token_ids)
         if not is_whole_node and shared < MIN_SHARED_TOKENS:
             continue
@@ -104,12 +104,6 @@ def _insert(siblings: list[_Node], token_ids: TokenArray, group: int) -> None:
             _insert(node.children, token_ids[shared:], group)
         return
     siblings.append(_Node(token_ids, [group]))
-
-
-def _common_prefix(a: TokenArray, b: TokenArray) -> int:
-    length = min(len(a), len(b))
-    differs = np.flatnonzero(a[:length] != b[:length])
-    return int(differs[0]) if len(differs) else length
 
 
 def _lay_out_prompts(

@@ -28,7 +28,9 @@ def columns_named_after(group: ScoreGroup) -> GroupColumns:
 class ScriptedEngine:
     """The Engine protocol. `gate` holds every batch back until it is set; `errors` are raised first, in order."""
 
-    def __init__(self, *, max_concurrent_batches: int = 1, is_open: bool = True) -> None:
+    def __init__(
+        self, *, max_concurrent_batches: int = 1, is_open: bool = True, min_shared_prefix: int | None = None
+    ) -> None:
         self.batches: list[list[ScoreGroup]] = []
         self.errors: list[Exception] = []
         self.drops_an_answer = False
@@ -39,6 +41,7 @@ class ScriptedEngine:
         self.most_in_flight = 0
         self._arrival = asyncio.Condition()
         self._max_concurrent_batches = max_concurrent_batches
+        self._min_shared_prefix = min_shared_prefix
 
     def load(self) -> None:
         pass
@@ -56,6 +59,7 @@ class ScriptedEngine:
             vocabulary_size=100,
             max_model_len=1000,
             max_concurrent_batches=self._max_concurrent_batches,
+            min_shared_prefix=self._min_shared_prefix,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:

@@ -159,3 +159,21 @@ def test_counts_are_those_of_what_waits(seed: int) -> None:
                     assert entry is oldest
                     waiting.remove(entry)
         assert (len(queue), queue.num_tokens) == (len(waiting), sum(entry.num_tokens for entry in waiting))
+
+
+@pytest.mark.parametrize(("max_tokens", "expected"), [(14, ["a1", "a2", "a3"]), (13, ["a1", "a2"]), (11, ["a1"])])
+def test_a_cost_beside_the_entry_before_decides_what_fits(max_tokens: int, expected: list[str]) -> None:
+    queue = queue_of(Entry("a1"), Entry("a2"), Entry("a3"))
+    batch = queue.take(max_tokens, cost=lambda entry, previous: entry.num_tokens if previous is None else 2)
+    assert names(batch) == expected
+    assert queue.num_tokens == 30 - 10 * len(expected)
+
+
+def test_a_caller_is_charged_the_cost_and_not_the_tokens() -> None:
+    queue = queue_of(Entry("a1"), Entry("b1"), Entry("a2"), Entry("b2"))
+    costs = {"a1": 1, "b1": 5, "a2": 1, "b2": 5}
+    # a has paid 1, then 2 with a2, before b's second turn comes.
+    assert names(queue.take(100, cost=lambda entry, _: costs[entry.name])) == ["a1", "b1", "a2", "b2"]
+    queue = queue_of(Entry("a1"), Entry("b1"), Entry("a2"), Entry("a3"), Entry("b2"))
+    costs["a3"] = 1
+    assert names(queue.take(100, cost=lambda entry, _: costs[entry.name])) == ["a1", "b1", "a2", "a3", "b2"]

@@ -295,3 +295,22 @@ async def test_timings_are_those_of_queue_and_forward() -> None:
         scored = await task
     assert scored.forward_ms >= 19
     assert 0 <= scored.queue_ms < scored.forward_ms
+
+
+@pytest.mark.parametrize(
+    ("min_shared_prefix", "expected"),
+    [(None, [1, 1, 1]), (60, [3]), (61, [1, 1, 1])],
+    ids=["an engine that shares nothing", "a prefix long enough", "a prefix one token too short"],
+)
+async def test_a_prefix_that_the_engine_computes_once_is_counted_once(
+    min_shared_prefix: int | None, expected: list[int]
+) -> None:
+    engine = ScriptedEngine(is_open=False, min_shared_prefix=min_shared_prefix)
+    shared = [7] * 60
+    async with running(engine) as scheduler:
+        occupier = await occupy(engine, scheduler)
+        # 62 tokens each: with the prefix counted once, 62 + 2 + 2 fit into 100.
+        calls = [await begin(scheduler.score(group_of([*shared, i], [i]), caller="a")) for i in range(1, 4)]
+        engine.gate.set()
+        await asyncio.gather(occupier, *calls)
+    assert [len(batch) for batch in engine.batches[1:]] == expected
