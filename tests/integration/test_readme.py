@@ -69,6 +69,13 @@ def test_the_python_of_the_readme_runs(fake_server: RunningServer) -> None:
     assert getattr(names["answer"], "positions_N").tolist() == [0, 1]  # noqa: B009  # its type is the README's business
 
 
+def test_the_least_that_a_run_needs_is_enough(tmp_path: Path) -> None:
+    [settings] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "run.toml").write_text(settings)
+    config = load_settings(RunConfig, ["@", str(tmp_path / "run.toml")], program="preceptor train")
+    assert (config.teacher.address, config.teacher.top_k) == (ADDRESS, 32)
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^\$ make ([a-z-]+)", README, re.MULTILINE))))
 def test_every_make_target_of_the_readme_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
