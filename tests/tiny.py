@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 END = "<|im_end|>"
+VOCABULARY_SIZE = 259
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -29,20 +30,20 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_llama(*, seed: int = 0, vocabulary_size: int = 259, spread: float = 0.25) -> LlamaForCausalLM:
+def tiny_llama(*, seed: int = 0, spread: float = 0.25, tied: bool = True, max_length: int = 512) -> LlamaForCausalLM:
     """A random Llama of 2 layers and 32 dimensions; `spread` is the deviation of its weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LlamaConfig(
-            vocab_size=vocabulary_size,
+            vocab_size=VOCABULARY_SIZE,
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=512,
+            max_position_embeddings=max_length,
             initializer_range=spread,
-            tie_word_embeddings=True,
+            tie_word_embeddings=tied,
             bos_token_id=None,
             eos_token_id=2,
             pad_token_id=0,

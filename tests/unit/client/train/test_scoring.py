@@ -17,7 +17,7 @@ from tests.unit.client.train.fake_scorer import FakeScorer
 MESSAGES = (ChatMessage(role="user", content="hi"),)
 
 
-def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 258) -> Scoring:
+def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 259) -> Scoring:
     config = TeacherConfig(address="a:1", top_k=4, temperature=0.5, reproducible=True)
     return Scoring(scorer, config=config, tokenizer_id="t", vocabulary_size=vocabulary_size)
 

@@ -12,14 +12,15 @@ from preceptor_client.train.student import Student, load_student, prepare_studen
 from preceptor_client.types import ChatMessage
 from transformers import LlamaForCausalLM
 
-from tests.unit.client.train.tiny import save_tiny_model, tiny_model, tiny_student, tiny_tokenizer
+from tests.tiny import tiny_tokenizer
+from tests.unit.client.train.tiny import save_tiny_model, tiny_model, tiny_student
 
 
 def test_saved_student_loads_equal(tmp_path: Path, student: Student) -> None:
     student.save(tmp_path)
     loaded = load_student(StudentConfig(model=str(tmp_path), device="cpu"))
     assert loaded.tokenizer_id == student.tokenizer_id
-    assert loaded.end_token_ids == student.end_token_ids == (257,)
+    assert loaded.end_token_ids == student.end_token_ids == (2,)
     for (name, ours), theirs in zip(student.model.named_parameters(), loaded.model.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
 
@@ -31,10 +32,10 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
 
 def test_generation_defaults_do_not_bend_rollouts_and_are_saved(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "a")
-    defaults = {"repetition_penalty": 1.5, "do_sample": True, "top_k": 3, "eos_token_id": [257, 10]}
+    defaults = {"repetition_penalty": 1.5, "do_sample": True, "top_k": 3, "eos_token_id": [2, 10]}
     (tmp_path / "a" / "generation_config.json").write_text(json.dumps(defaults))
     student = load_student(StudentConfig(model=str(tmp_path / "a")))
-    assert student.end_token_ids == (257, 10)
+    assert student.end_token_ids == (2, 10)
     prompts = [[1, 2, 3]]
     plain = tiny_student(seed=0)
     limit = 20
@@ -48,8 +49,8 @@ def test_generation_defaults_do_not_bend_rollouts_and_are_saved(tmp_path: Path) 
 def test_conversation_is_rendered_with_the_template_and_an_open_turn(student: Student) -> None:
     ids = student.encode_prompt((ChatMessage(role="user", content="hi"),))
     assert student.tokenizer.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert ids.count(256) == 2
-    assert student.decode([*student.encode_prompt("hello"), 257]) == "hello"
+    assert ids.count(1) == 2
+    assert student.decode([*student.encode_prompt("hello"), 2]) == "hello"
 
 
 @pytest.mark.parametrize("name", ["/absent/model", "./absent", "../absent", "~/absent", "runs/a/b", "absent/"])

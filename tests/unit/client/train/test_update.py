@@ -24,7 +24,7 @@ def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts
     config = RolloutConfig(prompts_per_step=num_prompts, max_new_tokens=7, batch_size=8, responses_per_prompt=2)
     examples = [Example(index=index, prompt="ab" * (index + 1)) for index in range(num_prompts)]
     teacher = TeacherConfig(address="a:1", top_k=top_k)
-    scoring = Scoring(scorer, config=teacher, tokenizer_id="t", vocabulary_size=258)
+    scoring = Scoring(scorer, config=teacher, tokenizer_id="t", vocabulary_size=259)
     for batch in HfRollouts(student, config=config, seed=0).generate(examples, step=1):
         scoring.submit(batch, step=1)
     return scoring.gather()

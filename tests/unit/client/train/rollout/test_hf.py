@@ -41,7 +41,7 @@ def test_batches_hold_whole_groups_of_at_most_the_batch_size(student: Student) -
 
 def test_response_stops_at_its_first_end_token(student: Student) -> None:
     # Half of the vocabulary ends a response, so that most stop early.
-    ends = replace(student, end_token_ids=tuple(range(0, 258, 2)))
+    ends = replace(student, end_token_ids=tuple(range(0, 259, 2)))
     rollouts = [rollout for batch in _roll_out(ends) for rollout in batch]
     assert {rollout.finish_reason for rollout in rollouts} >= {"stop"}
     assert len({len(rollout.response_ids) for rollout in rollouts}) > 1
