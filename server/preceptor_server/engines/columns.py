@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-TILE = 64
+TILE = 32
 """Columns per tile of the top-K search: the fastest of 32, 64, 128 and 192 at V = 49,152 (bench/topk.py)."""
 
 _EXP_IS_ZERO = -200.0
