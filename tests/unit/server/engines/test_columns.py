@@ -122,7 +122,7 @@ def test_random_rows_equal_the_oracle(vocabulary_size: int, top_k: int) -> None:
     )
 
 
-@pytest.mark.parametrize("vocabulary_size", [40, TILE + 7, 1000])
+@pytest.mark.parametrize("vocabulary_size", [40, 2 * TILE + 7, 1000])
 def test_rows_of_one_chunk_keep_their_own_support_size_and_temperature(vocabulary_size: int) -> None:
     assert_equals_oracle(
         random_logits(3, 6, vocabulary_size),
@@ -133,7 +133,7 @@ def test_rows_of_one_chunk_keep_their_own_support_size_and_temperature(vocabular
 
 
 @pytest.mark.parametrize("num_levels", [1, 2, 3, 7])
-@pytest.mark.parametrize("vocabulary_size", [50, TILE, 129, 1000])
+@pytest.mark.parametrize("vocabulary_size", [50, 2 * TILE, 129, 1000])
 @pytest.mark.parametrize("top_k", [1, 2, 13, 50])
 def test_tied_logits_are_ordered_by_ascending_id(num_levels: int, vocabulary_size: int, top_k: int) -> None:
     rng = np.random.default_rng(num_levels * vocabulary_size)
