@@ -8,9 +8,6 @@ import socket
 
 import grpc
 
-CALLER_METADATA_KEY = "preceptor-caller"
-"""Metadata under which the server learns who asks, to share fairly between callers."""
-
 _MAX_PORT = 65_535
 
 

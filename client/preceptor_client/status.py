@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
+from preceptor.wire import ERROR_DOMAIN
 
 from preceptor_client.errors import (
     InvalidRequestError,
@@ -18,9 +19,6 @@ from preceptor_client.errors import (
     PreceptorError,
     TeacherUnavailableError,
 )
-
-ERROR_DOMAIN = "preceptor"
-"""google.rpc.ErrorInfo.domain of an error that the teacher server wrote itself, rather than gRPC or a proxy."""
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _REFUSALS = (

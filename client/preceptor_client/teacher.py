@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import grpc
 from preceptor.v1 import teacher_pb2
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceStub
-from preceptor.wire import LogprobDtype
+from preceptor.wire import CALLER_METADATA_KEY, LogprobDtype
 
 from preceptor_client import messages
-from preceptor_client.channel import CALLER_METADATA_KEY, checked_address, checked_caller, open_channel
+from preceptor_client.channel import checked_address, checked_caller, open_channel
 from preceptor_client.errors import MessageTooLargeError
 from preceptor_client.request import ScoreMask, ScoreOptions, TokenSequence, check_group
 from preceptor_client.retry import RetryEvent, RetryingCall, RetryPolicy

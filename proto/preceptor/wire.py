@@ -1,6 +1,7 @@
 """Packs numpy columns into the bytes of preceptor.v1 and back. Knows nothing of gRPC, of models or of tokenizers.
 
-Both sides use it, so that what one writes the other reads, and so that both compute the same digest.
+Both sides use it, so that what one writes the other reads, both compute the same digest, and both spell alike the few
+names that the proto cannot hold.
 """
 
 # T = tokens of a response, N = its scored positions, K = support size, V = vocabulary size
@@ -17,6 +18,12 @@ import numpy.typing as npt
 TokenArray = npt.NDArray[np.int64]
 LogprobArray = npt.NDArray[np.float32]
 StatusArray = npt.NDArray[np.uint8]
+
+CALLER_METADATA_KEY = "preceptor-caller"
+"""Request metadata under which a client says who asks, so that a server can share fairly between callers."""
+
+ERROR_DOMAIN = "preceptor"
+"""The google.rpc.ErrorInfo domain of a server's own refusals; what gRPC or a proxy refuses has another, or none."""
 
 U16_VOCABULARY_SIZE = 1 << 16
 """Largest vocabulary whose ids fit two bytes."""

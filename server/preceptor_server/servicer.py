@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator
 import grpc
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceServicer
+from preceptor.wire import CALLER_METADATA_KEY
 
 from preceptor_server.decoding import check_teacher_name, check_tokenizer_id, decode_score_request
 from preceptor_server.encoding import encode_info, encode_score_response
 from preceptor_server.errors import InvalidRequestError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.status import failure_of
-
-CALLER_METADATA = "preceptor-caller"
 
 # What grpc.aio hands to a servicer; its type parameters are not checked at run time.
 ScoreContext = grpc.aio.ServicerContext[pb.ScoreRequest, pb.ScoreResponse]
@@ -117,6 +116,6 @@ class TeacherServicer(TeacherServiceServicer):
 def _caller_of(context: AnyContext) -> str:
     """Who asks, for fairness: the name that the client gives itself, else where it connects from."""
     for key, value in context.invocation_metadata() or ():
-        if key == CALLER_METADATA:
+        if key == CALLER_METADATA_KEY:
             return str(value)
     return str(context.peer())

@@ -10,6 +10,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from preceptor.v1 import teacher_pb2 as pb
+from preceptor.wire import ERROR_DOMAIN
 
 from preceptor_server.errors import (
     DeadlinePassedError,
@@ -22,8 +23,6 @@ from preceptor_server.errors import (
 )
 
 logger = logging.getLogger(__name__)
-
-DOMAIN = "preceptor"
 
 CODE_BY_ERROR: dict[type[ServerError], grpc.StatusCode] = {
     UnknownTeacherError: grpc.StatusCode.NOT_FOUND,
@@ -47,7 +46,7 @@ class Failure:
 
     def to_status(self) -> grpc.Status:
         """For `context.abort_with_status`."""
-        details = [error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self._metadata())]
+        details = [error_details_pb2.ErrorInfo(reason=self.reason, domain=ERROR_DOMAIN, metadata=self._metadata())]
         if self.retry_after_seconds:
             delay = duration_pb2.Duration()
             delay.FromNanoseconds(int(self.retry_after_seconds * 1e9))

@@ -88,7 +88,9 @@ def test_the_settings_of_the_demo_load(tmp_path: Path) -> None:
     finally:
         sys.path.pop(0)
     write_examples(tmp_path)
-    run_config = load_settings(RunConfig, ["@", str(REPOSITORY / "deploy/local/train.toml")], program="demo")
+    added_by_demo = ["--student.model", "x", "--teacher.address", ADDRESS]
+    settings = str(REPOSITORY / "deploy/local/train.toml")
+    run_config = load_settings(RunConfig, ["@", settings, *added_by_demo], program="demo")
     server_config = load_settings(
         ServerConfig, ["@", str(REPOSITORY / "deploy/local/teacher.toml"), "--engine.model", "x"], program="demo"
     )

@@ -9,6 +9,8 @@ from preceptor.settings import Section
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from preceptor_client.channel import checked_address
+
 
 class StudentConfig(Section):
     """The model to train."""
@@ -40,6 +42,11 @@ class TeacherConfig(Section):
     """Number format in which the teacher's logprobs travel."""
     patience_seconds: float = Field(1800, gt=0)
     """How long the run waits for a teacher that does not answer before it saves a checkpoint and stops."""
+
+    @field_validator("address")
+    @classmethod
+    def _address_can_be_dialled(cls, address: str) -> str:
+        return checked_address(address)
 
     @field_validator("top_k")
     @classmethod
