@@ -63,6 +63,31 @@ class PositionStatus(IntEnum):
     BEYOND_CONTEXT = 7
 
 
+class SegmentationPolicy(IntEnum):
+    """What to do where student and teacher cut the same bytes into other tokens; the values of
+    preceptor.v1.SegmentationPolicy, whose comments say what each does."""
+
+    AS_IS = 1
+    MASK = 2
+    CANONICAL = 3
+    PAPER = 4
+
+
+class VocabularyRelation(IntEnum):
+    """How two vocabularies relate; the values of preceptor.v1.VocabularyRelation."""
+
+    IDENTICAL = 1
+    PADDED = 2
+    PERMUTED = 3
+    OVERLAPPING = 4
+    DISJOINT = 5
+
+    @property
+    def is_one_to_one(self) -> bool:
+        """Every token of one side has exactly one counterpart on the other, padding aside."""
+        return self in (VocabularyRelation.IDENTICAL, VocabularyRelation.PADDED, VocabularyRelation.PERMUTED)
+
+
 _NumpyDtype = np.dtype[Any]  # Any: which number it holds is its value, not its type
 _NUMPY_TOKEN_DTYPES: dict[TokenDtype, _NumpyDtype] = {
     TokenDtype.U16: np.dtype("<u2"),
@@ -138,8 +163,8 @@ def decode_score_mask(data: bytes, *, num_tokens: int, field: str) -> npt.NDArra
 def digest_of_scored_ids(prompt_ids: TokenArray, response_ids: TokenArray) -> bytes:
     """SHA-256 of the ids that were scored: the prompt's length as u64, the prompt, the response, ids as u32.
 
-    The server computes it from what it fed to the model, the client from what it sent; they must agree before a
-    number may reach a loss.
+    The server computes it from what it fed to the model, or mapped to what it fed, the client from what it sent; they
+    must agree before a number may reach a loss.
     """
     digest = hashlib.sha256(b"preceptor.v1")
     digest.update(len(prompt_ids).to_bytes(8, "little"))

@@ -120,6 +120,50 @@ POSITION_STATUS_BEYOND_CONTEXT: PositionStatus.ValueType  # 7
 """Beyond the teacher's context."""
 Global___PositionStatus: _TypeAlias = PositionStatus  # noqa: Y015
 
+class _SegmentationPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SegmentationPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SegmentationPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEGMENTATION_POLICY_UNSPECIFIED: _SegmentationPolicy.ValueType  # 0
+    """AS_IS where student ids and teacher ids correspond one to one, else CANONICAL."""
+    SEGMENTATION_POLICY_AS_IS: _SegmentationPolicy.ValueType  # 1
+    """Score the student's ids unchanged, every end token by itself. Needs ids that correspond one to one."""
+    SEGMENTATION_POLICY_MASK: _SegmentationPolicy.ValueType  # 2
+    """Score the student's ids; a position whose token is not one that the teacher would write there is MISALIGNED. All
+    of the teacher's end tokens are one event. Needs ids that correspond one to one.
+    """
+    SEGMENTATION_POLICY_CANONICAL: _SegmentationPolicy.ValueType  # 3
+    """Score the teacher's own segmentation of the response's bytes, and project the distributions back to the student's
+    vocabulary at the positions whose boundaries coincide; the others are MISALIGNED. Works with any two tokenizers.
+    """
+    SEGMENTATION_POLICY_PAPER: _SegmentationPolicy.ValueType  # 4
+    """AS_IS, and the first occurrence in each response of each id of `ScoreRequest.paper_token_ids` is SPECIAL: the rule
+    of arXiv 2603.25562's code.
+    """
+
+class SegmentationPolicy(_SegmentationPolicy, metaclass=_SegmentationPolicyEnumTypeWrapper):
+    """What to do where the student's token boundaries are not the ones that the teacher would write for the same bytes."""
+
+SEGMENTATION_POLICY_UNSPECIFIED: SegmentationPolicy.ValueType  # 0
+"""AS_IS where student ids and teacher ids correspond one to one, else CANONICAL."""
+SEGMENTATION_POLICY_AS_IS: SegmentationPolicy.ValueType  # 1
+"""Score the student's ids unchanged, every end token by itself. Needs ids that correspond one to one."""
+SEGMENTATION_POLICY_MASK: SegmentationPolicy.ValueType  # 2
+"""Score the student's ids; a position whose token is not one that the teacher would write there is MISALIGNED. All
+of the teacher's end tokens are one event. Needs ids that correspond one to one.
+"""
+SEGMENTATION_POLICY_CANONICAL: SegmentationPolicy.ValueType  # 3
+"""Score the teacher's own segmentation of the response's bytes, and project the distributions back to the student's
+vocabulary at the positions whose boundaries coincide; the others are MISALIGNED. Works with any two tokenizers.
+"""
+SEGMENTATION_POLICY_PAPER: SegmentationPolicy.ValueType  # 4
+"""AS_IS, and the first occurrence in each response of each id of `ScoreRequest.paper_token_ids` is SPECIAL: the rule
+of arXiv 2603.25562's code.
+"""
+Global___SegmentationPolicy: _TypeAlias = SegmentationPolicy  # noqa: Y015
+
 class _VocabularyRelation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -386,6 +430,8 @@ class ScoreRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     LOGPROB_DTYPE_FIELD_NUMBER: _builtins.int
     BATCH_INVARIANT_FIELD_NUMBER: _builtins.int
+    SEGMENTATION_FIELD_NUMBER: _builtins.int
+    PAPER_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller, echoed in the answer; at most 128 characters. Required in a stream."""
     teacher: _builtins.str
@@ -404,6 +450,8 @@ class ScoreRequest(_message.Message):
     """Score this group in a forward of its own, so that the numbers do not depend, in the last bit, on what else the
     server is doing. Slower for small groups. Default: groups share forwards.
     """
+    segmentation: Global___SegmentationPolicy.ValueType
+    """What to do where student and teacher would cut the same bytes into other tokens."""
     @_builtins.property
     def prompt(self) -> Global___Prompt:
         """What stands before the responses; at least one token."""
@@ -411,6 +459,12 @@ class ScoreRequest(_message.Message):
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Response]:
         """At least one response."""
+
+    @_builtins.property
+    def paper_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With PAPER: ids of the student's tokenizer whose first occurrence in a response is masked. At least one then, and
+        none with any other policy.
+        """
 
     def __init__(
         self,
@@ -425,10 +479,12 @@ class ScoreRequest(_message.Message):
         temperature: _builtins.float = ...,
         logprob_dtype: Global___LogprobDtype.ValueType = ...,
         batch_invariant: _builtins.bool = ...,
+        segmentation: Global___SegmentationPolicy.ValueType = ...,
+        paper_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "batch_invariant", b"batch_invariant", "logprob_dtype", b"logprob_dtype", "prompt", b"prompt", "request_id", b"request_id", "responses", b"responses", "teacher", b"teacher", "temperature", b"temperature", "tokenizer_id", b"tokenizer_id", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "batch_invariant", b"batch_invariant", "logprob_dtype", b"logprob_dtype", "paper_token_ids", b"paper_token_ids", "prompt", b"prompt", "request_id", b"request_id", "responses", b"responses", "segmentation", b"segmentation", "teacher", b"teacher", "temperature", b"temperature", "tokenizer_id", b"tokenizer_id", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +494,12 @@ Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 class ResponseScores(_message.Message):
     """What the teacher thinks of one response. T = its tokens, N = its positions with status OK, K = `top_k`.
     Row i of every column belongs to the i-th position whose status is OK; a position without status OK has no row.
+
+    Ids are the student's. Under CANONICAL, and wherever several teacher tokens stand for one of the student's, a logprob
+    is that of the sum of the teacher's masses that land on the student's token, as far as they lie among the teacher's
+    likeliest tokens (2 K of them, and the ones on the path of the response); what lies beyond, and what has no place in
+    the student's vocabulary, is tail. Fewer than K tokens may be left then: the rest of the row is filled with the row's
+    first id at a logprob of -inf.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -450,10 +512,15 @@ class ResponseScores(_message.Message):
     ENTROPIES_FIELD_NUMBER: _builtins.int
     CANDIDATE_LOGPROBS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    TEACHER_IDS_FIELD_NUMBER: _builtins.int
+    TEACHER_ROWS_FIELD_NUMBER: _builtins.int
+    UNMAPPED_MASS_FIELD_NUMBER: _builtins.int
     status: _builtins.bytes
     """u8 [T], values of PositionStatus."""
     support_ids: _builtins.bytes
-    """[N, K] ids, stored as `ScoreResponse.token_dtype`; each row by descending logprob, equal logits by ascending id."""
+    """[N, K] ids, stored as `ScoreResponse.token_dtype`; each row by descending logprob, equal logits by ascending id
+    (of the teacher, where ids correspond one to one). An entry of -inf is outside the support.
+    """
     support_logprobs: _builtins.bytes
     """[N, K] logprobs of those ids, stored as `ScoreResponse.logprob_dtype`."""
     sampled_logprobs: _builtins.bytes
@@ -465,7 +532,23 @@ class ResponseScores(_message.Message):
     candidate_logprobs: _builtins.bytes
     """[N, C] logprobs of the candidates, stored as `ScoreResponse.logprob_dtype`; empty unless asked for."""
     digest: _builtins.bytes
-    """32 bytes: SHA-256 of the prompt ids and response ids that were scored (preceptor.wire.digest_of_scored_ids)."""
+    """32 bytes: SHA-256 of the prompt ids and response ids as the request carried them, whichever tokenizer they are of;
+    of a prompt sent as text or chat, `ScoreResponse.prompt_ids` (preceptor.wire.digest_of_scored_ids).
+    """
+    teacher_rows: _builtins.bytes
+    """u32 [N], for each position with status OK the index into `teacher_ids` of the token before which the teacher was
+    asked; empty where `teacher_ids` is absent.
+    """
+    unmapped_mass: _builtins.float
+    """Mean over the N positions of the teacher's mass, among its likeliest tokens, that has no place in the student's
+    vocabulary; it is part of the tail.
+    """
+    @_builtins.property
+    def teacher_ids(self) -> Global___TokenIds:
+        """The teacher's ids that were scored in place of the response, M of them; absent where they are the request's own.
+        With `ScoreResponse.prompt_ids` they can be scored again as the teacher's own ids.
+        """
+
     def __init__(
         self,
         *,
@@ -477,10 +560,13 @@ class ResponseScores(_message.Message):
         entropies: _builtins.bytes = ...,
         candidate_logprobs: _builtins.bytes = ...,
         digest: _builtins.bytes = ...,
+        teacher_ids: Global___TokenIds | None = ...,
+        teacher_rows: _builtins.bytes = ...,
+        unmapped_mass: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["teacher_ids", b"teacher_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_logprobs", b"candidate_logprobs", "digest", b"digest", "entropies", b"entropies", "log_tail_mass", b"log_tail_mass", "sampled_logprobs", b"sampled_logprobs", "status", b"status", "support_ids", b"support_ids", "support_logprobs", b"support_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_logprobs", b"candidate_logprobs", "digest", b"digest", "entropies", b"entropies", "log_tail_mass", b"log_tail_mass", "sampled_logprobs", b"sampled_logprobs", "status", b"status", "support_ids", b"support_ids", "support_logprobs", b"support_logprobs", "teacher_ids", b"teacher_ids", "teacher_rows", b"teacher_rows", "unmapped_mass", b"unmapped_mass"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -538,6 +624,7 @@ class ScoreResponse(_message.Message):
     PROMPT_IDS_FIELD_NUMBER: _builtins.int
     RESPONSES_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    SEGMENTATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     teacher: _builtins.str
@@ -556,9 +643,11 @@ class ScoreResponse(_message.Message):
     """How `support_ids` are stored."""
     logprob_dtype: Global___LogprobDtype.ValueType
     """How `support_logprobs` and `candidate_logprobs` are stored."""
+    segmentation: Global___SegmentationPolicy.ValueType
+    """The policy as applied, never UNSPECIFIED."""
     @_builtins.property
     def prompt_ids(self) -> Global___TokenIds:
-        """The prompt as scored, when the request gave it as text or chat; else absent."""
+        """The prompt as scored, in the teacher's ids, unless the request gave it in just these; else absent."""
 
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResponseScores]:
@@ -583,10 +672,11 @@ class ScoreResponse(_message.Message):
         prompt_ids: Global___TokenIds | None = ...,
         responses: _abc.Iterable[Global___ResponseScores] | None = ...,
         timings: Global___Timings | None = ...,
+        segmentation: Global___SegmentationPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt_ids", b"prompt_ids", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "logprob_dtype", b"logprob_dtype", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "responses", b"responses", "revision", b"revision", "teacher", b"teacher", "temperature", b"temperature", "timings", b"timings", "token_dtype", b"token_dtype", "tokenizer_id", b"tokenizer_id", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "logprob_dtype", b"logprob_dtype", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "responses", b"responses", "revision", b"revision", "segmentation", b"segmentation", "teacher", b"teacher", "temperature", b"temperature", "timings", b"timings", "token_dtype", b"token_dtype", "tokenizer_id", b"tokenizer_id", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -867,6 +957,7 @@ class Limits(_message.Message):
     MAX_GROUP_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENIZER_BYTES_FIELD_NUMBER: _builtins.int
     max_top_k: _builtins.int
     """Largest K."""
     max_responses: _builtins.int
@@ -877,6 +968,8 @@ class Limits(_message.Message):
     """Largest request and largest answer, in bytes."""
     max_queue_tokens: _builtins.int
     """Most tokens that may wait at once, over all callers."""
+    max_tokenizer_bytes: _builtins.int
+    """Largest tokenizer.json, in bytes."""
     def __init__(
         self,
         *,
@@ -885,10 +978,11 @@ class Limits(_message.Message):
         max_group_tokens: _builtins.int = ...,
         max_message_bytes: _builtins.int = ...,
         max_queue_tokens: _builtins.int = ...,
+        max_tokenizer_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_group_tokens", b"max_group_tokens", "max_message_bytes", b"max_message_bytes", "max_queue_tokens", b"max_queue_tokens", "max_responses", b"max_responses", "max_top_k", b"max_top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_group_tokens", b"max_group_tokens", "max_message_bytes", b"max_message_bytes", "max_queue_tokens", b"max_queue_tokens", "max_responses", b"max_responses", "max_tokenizer_bytes", b"max_tokenizer_bytes", "max_top_k", b"max_top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -929,6 +1023,32 @@ class GetInfoResponse(_message.Message):
 Global___GetInfoResponse: _TypeAlias = GetInfoResponse  # noqa: Y015
 
 @_typing.final
+class SpecialPair(_message.Message):
+    """Two special tokens that mean the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_FIELD_NUMBER: _builtins.int
+    TEACHER_FIELD_NUMBER: _builtins.int
+    student: _builtins.str
+    """Text of the student's, such as "<|im_start|>"."""
+    teacher: _builtins.str
+    """Text of the teacher's, such as "<start_of_turn>"."""
+    def __init__(
+        self,
+        *,
+        student: _builtins.str = ...,
+        teacher: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["student", b"student", "teacher", b"teacher"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpecialPair: _TypeAlias = SpecialPair  # noqa: Y015
+
+@_typing.final
 class RegisterTokenizerRequest(_message.Message):
     """Hands over a student's tokenizer."""
 
@@ -938,6 +1058,10 @@ class RegisterTokenizerRequest(_message.Message):
     TOKENIZER_ID_FIELD_NUMBER: _builtins.int
     TOKENIZER_JSON_FIELD_NUMBER: _builtins.int
     CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TEACHER_END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SPECIAL_PAIRS_FIELD_NUMBER: _builtins.int
+    VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
     teacher: _builtins.str
     """The teacher to align with. Empty = the only one."""
     tokenizer_id: _builtins.str
@@ -946,6 +1070,22 @@ class RegisterTokenizerRequest(_message.Message):
     """The `tokenizer.json`. May be empty at first: a server that lacks it answers `needs_tokenizer`."""
     chat_template: _builtins.str
     """The student's chat template. Empty = none."""
+    vocabulary_size: _builtins.int
+    """The student's number of logits. 0 = as many as its tokenizer has tokens."""
+    @_builtins.property
+    def end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that end the student's responses, the one that it is to learn first. Empty = none is known: the teacher's end
+        tokens then keep a place only where their own ids, or pairs, give them one.
+        """
+
+    @_builtins.property
+    def teacher_end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that end the teacher's responses. Empty = TeacherInfo.end_token_ids."""
+
+    @_builtins.property
+    def special_pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpecialPair]:
+        """Special tokens to pair although their texts differ."""
+
     def __init__(
         self,
         *,
@@ -953,10 +1093,14 @@ class RegisterTokenizerRequest(_message.Message):
         tokenizer_id: _builtins.str = ...,
         tokenizer_json: _builtins.bytes = ...,
         chat_template: _builtins.str = ...,
+        end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        teacher_end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        special_pairs: _abc.Iterable[Global___SpecialPair] | None = ...,
+        vocabulary_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template", b"chat_template", "teacher", b"teacher", "tokenizer_id", b"tokenizer_id", "tokenizer_json", b"tokenizer_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template", b"chat_template", "end_token_ids", b"end_token_ids", "special_pairs", b"special_pairs", "teacher", b"teacher", "teacher_end_token_ids", b"teacher_end_token_ids", "tokenizer_id", b"tokenizer_id", "tokenizer_json", b"tokenizer_json", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -972,7 +1116,7 @@ class RegisterTokenizerResponse(_message.Message):
     NEEDS_TOKENIZER_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     tokenizer_id: _builtins.str
-    """The id to put into ScoreRequest.tokenizer_id."""
+    """The id to put into ScoreRequest.tokenizer_id. It stands for the tokenizer, its end tokens and its pairs."""
     needs_tokenizer: _builtins.bool
     """The server lacks this tokenizer: send `tokenizer_json`."""
     @_builtins.property
@@ -995,6 +1139,40 @@ class RegisterTokenizerResponse(_message.Message):
 Global___RegisterTokenizerResponse: _TypeAlias = RegisterTokenizerResponse  # noqa: Y015
 
 @_typing.final
+class PairedTokens(_message.Message):
+    """A special token of the student, the teacher's that stands for it, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_FIELD_NUMBER: _builtins.int
+    TEACHER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """"same text", "end of response" or "as configured"."""
+    @_builtins.property
+    def student(self) -> Global___SpecialToken:
+        """The student's."""
+
+    @_builtins.property
+    def teacher(self) -> Global___SpecialToken:
+        """The teacher's."""
+
+    def __init__(
+        self,
+        *,
+        student: Global___SpecialToken | None = ...,
+        teacher: Global___SpecialToken | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["student", b"student", "teacher", b"teacher"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "student", b"student", "teacher", b"teacher"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PairedTokens: _TypeAlias = PairedTokens  # noqa: Y015
+
+@_typing.final
 class AlignmentReport(_message.Message):
     """How two tokenizers relate, for people and for programs."""
 
@@ -1003,13 +1181,49 @@ class AlignmentReport(_message.Message):
     RELATION_FIELD_NUMBER: _builtins.int
     MAPPED_SHARE_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    PAIRED_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    STUDENT_END_TOKENS_FIELD_NUMBER: _builtins.int
+    TEACHER_END_TOKENS_FIELD_NUMBER: _builtins.int
+    PROJECTED_SHARE_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    IS_ONE_TO_ONE_FIELD_NUMBER: _builtins.int
     relation: Global___VocabularyRelation.ValueType
     """How the vocabularies relate."""
     mapped_share: _builtins.float
-    """Share of the student's vocabulary with a counterpart, in [0, 1]."""
+    """Share of the student's vocabulary with a counterpart of the same bytes, or a paired one, in [0, 1]."""
+    projected_share: _builtins.float
+    """Share of the teacher's vocabulary with a place in the student's, in [0, 1]."""
+    is_one_to_one: _builtins.bool
+    """Whether ids correspond one to one: what AS_IS, MASK and PAPER need."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """In plain words."""
+
+    @_builtins.property
+    def paired(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairedTokens]:
+        """Special tokens that stand for each other."""
+
+    @_builtins.property
+    def masked(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpecialToken]:
+        """Special tokens of the student without a counterpart: their positions are SPECIAL."""
+
+    @_builtins.property
+    def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpecialToken]:
+        """Special tokens of the teacher without a counterpart: they have no place in a support, their mass is tail."""
+
+    @_builtins.property
+    def student_end_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpecialToken]:
+        """What ends the student's responses, the one that the teacher's end mass is reported under first."""
+
+    @_builtins.property
+    def teacher_end_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpecialToken]:
+        """What ends the teacher's."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts in which the tokenizers differ: "merges", "normalizer", "pre_tokenizer", "added_tokens", "chat_template"."""
 
     def __init__(
         self,
@@ -1017,10 +1231,18 @@ class AlignmentReport(_message.Message):
         relation: Global___VocabularyRelation.ValueType = ...,
         mapped_share: _builtins.float = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        paired: _abc.Iterable[Global___PairedTokens] | None = ...,
+        masked: _abc.Iterable[Global___SpecialToken] | None = ...,
+        dropped: _abc.Iterable[Global___SpecialToken] | None = ...,
+        student_end_tokens: _abc.Iterable[Global___SpecialToken] | None = ...,
+        teacher_end_tokens: _abc.Iterable[Global___SpecialToken] | None = ...,
+        projected_share: _builtins.float = ...,
+        differences: _abc.Iterable[_builtins.str] | None = ...,
+        is_one_to_one: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mapped_share", b"mapped_share", "relation", b"relation", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "dropped", b"dropped", "is_one_to_one", b"is_one_to_one", "mapped_share", b"mapped_share", "masked", b"masked", "paired", b"paired", "projected_share", b"projected_share", "relation", b"relation", "student_end_tokens", b"student_end_tokens", "teacher_end_tokens", b"teacher_end_tokens", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -69,7 +69,9 @@ class TeacherServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RegisterTokenizer(self, request, context):
-        """Hands over a student's tokenizer; returns its id and how it aligns with the teacher's.
+        """Hands over a student's tokenizer; returns its id and how it aligns with the teacher's. A server keeps a bounded
+        number of them, and none over a restart: a Score that names one it lacks is refused with NOT_FOUND and the reason
+        UNKNOWN_TOKENIZER, and works again once the tokenizer was handed over again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,10 @@ class TeacherServiceStub:
     GetInfo: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.GetInfoRequest, _teacher_pb2.GetInfoResponse]
     """Returns the teachers hosted here, their vocabularies and tokenizers, and the limits of this server."""
     RegisterTokenizer: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.RegisterTokenizerRequest, _teacher_pb2.RegisterTokenizerResponse]
-    """Hands over a student's tokenizer; returns its id and how it aligns with the teacher's."""
+    """Hands over a student's tokenizer; returns its id and how it aligns with the teacher's. A server keeps a bounded
+    number of them, and none over a restart: a Score that names one it lacks is refused with NOT_FOUND and the reason
+    UNKNOWN_TOKENIZER, and works again once the tokenizer was handed over again.
+    """
     Score: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.ScoreRequest, _teacher_pb2.ScoreResponse]
     """Scores one group: one prompt and the responses that were sampled after it.
     INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED means that the queue is full.
@@ -61,7 +64,10 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
     GetInfo: _aio.UnaryUnaryMultiCallable[_teacher_pb2.GetInfoRequest, _teacher_pb2.GetInfoResponse]  # type: ignore[assignment]
     """Returns the teachers hosted here, their vocabularies and tokenizers, and the limits of this server."""
     RegisterTokenizer: _aio.UnaryUnaryMultiCallable[_teacher_pb2.RegisterTokenizerRequest, _teacher_pb2.RegisterTokenizerResponse]  # type: ignore[assignment]
-    """Hands over a student's tokenizer; returns its id and how it aligns with the teacher's."""
+    """Hands over a student's tokenizer; returns its id and how it aligns with the teacher's. A server keeps a bounded
+    number of them, and none over a restart: a Score that names one it lacks is refused with NOT_FOUND and the reason
+    UNKNOWN_TOKENIZER, and works again once the tokenizer was handed over again.
+    """
     Score: _aio.UnaryUnaryMultiCallable[_teacher_pb2.ScoreRequest, _teacher_pb2.ScoreResponse]  # type: ignore[assignment]
     """Scores one group: one prompt and the responses that were sampled after it.
     INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED means that the queue is full.
@@ -86,7 +92,10 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _teacher_pb2.RegisterTokenizerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_teacher_pb2.RegisterTokenizerResponse, _abc.Awaitable[_teacher_pb2.RegisterTokenizerResponse]]:
-        """Hands over a student's tokenizer; returns its id and how it aligns with the teacher's."""
+        """Hands over a student's tokenizer; returns its id and how it aligns with the teacher's. A server keeps a bounded
+        number of them, and none over a restart: a Score that names one it lacks is refused with NOT_FOUND and the reason
+        UNKNOWN_TOKENIZER, and works again once the tokenizer was handed over again.
+        """
 
     @_abc_1.abstractmethod
     def Score(
