@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobArray, StatusArray, TokenArray
+from preceptor.wire import LogprobArray, PositionStatus, SegmentationPolicy, StatusArray, TokenArray, VocabularyRelation
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ class Limits:
     max_group_tokens: int
     max_message_bytes: int
     max_queue_tokens: int
+    max_tokenizer_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,49 @@ class ServerInfo:
     server_version: str
     teachers: tuple[TeacherInfo, ...]
     limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedTokens:
+    """A special token of the student, and the teacher's that stands for it."""
+
+    student: SpecialToken
+    teacher: SpecialToken
+    reason: str
+    """"same text", "end of response" or "as configured"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignmentReport:
+    """How a student's tokenizer relates to a teacher's."""
+
+    relation: VocabularyRelation
+    is_one_to_one: bool
+    """Whether ids correspond one to one: what the policies AS_IS, MASK and PAPER need."""
+    mapped_share: float
+    """Share of the student's vocabulary with a counterpart, in [0, 1]."""
+    projected_share: float
+    """Share of the teacher's vocabulary with a place in the student's, in [0, 1]."""
+    differences: tuple[str, ...]
+    """Parts in which the tokenizers differ: "merges", "normalizer", "pre_tokenizer", "added_tokens", "chat_template"."""
+    paired: tuple[PairedTokens, ...]
+    masked: tuple[SpecialToken, ...]
+    """Special tokens of the student without a counterpart: their positions have no score."""
+    dropped: tuple[SpecialToken, ...]
+    """Special tokens of the teacher without a counterpart: their mass is tail."""
+    student_end_tokens: tuple[SpecialToken, ...]
+    teacher_end_tokens: tuple[SpecialToken, ...]
+    warnings: tuple[str, ...]
+    """In plain words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A tokenizer that a server knows."""
+
+    tokenizer_id: str
+    """What to score with: it stands for the tokenizer, its end tokens and its pairs."""
+    report: AlignmentReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,14 +179,32 @@ class ResponseScores:
     positions_N: npt.NDArray[np.int64]
     """Indices of the response tokens that were scored (status OK), ascending."""
     support_ids_NK: TokenArray
-    """The teacher's K likeliest tokens, by descending logprob."""
+    """The teacher's K likeliest tokens, in the student's ids, by descending logprob. An entry whose logprob is -inf is
+    outside the support: across vocabularies fewer than K may be left, and the rest is filled up so."""
     support_logprobs_NK: LogprobArray
     sampled_logprobs_N: LogprobArray
     """The teacher's logprob of the student's own token."""
     log_tail_mass_N: LogprobArray
     """Log of the teacher's mass outside the support; -inf where there is none."""
     entropies_N: LogprobArray
-    """Entropy of the teacher over the whole vocabulary, in nats."""
+    """Entropy of the teacher over its whole vocabulary, in nats."""
+    teacher_ids_M: TokenArray | None = None
+    """The teacher's ids that were scored in place of the response; None where they are the response's own."""
+    teacher_rows_N: npt.NDArray[np.int64] | None = None
+    """For each row the index into `teacher_ids_M` of the token before which the teacher was asked."""
+    unmapped_mass: float = 0.0
+    """Mean teacher mass, among its likeliest tokens, that has no place in the student's vocabulary; it is tail."""
+
+    @property
+    def scored_share(self) -> float:
+        """Share of the positions that were to be scored which have a score."""
+        num_asked = int((self.status_T != PositionStatus.EXCLUDED).sum())
+        return len(self.positions_N) / num_asked if num_asked else 0.0
+
+    @property
+    def support_mass(self) -> float:
+        """Mean teacher mass inside the support; 0 where nothing was scored."""
+        return float(-np.expm1(self.log_tail_mass_N.astype(np.float64)).mean()) if len(self.log_tail_mass_N) else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -154,6 +216,8 @@ class GroupScores:
     tokenizer_id: str
     top_k: int
     temperature: float
+    segmentation: SegmentationPolicy
+    """As applied."""
     prompt_ids: TokenArray
     """The prompt as the teacher read it, in the teacher's ids."""
     responses: tuple[ResponseScores, ...]

@@ -104,6 +104,12 @@ class LimitsConfig(Section):
     """Most tokens in a group, its prompt counted once."""
     max_message_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024, le=2**31 - 1)
     """Largest request and largest answer, in bytes."""
+    max_tokenizer_bytes: int = Field(48 * 1024 * 1024, ge=1024)
+    """Largest tokenizer.json that a student may hand over, in bytes; Gemma's has 33 million."""
+    max_tokenizers: int = Field(16, ge=1)
+    """Students' tokenizers to keep; the one used least recently makes room. Each takes about 5 MB."""
+    tokenizer_seconds: float = Field(30.0, gt=0)
+    """How long a student's tokenizer may take to be read and compared, in seconds."""
 
 
 class ServerConfig(BaseSettings):

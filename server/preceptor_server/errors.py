@@ -2,7 +2,9 @@
 
 ServerError
 ├── InvalidRequestError (also ValueError)   the caller's mistake; `field` names what to change
-│   └── UnknownTeacherError                 no teacher, or adapter, of that name
+│   ├── UnknownTeacherError                 no teacher, or adapter, of that name
+│   ├── UnknownTokenizerError               no tokenizer of that id: it has to be handed over (again)
+│   └── InvalidTokenizerError               a tokenizer that was handed over and cannot be used
 ├── NotYetImplementedError                  a field that this server understands and does not honour
 ├── QueueFullError                          overload; `retry_after_seconds` says when to come back
 ├── DeadlinePassedError                     the caller's deadline passed while its group waited
@@ -30,6 +32,20 @@ class InvalidRequestError(ServerError, ValueError):
 
 class UnknownTeacherError(InvalidRequestError):
     """A name that no teacher here has."""
+
+
+class UnknownTokenizerError(InvalidRequestError):
+    """A tokenizer id that is not registered here: never was, or not since the start, or pushed out by others."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("tokenizer_id", message, reason="UNKNOWN_TOKENIZER")
+
+
+class InvalidTokenizerError(InvalidRequestError):
+    """A tokenizer that cannot be used; the message says why and what to change."""
+
+    def __init__(self, message: str, *, reason: str = "INVALID_TOKENIZER", field: str = "tokenizer_json") -> None:
+        super().__init__(field, message, reason=reason)
 
 
 class NotYetImplementedError(ServerError):

@@ -20,12 +20,14 @@ from preceptor_server.errors import (
     QueueFullError,
     ServerError,
     UnknownTeacherError,
+    UnknownTokenizerError,
 )
 
 logger = logging.getLogger(__name__)
 
 CODE_BY_ERROR: dict[type[ServerError], grpc.StatusCode] = {
     UnknownTeacherError: grpc.StatusCode.NOT_FOUND,
+    UnknownTokenizerError: grpc.StatusCode.NOT_FOUND,
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     NotYetImplementedError: grpc.StatusCode.UNIMPLEMENTED,
     QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,

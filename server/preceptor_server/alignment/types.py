@@ -59,6 +59,17 @@ class TokenTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TeacherVocabulary:
+    """The teacher's side of a pairing, read once when the server starts."""
+
+    table: TokenTable
+    """As large as the model's logits: V entries."""
+    parts: Mapping[str, str]
+    """A digest of each part of the tokenizer that is compared: "merges", "normalizer", "pre_tokenizer",
+    "added_tokens", "chat_template"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairing:
     """A student's tokenizer against the teacher's."""
 
