@@ -30,12 +30,19 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_llama(*, seed: int = 0, spread: float = 0.25, tied: bool = True, max_length: int = 512) -> LlamaForCausalLM:
+def tiny_llama(
+    *,
+    seed: int = 0,
+    spread: float = 0.25,
+    tied: bool = True,
+    max_length: int = 512,
+    vocabulary_size: int = VOCABULARY_SIZE,
+) -> LlamaForCausalLM:
     """A random Llama of 2 layers and 32 dimensions; `spread` is the deviation of its weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LlamaConfig(
-            vocab_size=VOCABULARY_SIZE,
+            vocab_size=vocabulary_size,
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,

@@ -3,11 +3,13 @@
 from preceptor_client.errors import PreceptorError
 from preceptor_client.teacher import BlockingTeacherClient, RetryPolicy, TeacherClient
 from preceptor_client.types import (
+    AlignmentReport,
     Chat,
     ChatMessage,
     GroupScores,
     Limits,
     Prompt,
+    Registration,
     ResponseScores,
     ServerInfo,
     StudentIds,
@@ -17,6 +19,7 @@ from preceptor_client.types import (
 )
 
 __all__ = [
+    "AlignmentReport",
     "BlockingTeacherClient",
     "Chat",
     "ChatMessage",
@@ -24,6 +27,7 @@ __all__ = [
     "Limits",
     "PreceptorError",
     "Prompt",
+    "Registration",
     "ResponseScores",
     "RetryPolicy",
     "ServerInfo",

@@ -33,8 +33,10 @@ class TeacherUnavailableError(PreceptorError, ConnectionError):
 
 
 class MessageTooLargeError(PreceptorError, ValueError):
-    """The request or its answer is larger than a message may be: send fewer responses, or a smaller K."""
+    """Request or answer is larger than a message may be; the message says what to send less of, or which limit to
+    raise."""
 
 
 class CorruptAnswerError(PreceptorError):
-    """Digest, shape, order or mass of an answer is wrong: none of its numbers may reach a loss."""
+    """Digest, shape, order or mass of an answer is wrong, or it contradicts what was asked or said before: none of its
+    numbers may reach a loss."""

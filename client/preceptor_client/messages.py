@@ -1,17 +1,19 @@
-"""Turns what callers speak (dataclasses over numpy) into protobuf, and answers back. Knows nothing of channels.
+"""Turns a group (dataclasses over numpy) into protobuf, and its answer back. Knows nothing of channels.
 
 An answer is decoded and verified in one go: nothing that `verify` would refuse leaves this module.
 """
 
-# T = tokens of a response, N = scored positions, K = support size
+# P = prompt tokens, T = tokens of a response, M = the teacher's tokens for it, N = scored positions, K = support size
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from preceptor.v1 import teacher_pb2
 from preceptor.wire import (
     LogprobDtype,
     PositionStatus,
+    SegmentationPolicy,
     TokenArray,
     TokenDtype,
     WireError,
@@ -27,19 +29,22 @@ from preceptor_client import verify
 from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.request import GroupRequest
 from preceptor_client.types import (
-    Capabilities,
     Chat,
     GroupScores,
-    Limits,
     ResponseScores,
-    ServerInfo,
-    SpecialToken,
     StudentIds,
     TeacherIds,
-    TeacherInfo,
     Text,
     Timings,
 )
+
+_WIRE_POLICIES = {
+    None: teacher_pb2.SEGMENTATION_POLICY_UNSPECIFIED,
+    SegmentationPolicy.AS_IS: teacher_pb2.SEGMENTATION_POLICY_AS_IS,
+    SegmentationPolicy.MASK: teacher_pb2.SEGMENTATION_POLICY_MASK,
+    SegmentationPolicy.CANONICAL: teacher_pb2.SEGMENTATION_POLICY_CANONICAL,
+    SegmentationPolicy.PAPER: teacher_pb2.SEGMENTATION_POLICY_PAPER,
+}
 
 
 def encode_group(group: GroupRequest) -> teacher_pb2.ScoreRequest:
@@ -61,23 +66,26 @@ def encode_group(group: GroupRequest) -> teacher_pb2.ScoreRequest:
         temperature=group.temperature,
         logprob_dtype=_wire_logprob_dtype(group.logprob_dtype),
         batch_invariant=group.batch_invariant,
+        segmentation=_WIRE_POLICIES[group.segmentation],
+        paper_token_ids=group.paper_token_ids,
     )
 
 
 def decode_scores(answer: teacher_pb2.ScoreResponse, *, group: GroupRequest) -> GroupScores:
     """The answer as arrays. Raises CorruptAnswerError where it does not prove that it is about `group`."""
     _verify_header(answer, group=group)
-    prompt_ids_P = group.prompt_ids_P if group.prompt_ids_P is not None else _decode_prompt_ids(answer)
+    read_ids_P = _decode_prompt_ids(answer, group=group)
     responses = []
     for index, scores in enumerate(answer.responses):
         decoded = _decode_response(answer, index=index, num_tokens=len(group.responses_T[index]))
         verify.verify_response(
             decoded,
             index=index,
-            prompt_ids_P=prompt_ids_P,
+            prompt_ids_P=read_ids_P if group.prompt_ids_P is None else group.prompt_ids_P,
             response_ids_T=group.responses_T[index],
             score_mask_T=group.score_masks_T[index],
             logprob_dtype=group.logprob_dtype,
+            segmentation=SegmentationPolicy(answer.segmentation),
             digest=scores.digest,
         )
         responses.append(decoded)
@@ -87,28 +95,14 @@ def decode_scores(answer: teacher_pb2.ScoreResponse, *, group: GroupRequest) -> 
         tokenizer_id=answer.tokenizer_id,
         top_k=answer.top_k,
         temperature=answer.temperature,
-        prompt_ids=prompt_ids_P,
+        segmentation=SegmentationPolicy(answer.segmentation),
+        prompt_ids=read_ids_P,
         responses=tuple(responses),
         timings=Timings(
             decode_ms=answer.timings.decode_ms,
             queue_ms=answer.timings.queue_ms,
             forward_ms=answer.timings.forward_ms,
             total_ms=answer.timings.total_ms,
-        ),
-    )
-
-
-def decode_info(answer: teacher_pb2.GetInfoResponse) -> ServerInfo:
-    """What a server hosts, and its limits."""
-    return ServerInfo(
-        server_version=answer.server_version,
-        teachers=tuple(_decode_teacher(teacher) for teacher in answer.teachers),
-        limits=Limits(
-            max_top_k=answer.limits.max_top_k,
-            max_responses=answer.limits.max_responses,
-            max_group_tokens=answer.limits.max_group_tokens,
-            max_message_bytes=answer.limits.max_message_bytes,
-            max_queue_tokens=answer.limits.max_queue_tokens,
         ),
     )
 
@@ -149,16 +143,24 @@ def _verify_header(answer: teacher_pb2.ScoreResponse, *, group: GroupRequest) ->
         verify.verify_echo("teacher", sent=group.teacher, answered=answer.teacher)
     if group.tokenizer_id:
         verify.verify_echo("tokenizer_id", sent=group.tokenizer_id, answered=answer.tokenizer_id)
+    verify.verify_policy(answer.segmentation, asked=group.segmentation)
     verify.verify_echo("responses (their number)", sent=len(group.responses_T), answered=len(answer.responses))
 
 
-def _decode_prompt_ids(answer: teacher_pb2.ScoreResponse) -> TokenArray:
+def _decode_prompt_ids(answer: teacher_pb2.ScoreResponse, *, group: GroupRequest) -> TokenArray:
+    """The prompt as the teacher read it: the answer's where it has one, else the request's own."""
+    if not answer.HasField("prompt_ids"):
+        if group.prompt_ids_P is None:
+            raise CorruptAnswerError("prompt_ids is absent, though the prompt was sent as text or chat")
+        return group.prompt_ids_P
     try:
         ids_P = decode_token_ids(answer.prompt_ids.data, answer.prompt_ids.dtype, field="prompt_ids")
     except WireError as error:
         raise CorruptAnswerError(str(error)) from error
     if not ids_P.size:
-        raise CorruptAnswerError("prompt_ids is empty, though the prompt was sent as text or chat")
+        raise CorruptAnswerError("prompt_ids is empty, though every prompt has a token")
+    if isinstance(group.prompt, TeacherIds) and ids_P.tolist() != list(group.prompt.ids):
+        raise CorruptAnswerError("prompt_ids are others than those sent, which were the teacher's own")
     return ids_P
 
 
@@ -177,6 +179,7 @@ def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, num_token
                 ("entropies", scores.entropies),
             )
         }
+        teacher_ids_M, teacher_rows_N = _decode_teacher_side(scores)
     except WireError as error:
         raise CorruptAnswerError(f"responses[{index}].{error}") from error
     positions_N = np.flatnonzero(status_T == PositionStatus.OK)
@@ -194,37 +197,19 @@ def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, num_token
         sampled_logprobs_N=flat["sampled_logprobs"],
         log_tail_mass_N=flat["log_tail_mass"],
         entropies_N=flat["entropies"],
+        teacher_ids_M=teacher_ids_M,
+        teacher_rows_N=teacher_rows_N,
+        unmapped_mass=scores.unmapped_mass,
     )
 
 
-def _decode_teacher(teacher: teacher_pb2.TeacherInfo) -> TeacherInfo:
-    can = teacher.capabilities
-    return TeacherInfo(
-        name=teacher.name,
-        revision=teacher.revision,
-        engine=teacher.engine,
-        model=teacher.model,
-        dtype=teacher.dtype,
-        device=teacher.device,
-        vocabulary_size=teacher.vocabulary_size,
-        max_model_len=teacher.max_model_len,
-        tokenizer_id=teacher.tokenizer_id,
-        vocabulary_id=teacher.vocabulary_id,
-        special_tokens=tuple(SpecialToken(id=token.id, text=token.text) for token in teacher.special_tokens),
-        end_token_ids=tuple(teacher.end_token_ids),
-        has_chat_template=teacher.has_chat_template,
-        capabilities=Capabilities(
-            temperature=can.temperature,
-            batch_invariant=can.batch_invariant,
-            candidates=can.candidates,
-            other_tokenizers=can.other_tokenizers,
-        ),
-        tokenizer_json=_decode_text(teacher.tokenizer_json, field=f"teachers[{teacher.name}].tokenizer_json"),
-    )
-
-
-def _decode_text(data: bytes, *, field: str) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise CorruptAnswerError(f"{field} is not UTF-8: {error}") from error
+def _decode_teacher_side(
+    scores: teacher_pb2.ResponseScores,
+) -> tuple[TokenArray | None, npt.NDArray[np.int64] | None]:
+    """What the teacher read in place of the response, and each row's place in it; None where it is absent."""
+    ids_M = rows_N = None
+    if scores.HasField("teacher_ids"):
+        ids_M = decode_token_ids(scores.teacher_ids.data, scores.teacher_ids.dtype, field="teacher_ids")
+    if scores.teacher_rows or ids_M is not None:
+        rows_N = decode_token_ids(scores.teacher_rows, TokenDtype.U32, field="teacher_rows")
+    return ids_M, rows_N

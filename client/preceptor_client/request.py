@@ -8,13 +8,13 @@ Fields are named as the server names them, by the request's proto path.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Required, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobDtype, TokenArray
+from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray
 
 from preceptor_client.errors import InvalidRequestError
 from preceptor_client.types import Chat, Prompt, StudentIds, TeacherIds, Text
@@ -24,6 +24,8 @@ TokenSequence = Sequence[int] | npt.NDArray[np.integer]
 ScoreMask = Sequence[bool] | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer]
 """One entry per response token: true or 1 = score it, false or 0 = context only."""
 
+REFUSED_BY_CLIENT = "REFUSED_BY_CLIENT"
+"""Reason of a refusal that cost no round trip."""
 MAX_REQUEST_ID_LENGTH = 128
 _MAX_TOKEN_ID = 2**32 - 1
 
@@ -39,7 +41,21 @@ class ScoreOptions(TypedDict, total=False):
     score_masks: Sequence[ScoreMask | None] | None
     logprob_dtype: LogprobDtype
     batch_invariant: bool
+    segmentation: SegmentationPolicy | None
+    paper_token_ids: Sequence[int]
     request_id: str | None
+    timeout_seconds: float | None
+
+
+class RegisterOptions(TypedDict, total=False):
+    """Keyword arguments of `TeacherClient.register_tokenizer`, for what passes them on."""
+
+    chat_template: str | None
+    teacher: str
+    end_token_ids: Sequence[int]
+    teacher_end_token_ids: Sequence[int]
+    special_pairs: Mapping[str, str]
+    vocabulary_size: int
     timeout_seconds: float | None
 
 
@@ -60,6 +76,23 @@ class GroupRequest:
     temperature: float
     logprob_dtype: LogprobDtype
     batch_invariant: bool
+    segmentation: SegmentationPolicy | None
+    """None leaves it to the server."""
+    paper_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """A tokenizer as it will be handed over, now and whenever the server has lost it."""
+
+    tokenizer_json: str
+    chat_template: str | None
+    teacher: str
+    end_token_ids: tuple[int, ...]
+    teacher_end_token_ids: tuple[int, ...]
+    special_pairs: tuple[tuple[str, str], ...]
+    """Student's text, teacher's text."""
+    vocabulary_size: int
 
 
 def check_group(
@@ -75,14 +108,11 @@ def check_group(
     temperature: float,
     logprob_dtype: LogprobDtype,
     batch_invariant: bool,
+    segmentation: SegmentationPolicy | None,
+    paper_token_ids: Sequence[int],
 ) -> GroupRequest:
     """The group as arrays. Raises InvalidRequestError, naming the field at fault."""
-    if not 0 < len(request_id) <= MAX_REQUEST_ID_LENGTH:
-        raise _refusal("request_id", f"has {len(request_id)} characters, must have 1 to {MAX_REQUEST_ID_LENGTH}")
-    if top_k < 1:
-        raise _refusal("top_k", f"is {top_k}, must be at least 1")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise _refusal("temperature", f"is {temperature}, must be finite and above 0")
+    _check_scalars(request_id=request_id, top_k=top_k, temperature=temperature)
     if not len(responses):
         raise _refusal("responses", "is empty: send at least one response")
     arrays_T = tuple(_ids(ids, field=f"responses[{index}].ids") for index, ids in enumerate(responses))
@@ -99,7 +129,61 @@ def check_group(
         temperature=temperature,
         logprob_dtype=logprob_dtype,
         batch_invariant=batch_invariant,
+        segmentation=segmentation,
+        paper_token_ids=_paper_token_ids(paper_token_ids, segmentation=segmentation),
     )
+
+
+def check_handover(
+    tokenizer_json: str,
+    *,
+    chat_template: str | None,
+    teacher: str,
+    end_token_ids: Sequence[int],
+    teacher_end_token_ids: Sequence[int],
+    special_pairs: Mapping[str, str],
+    vocabulary_size: int,
+) -> Handover:
+    """The tokenizer to hand over; whether the JSON is one, its fingerprint tells. Raises InvalidRequestError."""
+    if not tokenizer_json:
+        raise _refusal("tokenizer_json", "is empty: send the text of the student's tokenizer.json")
+    if not 0 <= vocabulary_size <= _MAX_TOKEN_ID:
+        raise _refusal("vocabulary_size", f"is {vocabulary_size}, must be the number of logits, or 0")
+    for student, theirs in special_pairs.items():
+        if not (student and theirs):
+            raise _refusal("special_pairs", f"holds {student!r} with {theirs!r}: both must be the text of a token")
+    return Handover(
+        tokenizer_json=tokenizer_json,
+        chat_template=chat_template,
+        teacher=teacher,
+        end_token_ids=_id_tuple(end_token_ids, field="end_token_ids"),
+        teacher_end_token_ids=_id_tuple(teacher_end_token_ids, field="teacher_end_token_ids"),
+        special_pairs=tuple(special_pairs.items()),
+        vocabulary_size=vocabulary_size,
+    )
+
+
+def _check_scalars(*, request_id: str, top_k: int, temperature: float) -> None:
+    if not 0 < len(request_id) <= MAX_REQUEST_ID_LENGTH:
+        raise _refusal("request_id", f"has {len(request_id)} characters, must have 1 to {MAX_REQUEST_ID_LENGTH}")
+    if top_k < 1:
+        raise _refusal("top_k", f"is {top_k}, must be at least 1")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise _refusal("temperature", f"is {temperature}, must be finite and above 0")
+
+
+def _paper_token_ids(ids: Sequence[int], *, segmentation: SegmentationPolicy | None) -> tuple[int, ...]:
+    is_paper = segmentation is SegmentationPolicy.PAPER
+    if is_paper and not len(ids):
+        raise _refusal("paper_token_ids", "is empty: the policy PAPER masks the first occurrence of at least one id")
+    if len(ids) and not is_paper:
+        policy = "the server's default" if segmentation is None else segmentation.name
+        raise _refusal("paper_token_ids", f"is for the policy PAPER alone, not for {policy}: leave it out")
+    return _id_tuple(ids, field="paper_token_ids")
+
+
+def _id_tuple(ids: Sequence[int], *, field: str) -> tuple[int, ...]:
+    return tuple(_ids(ids, field=field).tolist()) if len(ids) else ()
 
 
 def _prompt_ids(prompt: Prompt) -> TokenArray | None:
@@ -154,4 +238,4 @@ def _score_mask(mask: ScoreMask | None, *, num_tokens: int, field: str) -> npt.N
 
 
 def _refusal(field: str, message: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{field} {message}", field=field, reason="REFUSED_BY_CLIENT")
+    return InvalidRequestError(f"{field} {message}", field=field, reason=REFUSED_BY_CLIENT)

@@ -16,6 +16,10 @@ from preceptor_client.status import Failure, exception_for, read_failure
 
 AnswerT = TypeVar("AnswerT")
 
+Cure = Callable[[Failure, float], Awaitable[str | None]]
+"""Tries to remove the cause of a failure within so many seconds, and returns what it did in words; None where it knows
+no cure. Raises where the cure failed for good."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -68,7 +72,11 @@ class RetryingCall:
     attempt_timeout_seconds: float | None
     max_message_bytes: int
     request_bytes: int
+    smaller: str
+    """How to make the message smaller, for one that is too large."""
     on_retry: Callable[[RetryEvent], None] | None
+    cure: Cure | None = None
+    """Asked about a failure that waiting does not mend."""
 
     async def run(self, attempt_once: Callable[[float], Awaitable[AnswerT]]) -> AnswerT:
         """Awaits `attempt_once(seconds)` until it succeeds, fails for good, or the deadline has passed."""
@@ -84,7 +92,12 @@ class RetryingCall:
                 failure = read_failure(error)
             now = time.monotonic()
             if not self._may_repeat(failure, attempt_seconds=now - attempt_started):
-                raise self._final_error(failure, attempts=attempt, elapsed=now - started)
+                done = await self.cure(failure, self.timeout_seconds - (now - started)) if self.cure else None
+                now = time.monotonic()
+                if done is None:
+                    raise self._final_error(failure, attempts=attempt, elapsed=now - started)
+                self._tell(failure, attempt=attempt, elapsed=now - started, delay=0.0, done=f": {done}")
+                continue
             delay = self.policy.delay_seconds(attempt, at_least=failure.retry_after_seconds)
             if now - started + delay >= self.timeout_seconds:
                 raise self._gave_up(failure, attempts=attempt, elapsed=now - started)
@@ -109,6 +122,7 @@ class RetryingCall:
             address=self.address,
             request_bytes=self.request_bytes,
             max_message_bytes=self.max_message_bytes,
+            smaller=self.smaller,
         )
 
     def _gave_up(self, failure: Failure, *, attempts: int, elapsed: float) -> TeacherUnavailableError:
@@ -117,7 +131,7 @@ class RetryingCall:
             f"{attempts} attempt(s), the last one failed with {failure}"
         )
 
-    def _tell(self, failure: Failure, *, attempt: int, elapsed: float, delay: float) -> None:
+    def _tell(self, failure: Failure, *, attempt: int, elapsed: float, delay: float, done: str = "") -> None:
         if self.on_retry is not None:
             self.on_retry(
                 RetryEvent(
@@ -125,6 +139,6 @@ class RetryingCall:
                     elapsed_seconds=elapsed,
                     next_delay_seconds=delay,
                     code=failure.code.name,
-                    message=failure.message,
+                    message=failure.message + done,
                 )
             )

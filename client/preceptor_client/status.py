@@ -20,6 +20,8 @@ from preceptor_client.errors import (
     TeacherUnavailableError,
 )
 
+UNKNOWN_TOKENIZER = "UNKNOWN_TOKENIZER"
+"""Reason of a refusal that handing over the tokenizer (again) cures."""
 _DETAILS_KEY = "grpc-status-details-bin"
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -77,8 +79,10 @@ def read_failure(error: grpc.aio.AioRpcError) -> Failure:
     )
 
 
-def exception_for(failure: Failure, *, address: str, request_bytes: int, max_message_bytes: int) -> PreceptorError:
-    """The exception for a failure that another attempt cannot cure."""
+def exception_for(
+    failure: Failure, *, address: str, request_bytes: int, max_message_bytes: int, smaller: str
+) -> PreceptorError:
+    """The exception for a failure that another attempt cannot cure. `smaller` says how a message becomes smaller."""
     message = f"teacher {address}: {failure}"
     if failure.code in _REFUSALS:
         return InvalidRequestError(message, field=failure.field, reason=failure.reason)
@@ -87,8 +91,7 @@ def exception_for(failure: Failure, *, address: str, request_bytes: int, max_mes
     if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not failure.is_written_by_server:
         return MessageTooLargeError(
             f"{message} (the request has {request_bytes} bytes, this client accepts messages of {max_message_bytes}): "
-            "send fewer responses per group or ask for a smaller top_k, or raise max_message_bytes on the side that "
-            "refused"
+            f"{smaller}, or raise max_message_bytes on the side that refused"
         )
     if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED or failure.is_transient:
         return TeacherUnavailableError(message)

@@ -1,6 +1,6 @@
 """Asks a teacher server for scores: the async client, and its blocking twin. numpy in, numpy out, no torch.
 
-Owns one address. `request` checks what is asked, `retry` repeats it, `messages` and `verify` read the answer.
+`request` checks what is asked, `connection` carries it, `messages` and `verify` read the answer.
 """
 
 from __future__ import annotations
@@ -8,30 +8,33 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
-import grpc
 from preceptor.v1 import teacher_pb2
-from preceptor.v1.teacher_pb2_grpc import TeacherServiceStub
-from preceptor.wire import CALLER_METADATA_KEY, LogprobDtype
+from preceptor.wire import LogprobDtype, SegmentationPolicy
 
-from preceptor_client import messages
-from preceptor_client.channel import checked_address, checked_caller, open_channel
-from preceptor_client.errors import MessageTooLargeError
-from preceptor_client.request import ScoreMask, ScoreOptions, TokenSequence, check_group
-from preceptor_client.retry import RetryEvent, RetryingCall, RetryPolicy
-from preceptor_client.types import GroupScores, Prompt, ServerInfo
-
-if TYPE_CHECKING:  # exists in the stubs' types alone
-    from preceptor.v1.teacher_pb2_grpc import TeacherServiceAsyncStub
+from preceptor_client import descriptions, messages
+from preceptor_client.connection import Connection
+from preceptor_client.registrations import Registrations
+from preceptor_client.request import (
+    RegisterOptions,
+    ScoreMask,
+    ScoreOptions,
+    TokenSequence,
+    check_group,
+    check_handover,
+)
+from preceptor_client.retry import RetryEvent, RetryPolicy
+from preceptor_client.types import GroupScores, Prompt, Registration, ServerInfo
 
 __all__ = ["BlockingTeacherClient", "RetryEvent", "RetryPolicy", "ScoreOptions", "TeacherClient"]
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 _DEFAULT_RETRY = RetryPolicy()
+_SMALLER = "send fewer responses per group or ask for a smaller top_k"
 
 ResultT = TypeVar("ResultT")
 
@@ -52,27 +55,55 @@ class TeacherClient:
     ) -> None:
         """`timeout_seconds` covers all attempts of a call. An attempt that outlasts `attempt_timeout_seconds` is
         abandoned and repeated; None leaves it all the time there is."""
-        _refuse_unless_positive("timeout_seconds", timeout_seconds)
-        _refuse_unless_positive("attempt_timeout_seconds", attempt_timeout_seconds)
-        _refuse_unless_positive("max_message_bytes", max_message_bytes)
-        self._address = checked_address(address)
-        self._timeout_seconds = timeout_seconds
-        self._attempt_timeout_seconds = attempt_timeout_seconds
-        self._retry = retry
-        self._metadata = ((CALLER_METADATA_KEY, checked_caller(caller)),)
-        self._max_message_bytes = max_message_bytes
-        self._on_retry = on_retry
-        self._channel: grpc.aio.Channel | None = None
-        self._is_closed = False
+        self._connection = Connection(
+            address,
+            timeout_seconds=timeout_seconds,
+            attempt_timeout_seconds=attempt_timeout_seconds,
+            retry=retry,
+            caller=caller,
+            max_message_bytes=max_message_bytes,
+            on_retry=on_retry,
+        )
+        self._registrations = Registrations(self._connection)
 
     async def info(self, *, include_tokenizer: bool = False, timeout_seconds: float | None = None) -> ServerInfo:
         """What the server hosts, and its limits; with each teacher's tokenizer.json (megabytes) when asked."""
-        request = teacher_pb2.GetInfoRequest(include_tokenizer=include_tokenizer)
+        answer = await self._connection.call(
+            lambda stub: stub.GetInfo,
+            teacher_pb2.GetInfoRequest(include_tokenizer=include_tokenizer),
+            timeout_seconds=self._connection.timeout(timeout_seconds),
+            smaller="ask without the tokenizer",
+        )
+        return descriptions.decode_info(answer)
 
-        async def attempt(seconds: float) -> teacher_pb2.GetInfoResponse:
-            return await self._stub().GetInfo(request, timeout=seconds, metadata=self._metadata)
+    async def register_tokenizer(
+        self,
+        tokenizer_json: str,
+        *,
+        chat_template: str | None = None,
+        teacher: str = "",
+        end_token_ids: Sequence[int] = (),
+        teacher_end_token_ids: Sequence[int] = (),
+        special_pairs: Mapping[str, str] = {},
+        vocabulary_size: int = 0,
+        timeout_seconds: float | None = None,
+    ) -> Registration:
+        """Makes a student's tokenizer known; the JSON (text) travels only if the server lacks it. The answer's id is
+        what `score` takes as `tokenizer_id`; a `score` that finds it lost hands the tokenizer over again by itself.
 
-        return messages.decode_info(await self._call(attempt, request.ByteSize(), timeout_seconds))
+        `end_token_ids`: the student's, the one that it is to learn first; empty = unknown. `teacher_end_token_ids`:
+        empty = the teacher's own. `special_pairs`: texts of the student's special tokens to the teacher's.
+        `vocabulary_size`: the student's number of logits; 0 = its tokenizer's. Raises InvalidRequestError."""
+        handover = check_handover(
+            tokenizer_json,
+            chat_template=chat_template,
+            teacher=teacher,
+            end_token_ids=end_token_ids,
+            teacher_end_token_ids=teacher_end_token_ids,
+            special_pairs=special_pairs,
+            vocabulary_size=vocabulary_size,
+        )
+        return await self._registrations.register(handover, timeout_seconds=self._connection.timeout(timeout_seconds))
 
     async def score(
         self,
@@ -87,11 +118,14 @@ class TeacherClient:
         score_masks: Sequence[ScoreMask | None] | None = None,
         logprob_dtype: LogprobDtype = LogprobDtype.F16,
         batch_invariant: bool = False,
+        segmentation: SegmentationPolicy | None = None,
+        paper_token_ids: Sequence[int] = (),
         request_id: str | None = None,
         timeout_seconds: float | None = None,
     ) -> GroupScores:
         """The teacher's top-K at every position of the responses, verified. `proto/preceptor/v1/teacher.proto`
-        describes the arguments; `timeout_seconds` replaces the client's own for this call."""
+        describes the arguments; `timeout_seconds` replaces the client's own for this call. `segmentation`: None = the
+        server's default; `paper_token_ids` go with PAPER alone, and it with at least one."""
         group = check_group(
             prompt,
             request_id=secrets.token_hex(16) if request_id is None else request_id,
@@ -104,20 +138,21 @@ class TeacherClient:
             temperature=temperature,
             logprob_dtype=logprob_dtype,
             batch_invariant=batch_invariant,
+            segmentation=segmentation,
+            paper_token_ids=paper_token_ids,
         )
-        request = messages.encode_group(group)
-
-        async def attempt(seconds: float) -> teacher_pb2.ScoreResponse:
-            return await self._stub().Score(request, timeout=seconds, metadata=self._metadata)
-
-        return messages.decode_scores(await self._call(attempt, request.ByteSize(), timeout_seconds), group=group)
+        answer = await self._connection.call(
+            lambda stub: stub.Score,
+            messages.encode_group(group),
+            timeout_seconds=self._connection.timeout(timeout_seconds),
+            smaller=_SMALLER,
+            cure=self._registrations.cure_for(tokenizer_id, teacher=teacher),
+        )
+        return messages.decode_scores(answer, group=group)
 
     async def close(self) -> None:
         """Cancels what is in flight and closes the connection. Closing twice is fine."""
-        self._is_closed = True
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,34 +161,6 @@ class TeacherClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    async def _call(
-        self, attempt: Callable[[float], Awaitable[ResultT]], request_bytes: int, timeout_seconds: float | None
-    ) -> ResultT:
-        _refuse_unless_positive("timeout_seconds", timeout_seconds)
-        if request_bytes > self._max_message_bytes:
-            raise MessageTooLargeError(
-                f"the request has {request_bytes} bytes, more than max_message_bytes={self._max_message_bytes}: "
-                "send fewer responses per group, or raise max_message_bytes here and on the server"
-            )
-        call = RetryingCall(
-            address=self._address,
-            policy=self._retry,
-            timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
-            attempt_timeout_seconds=self._attempt_timeout_seconds,
-            max_message_bytes=self._max_message_bytes,
-            request_bytes=request_bytes,
-            on_retry=self._on_retry,
-        )
-        return await call.run(attempt)
-
-    def _stub(self) -> TeacherServiceAsyncStub:
-        if self._is_closed:
-            raise RuntimeError(f"the client of {self._address} is closed")
-        if self._channel is None:
-            # Opened on first use: a channel belongs to the loop that runs when it is made.
-            self._channel = open_channel(self._address, max_message_bytes=self._max_message_bytes)
-        return TeacherServiceStub(self._channel)
 
 
 class BlockingTeacherClient:
@@ -188,6 +195,10 @@ class BlockingTeacherClient:
         """As `TeacherClient.info`."""
         call = self._client.info(include_tokenizer=include_tokenizer, timeout_seconds=timeout_seconds)
         return _wait(self._start(call))
+
+    def register_tokenizer(self, tokenizer_json: str, **options: Unpack[RegisterOptions]) -> Registration:
+        """As `TeacherClient.register_tokenizer`."""
+        return _wait(self._start(self._client.register_tokenizer(tokenizer_json, **options)))
 
     def score(self, prompt: Prompt, responses: Sequence[TokenSequence], **options: Unpack[ScoreOptions]) -> GroupScores:
         """As `TeacherClient.score`."""
@@ -236,8 +247,3 @@ def _wait(future: Future[ResultT]) -> ResultT:
     finally:
         # Interrupted while waiting (Ctrl-C): nobody will read the answer.
         future.cancel()
-
-
-def _refuse_unless_positive(name: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError(f"{name}={value} must be above 0")

@@ -135,7 +135,8 @@ class AlignmentReport:
     projected_share: float
     """Share of the teacher's vocabulary with a place in the student's, in [0, 1]."""
     differences: tuple[str, ...]
-    """Parts in which the tokenizers differ: "merges", "normalizer", "pre_tokenizer", "added_tokens", "chat_template"."""
+    """Parts in which the tokenizers differ: "merges", "normalizer", "pre_tokenizer", "added_tokens" or
+    "chat_template"."""
     paired: tuple[PairedTokens, ...]
     masked: tuple[SpecialToken, ...]
     """Special tokens of the student without a counterpart: their positions have no score."""

@@ -4,13 +4,20 @@ An answer that was torn, shifted by a row, or computed for other ids looks like 
 refused. Knows nothing of protobuf or of gRPC.
 """
 
-# P = prompt tokens, T = tokens of a response, N = scored positions, K = support size
+# P = prompt tokens, T = tokens of a response, M = the teacher's tokens for it, N = scored positions, K = support size
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobArray, LogprobDtype, PositionStatus, TokenArray, digest_of_scored_ids
+from preceptor.wire import (
+    LogprobArray,
+    LogprobDtype,
+    PositionStatus,
+    SegmentationPolicy,
+    TokenArray,
+    digest_of_scored_ids,
+)
 
 from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.types import ResponseScores
@@ -22,7 +29,10 @@ MASS_TOLERANCE = {LogprobDtype.F16: 1e-2, LogprobDtype.F32: 1e-3}
 2^-11 x entropy, 0.006 at the 12 nats of a uniform teacher."""
 AGREEMENT_TOLERANCE = 1e-3
 """Two columns that hold the same logprob may differ by this much, in nats, before their own rounding."""
+MASS_ROUNDING = 1e-3
+"""A mean of masses may exceed its bound by this much."""
 _RELATIVE_ROUNDING = {LogprobDtype.F16: 2.0**-10, LogprobDtype.F32: 2.0**-22}
+_LOWEST = {LogprobDtype.F16: float(np.finfo(np.float16).min), LogprobDtype.F32: float(np.finfo(np.float32).min)}
 
 
 def verify_response(
@@ -33,6 +43,7 @@ def verify_response(
     response_ids_T: TokenArray,
     score_mask_T: npt.NDArray[np.bool_],
     logprob_dtype: LogprobDtype,
+    segmentation: SegmentationPolicy,
     digest: bytes,
 ) -> None:
     """Raises CorruptAnswerError, naming the response and the column, unless all columns can be trusted."""
@@ -43,12 +54,22 @@ def verify_response(
     verify_mass(scores, index=index, logprob_dtype=logprob_dtype)
     verify_entropies(scores, index=index)
     verify_sampled(scores, index=index, response_ids_T=response_ids_T, logprob_dtype=logprob_dtype)
+    verify_teacher_rows(scores, index=index, segmentation=segmentation)
+    verify_unmapped_mass(scores, index=index)
 
 
 def verify_echo(field: str, *, sent: object, answered: object) -> None:
     """The answer repeats what the request said."""
     if sent != answered:
         raise CorruptAnswerError(f"{field}: the request said {sent!r}, the answer says {answered!r}")
+
+
+def verify_policy(applied: int, *, asked: SegmentationPolicy | None) -> None:
+    """The server says which policy it applied, and it is the one that was asked for, if one was."""
+    if applied not in SegmentationPolicy.__members__.values():
+        raise CorruptAnswerError(f"segmentation is {applied}: the answer does not say which policy was applied")
+    if asked is not None:
+        verify_echo("segmentation", sent=asked.name, answered=SegmentationPolicy(applied).name)
 
 
 def verify_digest(digest: bytes, *, index: int, prompt_ids_P: TokenArray, response_ids_T: TokenArray) -> None:
@@ -68,18 +89,22 @@ def verify_mask(scores: ResponseScores, *, index: int, score_mask_T: npt.NDArray
 
 
 def verify_support_ids(scores: ResponseScores, *, index: int) -> None:
-    """No id stands twice in a row."""
-    sorted_NK = np.sort(scores.support_ids_NK, axis=1)
+    """No id stands twice in the support of a row; what is -inf is outside, and may repeat an id."""
+    is_outside_NK = np.isneginf(scores.support_logprobs_NK)
+    # Numbers of their own, below every id, for what is outside.
+    ids_NK = np.where(is_outside_NK, -1 - np.arange(is_outside_NK.shape[1]), scores.support_ids_NK)
+    sorted_NK = np.sort(ids_NK, axis=1)
     _refuse_rows(np.diff(sorted_NK, axis=1) == 0, index=index, column="support_ids", says="repeats an id")
 
 
 def verify_support_logprobs(scores: ResponseScores, *, index: int) -> None:
-    """Logprobs, sorted descending."""
+    """Logprobs, sorted descending, at least one of them finite."""
     logprobs_NK = scores.support_logprobs_NK
     _refuse_no_logprob(logprobs_NK, index=index, column="support_logprobs")
     # Compared, not subtracted: -inf may follow -inf.
     is_rising_NK = logprobs_NK[:, 1:] > logprobs_NK[:, :-1]
     _refuse_rows(is_rising_NK, index=index, column="support_logprobs", says="is not sorted by descending logprob")
+    _refuse_rows(np.isneginf(logprobs_NK[:, 0]), index=index, column="support_logprobs", says="is empty: all -inf")
 
 
 def verify_mass(scores: ResponseScores, *, index: int, logprob_dtype: LogprobDtype) -> None:
@@ -105,28 +130,65 @@ def verify_entropies(scores: ResponseScores, *, index: int) -> None:
 def verify_sampled(
     scores: ResponseScores, *, index: int, response_ids_T: TokenArray, logprob_dtype: LogprobDtype
 ) -> None:
-    """The sampled token's logprob is the support's, where the support holds it, and else not above the support."""
-    sampled_N = scores.sampled_logprobs_N
+    """The sampled token's logprob is the support's, where the support holds it, and else not above the support; where
+    the support had room left, there is none."""
+    sampled_N, support_NK = scores.sampled_logprobs_N, scores.support_logprobs_NK
     _refuse_no_logprob(sampled_N, index=index, column="sampled_logprobs")
     is_sampled_NK = scores.support_ids_NK == response_ids_T[scores.positions_N][:, None]
     is_inside_N = is_sampled_NK.any(axis=1)
-    rank_N = np.where(is_inside_N, is_sampled_NK.argmax(axis=1), scores.support_ids_NK.shape[1] - 1)
-    expected_N = np.take_along_axis(scores.support_logprobs_NK, rank_N[:, None], axis=1)[:, 0]
-    # A logprob of -inf agrees with -inf, and with whatever half precision cannot hold.
-    lowest_f16 = float(np.finfo(np.float16).min)
-    sampled_N, expected_N = np.maximum(sampled_N, lowest_f16), np.maximum(expected_N, lowest_f16)
+    # Outside, the last entry is the bound; it is -inf where the support had room for the sampled token, as it is for
+    # a token among what fills the row up.
+    rank_N = np.where(is_inside_N, is_sampled_NK.argmax(axis=1), support_NK.shape[1] - 1)
+    expected_N = np.take_along_axis(support_NK, rank_N[:, None], axis=1)[:, 0]
+    # A logprob of -inf agrees with -inf, and with whatever the support's dtype cannot hold.
+    lowest = _LOWEST[logprob_dtype]
+    sampled_N, expected_N = np.maximum(sampled_N, lowest), np.maximum(expected_N, lowest)
     tolerance_N = AGREEMENT_TOLERANCE + _RELATIVE_ROUNDING[logprob_dtype] * np.abs(expected_N)
     excess_N = sampled_N - expected_N
     is_off_N = np.where(is_inside_N, np.abs(excess_N), excess_N) > tolerance_N
     if is_off_N.any():
         row = int(np.argmax(is_off_N))
-        says = "gives it" if is_inside_N[row] else "ends at"
+        says = "gives it" if is_inside_N[row] else "lacks it and ends at"
         raise corrupt(
             index,
             "sampled_logprobs",
             f"of row {row} is {sampled_N[row]:.4f}, while the row's support {says} {expected_N[row]:.4f}: "
             "rows are shifted, or columns belong to other tokens",
         )
+
+
+def verify_teacher_rows(scores: ResponseScores, *, index: int, segmentation: SegmentationPolicy) -> None:
+    """Each row has a place among the teacher's ids, in their order (two may share one, where a space that the student
+    wrote by itself begins the teacher's token); with policies that score the student's ids one for one, the
+    position's own, unless some had no counterpart and were left out."""
+    ids_M, rows_N = scores.teacher_ids_M, scores.teacher_rows_N
+    if ids_M is None or rows_N is None:
+        if rows_N is not None:
+            raise corrupt(index, "teacher_rows", "point into teacher_ids, which are absent")
+        return
+    N, M = len(scores.positions_N), len(ids_M)
+    if len(rows_N) != N:
+        raise corrupt(index, "teacher_rows", f"holds {len(rows_N)} entries instead of {N}")
+    _refuse_rows(rows_N >= M, index=index, column="teacher_rows", says=f"is outside the {M} teacher_ids")
+    is_late_N = np.diff(rows_N, prepend=0) < 0
+    _refuse_rows(is_late_N, index=index, column="teacher_rows", says="is below the row before")
+    is_third_N = np.concatenate([[False] * 2, rows_N[2:] == rows_N[:-2]])[:N]
+    _refuse_rows(is_third_N, index=index, column="teacher_rows", says="is a third one at the same token")
+    if segmentation is not SegmentationPolicy.CANONICAL:
+        P_N, has_left_out = scores.positions_N, M < len(scores.status_T)
+        is_shifted_N = rows_N > P_N if has_left_out else rows_N != P_N
+        says = f"is not its position, though {segmentation.name} scores the ids one for one"
+        _refuse_rows(is_shifted_N, index=index, column="teacher_rows", says=says)
+
+
+def verify_unmapped_mass(scores: ResponseScores, *, index: int) -> None:
+    """A mass, and no more than what the tails hold: it is part of them."""
+    mass = scores.unmapped_mass
+    if not 0.0 <= mass <= 1.0 + MASS_ROUNDING:
+        raise corrupt(index, "unmapped_mass", f"is {mass}, a mass is in [0, 1]")
+    tail = float(np.exp(scores.log_tail_mass_N.astype(np.float64)).mean()) if len(scores.log_tail_mass_N) else 0.0
+    if mass > tail + MASS_ROUNDING:
+        raise corrupt(index, "unmapped_mass", f"is {mass:.4f}, more than the {tail:.4f} of the tail that it is part of")
 
 
 def corrupt(index: int, column: str, message: str) -> CorruptAnswerError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from preceptor.fingerprint import tokenizer_id
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceStub
 
@@ -108,6 +110,11 @@ INVALID, NOT_FOUND, UNIMPLEMENTED = (
     grpc.StatusCode.UNIMPLEMENTED,
 )
 
+
+def paper_tokens(*values: int) -> Callable[[pb.ScoreRequest], None]:
+    return lambda request: request.paper_token_ids.extend(values)
+
+
 MISTAKES = [
     pytest.param(with_prompt(1, VOCABULARY_SIZE), INVALID, "prompt.teacher_ids", "259", id="prompt id outside"),
     pytest.param(with_response(65535), INVALID, "responses[0].ids", "65535", id="response id outside"),
@@ -128,7 +135,10 @@ MISTAKES = [
     pytest.param(assign("temperature", float("inf")), INVALID, "temperature", "inf", id="temperature infinite"),
     pytest.param(assign("teacher", "nobody"), NOT_FOUND, "teacher", "'teacher'", id="unknown teacher"),
     pytest.param(assign("adapter", "lora"), UNIMPLEMENTED, "adapter", "no adapters", id="adapter"),
-    pytest.param(assign("tokenizer_id", "x"), UNIMPLEMENTED, "tokenizer_id", "own tokenizer", id="other tokenizer"),
+    pytest.param(assign("tokenizer_id", "x"), NOT_FOUND, "tokenizer_id", "register", id="unknown tokenizer"),
+    pytest.param(assign("segmentation", 99), INVALID, "segmentation", "99 is unknown", id="unknown policy"),
+    pytest.param(assign("segmentation", 4), INVALID, "paper_token_ids", "is empty", id="paper without ids"),
+    pytest.param(paper_tokens(3), INVALID, "paper_token_ids", "belongs to PAPER", id="paper ids without paper"),
     pytest.param(assign("request_id", "x" * 129), INVALID, "request_id", "128", id="long request id"),
     pytest.param(assign("logprob_dtype", 9), INVALID, "logprob_dtype", "9", id="unknown logprob dtype"),
     pytest.param(torn_column, INVALID, "responses[0].ids", "3 bytes", id="torn column"),
@@ -179,10 +189,39 @@ def test_bytes_that_are_no_protobuf_do_not_hurt_the_server(hf_server: RunningSer
     assert_still_serves(stub)
 
 
-def test_another_tokenizer_cannot_be_registered_yet(stub: TeacherServiceStub) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.RegisterTokenizer(pb.RegisterTokenizerRequest(tokenizer_id="other"), timeout=30)
-    assert caught.value.code() is UNIMPLEMENTED
+def bytes_of_model(vocab: dict[str, int]) -> bytes:
+    model = {"type": "BPE", "vocab": vocab, "merges": []}
+    return json.dumps({"model": model, "decoder": {"type": "ByteLevel"}}).encode()
+
+
+def test_a_tokenizer_that_the_server_lacks_is_asked_for(stub: TeacherServiceStub) -> None:
+    answer = stub.RegisterTokenizer(pb.RegisterTokenizerRequest(tokenizer_id="other"), timeout=30)
+    assert answer.needs_tokenizer
+    assert not answer.HasField("report")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_json", "message"),
+    [
+        pytest.param(b"{", "is not a tokenizer.json", id="torn"),
+        pytest.param(b"\xff\xfe", "UTF-8", id="not UTF-8"),
+        pytest.param(b"[]", "is not a tokenizer.json", id="a list"),
+        pytest.param(b"[" * 100_000, "tokenizer_json", id="deep nesting"),
+        pytest.param(b'{"model": {}}', "fingerprint", id="another fingerprint"),
+        pytest.param(bytes_of_model({"a": 0, "b": 0}), "one id to several tokens", id="duplicate ids"),
+        pytest.param(bytes_of_model({"a": 0, "b": 2**32 - 1}), "claims 4294967296 ids", id="id beyond size"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_refused_with_a_reason(
+    stub: TeacherServiceStub, tokenizer_json: bytes, message: str
+) -> None:
+    named = tokenizer_id(tokenizer_json.decode(), None) if b"vocab" in tokenizer_json else "hostile"
+    with pytest.raises(grpc.RpcError, match=message) as caught:
+        stub.RegisterTokenizer(
+            pb.RegisterTokenizerRequest(tokenizer_id=named, tokenizer_json=tokenizer_json), timeout=60
+        )
+    assert caught.value.code() is INVALID
+    assert_still_serves(stub)
 
 
 def test_registering_without_an_id_is_refused_by_field(stub: TeacherServiceStub) -> None:

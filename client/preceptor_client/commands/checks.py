@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from preceptor.fingerprint import tokenizer_id, vocabulary_id
 from preceptor.wire import PositionStatus, token_dtype_for
 
 from preceptor_client.types import GroupScores, Limits, ServerInfo, TeacherInfo
@@ -38,15 +37,6 @@ class Check:
     found: str
     change: str = ""
     """What to change; empty where all is well."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudentTokenizer:
-    """What has to be known of a student's tokenizer to compare it."""
-
-    tokenizer_json: str
-    chat_template: str | None
-    end_token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,38 +70,6 @@ def check_teacher(info: ServerInfo, *, name: str) -> tuple[Check, TeacherInfo | 
     return Check(
         name="teacher", outcome=Outcome.FAIL, found=f"{name or 'unnamed'}; hosted: {names}", change=change
     ), None
-
-
-def check_tokenizer(teacher: TeacherInfo, *, student: StudentTokenizer) -> Check:
-    """The ids of student and teacher mean the same tokens."""
-    if tokenizer_id(student.tokenizer_json, student.chat_template) == teacher.tokenizer_id:
-        return Check(name="tokenizer", outcome=Outcome.OK, found=f"identical ({teacher.tokenizer_id[:12]})")
-    if vocabulary_id(student.tokenizer_json) == teacher.vocabulary_id:
-        return Check(
-            name="tokenizer",
-            outcome=Outcome.WARN,
-            found="vocabulary equal, chat template or merges differ",
-            change="check that the prompts are rendered as the teacher expects them, or send them as chat",
-        )
-    return Check(
-        name="tokenizer",
-        outcome=Outcome.FAIL,
-        found="student and teacher have different vocabularies",
-        change="take a student and a teacher of one tokenizer family: equal ids must mean equal tokens",
-    )
-
-
-def check_end_tokens(teacher: TeacherInfo, *, student: StudentTokenizer) -> Check:
-    """Student and teacher end a response with the same token."""
-    ours, theirs = set(student.end_token_ids), set(teacher.end_token_ids)
-    found = f"student {sorted(ours) or 'none'}, teacher {sorted(theirs) or 'none'}"
-    if ours and ours <= theirs:
-        return Check(name="end tokens", outcome=Outcome.OK, found=found)
-    if ours & theirs or not (ours and theirs):
-        change = "make sure that the token which ends the student's responses is one that the teacher ends with"
-        return Check(name="end tokens", outcome=Outcome.WARN, found=found, change=change)
-    change = f"let the student end its responses with one of {sorted(theirs)}: the teacher never says {sorted(ours)}"
-    return Check(name="end tokens", outcome=Outcome.FAIL, found=found, change=change)
 
 
 def check_top_k(limits: Limits, *, teacher: TeacherInfo, work: Workload) -> Check:

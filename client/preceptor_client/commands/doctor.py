@@ -1,28 +1,33 @@
 """`preceptor doctor`: finds out, before a run does, whether this machine, student and workload suit a teacher.
 
-Asks the server and loads the student's tokenizer; `checks` judges what was found.
+Asks the server; `checks` judges what it says of itself, `student_exam` and `alignment_view` the student.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated
 
 import preceptor
 from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor.wire import LogprobDtype
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text as Cell
 
 from preceptor_client.channel import split_address
 from preceptor_client.commands import checks
-from preceptor_client.commands.checks import Check, Outcome, StudentTokenizer, Workload
+from preceptor_client.commands.checks import Check, Outcome, Workload
+from preceptor_client.commands.doctor_view import Examination, as_plain, show
 from preceptor_client.commands.output import FAILED, INVALID_SETTINGS, complain
+from preceptor_client.commands.student_exam import StudentExam, examine_student
+from preceptor_client.commands.student_tokenizer import load_student
 from preceptor_client.errors import PreceptorError
 from preceptor_client.teacher import TeacherClient
 from preceptor_client.types import GroupScores, TeacherIds, TeacherInfo
@@ -30,7 +35,9 @@ from preceptor_client.types import GroupScores, TeacherIds, TeacherInfo
 PROGRAM = "preceptor doctor"
 PROBE_LENGTH = 8
 """Tokens of the probe's prompt, and of its response."""
-_COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "red", Outcome.SKIPPED: "dim"}
+
+
+_TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class DoctorSettings(BaseSettings):
@@ -43,6 +50,7 @@ class DoctorSettings(BaseSettings):
         env_nested_delimiter="__",
         cli_kebab_case=True,
         use_attribute_docstrings=True,
+        cli_shortcuts={"as-json": "json"},
     )
 
     address: str = Field(min_length=3)
@@ -50,9 +58,15 @@ class DoctorSettings(BaseSettings):
     teacher: str = ""
     """Name of the teacher; may be left out where the server hosts one."""
     student: str = ""
-    """Folder or hub id of the student, to compare tokenizers and end tokens. HF_HUB_OFFLINE=1 is respected."""
+    """Folder or hub id of the student, to compare tokenizers and score a sentence. HF_HUB_OFFLINE=1 is respected."""
     student_gguf_file: str = ""
     """Name of the GGUF file inside --student, where its tokenizer comes from one."""
+    student_end_token_ids: tuple[_TokenId, ...] = ()
+    """Ids that end the student's responses, the one that it is to learn first; empty takes what its files say."""
+    teacher_end_token_ids: tuple[_TokenId, ...] = ()
+    """Ids that end the teacher's responses; empty takes what the server says."""
+    special_pairs: dict[str, str] = Field(default_factory=dict)
+    """Special tokens to pair although their texts differ: STUDENT=TEACHER, or all as a JSON object."""
     top_k: int = Field(32, ge=1, le=1024)
     """Size of the support that training will ask for."""
     num_responses: int = Field(8, ge=1, le=4096)
@@ -63,6 +77,8 @@ class DoctorSettings(BaseSettings):
     """Longest response that the student may write."""
     timeout_seconds: float = Field(15.0, gt=0, le=3600)
     """How long to wait for each answer, retries included."""
+    as_json: CliImplicitFlag[bool] = False
+    """Print what was found as JSON, for programs."""
 
 
 def run(arguments: list[str]) -> int:
@@ -73,8 +89,11 @@ def run(arguments: list[str]) -> int:
         complain(str(error))
         return INVALID_SETTINGS
     found = asyncio.run(examine(settings))
-    Console().print(check_table(found))
-    return exit_status(found)
+    if settings.as_json:
+        sys.stdout.write(json.dumps(as_plain(found), indent=2) + "\n")
+    else:
+        show(found, console=Console())
+    return exit_status(found.checks)
 
 
 def exit_status(found: Iterable[Check]) -> int:
@@ -82,48 +101,42 @@ def exit_status(found: Iterable[Check]) -> int:
     return FAILED if any(check.outcome is Outcome.FAIL for check in found) else 0
 
 
-def check_table(found: Iterable[Check]) -> Table:
-    """One row per check, and what to change below each that is not ok."""
-    table = Table("check", "outcome", "found and what to change")
-    for check in found:
-        # Cells rather than markup: "[" in a model's name shall show.
-        detail = Cell(check.found)
-        if check.change:
-            detail.append(f"\n-> {check.change}", style="bold")
-        table.add_row(check.name, Cell(check.outcome, style=_COLOURS[check.outcome]), detail)
-    return table
-
-
-async def examine(settings: DoctorSettings) -> list[Check]:
+async def examine(settings: DoctorSettings) -> Examination:
     """All checks in order; ends early where the rest could not be answered."""
     resolved = check_address(settings.address)
     if resolved.outcome is Outcome.FAIL:
-        return [resolved]
+        return Examination(checks=(resolved,))
     async with TeacherClient(settings.address, timeout_seconds=settings.timeout_seconds) as client:
         started = time.perf_counter()
         try:
             info = await client.info()
         except PreceptorError as error:
             change = "start the server, or correct --address; look for a firewall between here and there"
-            return [resolved, Check(name="server", outcome=Outcome.FAIL, found=str(error), change=change)]
+            failed = Check(name="server", outcome=Outcome.FAIL, found=str(error), change=change)
+            return Examination(checks=(resolved, failed))
         answered = Check(name="server", outcome=Outcome.OK, found=f"answered in {_ms_since(started):.1f} ms")
         version = checks.check_version(info, client_version=preceptor.__version__)
         hosted, teacher = checks.check_teacher(info, name=settings.teacher)
         found = [resolved, answered, version, hosted]
         if teacher is None:
-            return found
-        work = Workload(
-            top_k=settings.top_k,
-            num_responses=settings.num_responses,
-            max_prompt_tokens=settings.max_prompt_tokens,
-            max_response_tokens=settings.max_response_tokens,
-        )
-        found += check_student(settings, teacher=teacher)
+            return Examination(checks=tuple(found))
+        work = _workload(settings)
+        probe_k = min(settings.top_k, info.limits.max_top_k, teacher.vocabulary_size)
+        student = await check_student(client, settings=settings, teacher=teacher, top_k=probe_k)
+        found += student.checks
         found.append(checks.check_top_k(info.limits, teacher=teacher, work=work))
         found += checks.check_lengths(info.limits, teacher=teacher, work=work)
-        probe_k = min(settings.top_k, info.limits.max_top_k, teacher.vocabulary_size)
         found.append(await probe(client, teacher=teacher, top_k=probe_k))
-    return found
+    return Examination(checks=tuple(found), student=student)
+
+
+def _workload(settings: DoctorSettings) -> Workload:
+    return Workload(
+        top_k=settings.top_k,
+        num_responses=settings.num_responses,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_response_tokens=settings.max_response_tokens,
+    )
 
 
 def check_address(address: str) -> Check:
@@ -141,36 +154,32 @@ def check_address(address: str) -> Check:
     return Check(name="address", outcome=Outcome.OK, found=f"{host} is {', '.join(numbers)}")
 
 
-def check_student(settings: DoctorSettings, *, teacher: TeacherInfo) -> list[Check]:
-    """Tokenizer and end tokens of the student against the teacher's."""
+async def check_student(
+    client: TeacherClient, *, settings: DoctorSettings, teacher: TeacherInfo, top_k: int
+) -> StudentExam:
+    """How the student's tokenizer aligns with the teacher's, and what a sentence of the student's is worth there."""
     if not settings.student:
-        return [Check(name="tokenizer", outcome=Outcome.SKIPPED, found="needs --student")]
+        return StudentExam(checks=(Check(name="tokenizer", outcome=Outcome.SKIPPED, found="needs --student"),))
     try:
-        student = load_student(settings.student, gguf_file=settings.student_gguf_file)
+        student = await asyncio.to_thread(load_student, settings.student, gguf_file=settings.student_gguf_file)
     except ImportError as error:
-        change = "run `pip install 'preceptor[train]'`"
-        return [Check(name="tokenizer", outcome=Outcome.FAIL, found=str(error), change=change)]
+        return _no_tokenizer(error, change="run `pip install 'preceptor[train]'`")
     except (OSError, ValueError) as error:
-        change = "correct --student, or unset HF_HUB_OFFLINE where it shall be downloaded"
-        return [Check(name="tokenizer", outcome=Outcome.FAIL, found=str(error), change=change)]
-    return [checks.check_tokenizer(teacher, student=student), checks.check_end_tokens(teacher, student=student)]
-
-
-def load_student(student: str, *, gguf_file: str = "") -> StudentTokenizer:
-    """The student's tokenizer, from a folder or the hub."""
-    from transformers import AutoTokenizer  # heavy, and only the extra `train` has it
-
-    options = {"gguf_file": gguf_file} if gguf_file else {}
-    tokenizer = AutoTokenizer.from_pretrained(student, **options)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ValueError(f"the tokenizer of {student} has no tokenizer.json: only fast tokenizers can be compared")
-    end = tokenizer.eos_token_id
-    return StudentTokenizer(
-        tokenizer_json=backend.to_str(),
-        chat_template=tokenizer.chat_template,
-        end_token_ids=() if end is None else (end,),
+        return _no_tokenizer(error, change="correct --student, or unset HF_HUB_OFFLINE where it shall be downloaded")
+    if settings.student_end_token_ids:
+        student = replace(student, end_token_ids=settings.student_end_token_ids)
+    return await examine_student(
+        client,
+        student=student,
+        teacher=teacher,
+        teacher_end_token_ids=settings.teacher_end_token_ids,
+        special_pairs=settings.special_pairs,
+        top_k=top_k,
     )
+
+
+def _no_tokenizer(error: Exception, *, change: str) -> StudentExam:
+    return StudentExam(checks=(Check(name="tokenizer", outcome=Outcome.FAIL, found=str(error), change=change),))
 
 
 async def probe(client: TeacherClient, *, teacher: TeacherInfo, top_k: int) -> Check:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from preceptor.settings import InvalidSettingsError, load_settings
-from preceptor.wire import LogprobDtype
+from preceptor.wire import LogprobDtype, PositionStatus, SegmentationPolicy
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text as Cell
 
 from preceptor_client.commands.output import FAILED, INVALID_SETTINGS, complain
+from preceptor_client.commands.status_words import WHY_NO_SCORE
 from preceptor_client.errors import InvalidRequestError, PreceptorError
 from preceptor_client.teacher import TeacherClient
 from preceptor_client.types import Chat, ChatMessage, GroupScores, Prompt, ServerInfo, TeacherInfo, Text
@@ -54,6 +55,9 @@ class ScoreSettings(BaseSettings):
     """Size of the teacher's support per position."""
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     """The teacher's logits are divided by it before the softmax."""
+    segmentation: Literal["as_is", "mask", "canonical"] | None = None
+    """Where the teacher would cut the text otherwise: score it as_is, mask the position, or score the teacher's own
+    (canonical) tokens. Default: the server's choice."""
     teacher: str = ""
     """Name of the teacher; may be left out where the server hosts one."""
     show: int = Field(5, ge=0, le=64)
@@ -96,6 +100,7 @@ async def _score(settings: ScoreSettings) -> None:
             temperature=settings.temperature,
             teacher=teacher.name,
             logprob_dtype=LogprobDtype.F32,
+            segmentation=SegmentationPolicy[settings.segmentation.upper()] if settings.segmentation else None,
         )
     console = Console()
     console.print(headline(scores, teacher=teacher), markup=False, highlight=False)
@@ -134,7 +139,8 @@ def headline(scores: GroupScores, *, teacher: TeacherInfo) -> str:
     timings = scores.timings
     return (
         f"teacher {scores.teacher} ({teacher.model}, {teacher.engine}, {teacher.dtype} on {teacher.device}), revision "
-        f"{scores.revision}, prompt of {len(scores.prompt_ids)} tokens, queue {timings.queue_ms:.1f} ms, "
+        f"{scores.revision}, segmentation {scores.segmentation.name.lower()}, prompt of {len(scores.prompt_ids)} "
+        f"tokens, queue {timings.queue_ms:.1f} ms, "
         f"forward {timings.forward_ms:.1f} ms, total {timings.total_ms:.1f} ms"
     )
 
@@ -151,11 +157,15 @@ def score_table(scores: GroupScores, *, response_ids: list[int], tokenizer: Toke
         cell = Cell(token_text(token, tokenizer=tokenizer))
         row = row_of_position.get(position)
         if row is None:
-            table.add_row(str(position), cell, *["-"] * 5, Cell(f"no score: status {response.status_T[position]}"))
+            why = WHY_NO_SCORE[PositionStatus(response.status_T[position])]
+            table.add_row(str(position), cell, *["-"] * 5, Cell(f"no score: {why}"))
             continue
         logprob = float(response.sampled_logprobs_N[row])
-        ranks = np.flatnonzero(response.support_ids_NK[row] == token)
-        likeliest = zip(response.support_ids_NK[row][:show], response.support_logprobs_NK[row][:show], strict=True)
+        # What is -inf fills the row up and is no part of the support.
+        num_inside = int(np.isfinite(response.support_logprobs_NK[row]).sum())
+        ids_K, logprobs_K = response.support_ids_NK[row][:num_inside], response.support_logprobs_NK[row][:num_inside]
+        ranks = np.flatnonzero(ids_K == token)
+        likeliest = zip(ids_K[:show], logprobs_K[:show], strict=True)
         table.add_row(
             str(position),
             cell,

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 from preceptor.settings import Section
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from preceptor_client.channel import checked_address
+from preceptor_client.train.teacher_config import TeacherConfig
 
 
 class StudentConfig(Section):
@@ -23,40 +23,8 @@ class StudentConfig(Section):
     """Number format of the weights, of their gradients and of the optimizer."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the student runs; auto takes a GPU where there is one."""
-
-
-class TeacherConfig(Section):
-    """The server to ask, and what to ask it for."""
-
-    address: str = Field(min_length=1)
-    """host:port of the teacher server."""
-    name: str = ""
-    """Name of the teacher on that server; may be empty where it hosts one."""
-    top_k: int = Field(32, le=1024)
-    """Teacher tokens per position that the student is matched on, at least 2."""
-    temperature: float = Field(1.0, gt=0, le=100)
-    """Divides the logits of teacher and student in the loss; rollouts have their own."""
-    reproducible: bool = False
-    """Ask for scores that do not depend on what else the teacher computes: a resumed run on CPU is then bit-equal."""
-    logprob_dtype: Literal["f16", "f32"] = "f16"
-    """Number format in which the teacher's logprobs travel."""
-    patience_seconds: float = Field(1800, gt=0)
-    """How long the run waits for a teacher that does not answer before it saves a checkpoint and stops."""
-
-    @field_validator("address")
-    @classmethod
-    def _address_can_be_dialled(cls, address: str) -> str:
-        return checked_address(address)
-
-    @field_validator("top_k")
-    @classmethod
-    def _top_k_has_a_choice(cls, top_k: int) -> int:
-        if top_k < 2:
-            raise ValueError(
-                "must be 2 or more: with one token both distributions are renormalised to 1, so the loss is always 0 "
-                "and nothing would be learnt"
-            )
-        return top_k
+    end_token_ids: tuple[int, ...] = ()
+    """Ids that end the student's responses, the one to learn first; empty takes what model and tokenizer say."""
 
 
 class DataConfig(Section):
@@ -65,7 +33,8 @@ class DataConfig(Section):
     train: str = Field(min_length=1)
     """A JSONL file (its name ends with .jsonl), or the name of a dataset of Hugging Face `datasets`."""
     heldout: str | None = None
-    """The same for examples with answers that are never trained on; without it nothing is measured."""
+    """The same for examples that are never trained on, with answers unless evaluation.loss is all that is measured;
+    without it nothing is measured."""
     subset: str | None = None
     """Configuration of a named dataset."""
     train_split: str = "train"
@@ -120,7 +89,7 @@ class OptimizerConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How held-out answers are written and judged. They are greedy."""
+    """How held-out answers are written and judged (they are greedy), and whether the held-out loss is measured."""
 
     every_steps: int = Field(0, ge=0)
     """Steps between measurements; 0 measures only before the first step and after the last."""
@@ -132,6 +101,9 @@ class EvaluationConfig(Section):
     """Answers that are written at once."""
     teacher_prompts: bool = False
     """Measure the untrained student with the teacher's prompts too: the mark to reach where both share weights."""
+    loss: bool = False
+    """Also measure the loss on held-out examples, which then need no answers: each is rolled out once with the
+    rollout's settings, by the same draws every time, and scored by the teacher."""
 
 
 class RunSection(Section):
@@ -185,10 +157,10 @@ class RunConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
-        if self.data.heldout is None and (self.evaluation.every_steps or self.evaluation.teacher_prompts):
-            name = "every_steps" if self.evaluation.every_steps else "teacher_prompts"
+        asked = [name for name in ("every_steps", "teacher_prompts", "loss") if getattr(self.evaluation, name)]
+        if self.data.heldout is None and asked:
             raise ValueError(
-                f"evaluation.{name} is set, and there is nothing to measure on: set data.heldout, or remove it"
+                f"evaluation.{asked[0]} is set, and there is nothing to measure on: set data.heldout, or remove it"
             )
         if self.rollout.responses_per_prompt > self.rollout.batch_size:
             raise ValueError(

@@ -31,6 +31,9 @@ class Display(Protocol):
     def notice(self, text: str) -> None:
         """What the run is busy with, or waits for; empty when that is over."""
 
+    def warning(self, text: str) -> None:
+        """What a person should know and may want to change; it stays to be read."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -56,6 +59,9 @@ class SilentDisplay:
         del row
 
     def notice(self, text: str) -> None:
+        del text
+
+    def warning(self, text: str) -> None:
         del text
 
     def __enter__(self) -> Self:
@@ -95,6 +101,9 @@ class PlainDisplay(SilentDisplay):
         self._last_notice, self._last_notice_at = text, time.monotonic()
         self._line(text)
 
+    def warning(self, text: str) -> None:
+        self._line(f"warning: {text}")
+
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -132,6 +141,9 @@ class LiveDisplay(SilentDisplay):
     def notice(self, text: str) -> None:
         self._notice.plain = text
 
+    def warning(self, text: str) -> None:
+        self._console.print(f"warning: {text}", markup=False, highlight=False, style="yellow")
+
     def __enter__(self) -> Self:
         self._live.start()
         return self
@@ -154,10 +166,18 @@ def _step_text(row: MetricRow) -> str:
 
 def _heldout_text(row: MetricRow) -> str:
     whose = " with the teacher's prompts" if row["kind"] == "heldout_teacher" else ""
-    return (
-        f"held-out answers after step {row['step']}{whose}: {row['num_correct']} of {row['num_examples']} right, "
-        f"{_number(row['mean_answer_length'], '.1f')} tokens on average"
-    )
+    parts = []
+    if "num_correct" in row:
+        parts.append(
+            f"held-out answers after step {row['step']}{whose}: {row['num_correct']} of {row['num_examples']} right, "
+            f"{_number(row['mean_answer_length'], '.1f')} tokens on average"
+        )
+    if "loss" in row:
+        parts.append(
+            f"held-out loss after step {row['step']}: {_number(row['loss'], '.4f')} over {row['num_positions']} "
+            f"positions, {_number(row['scored_share'], '.0%')} of those asked for"
+        )
+    return "\n".join(parts)
 
 
 def _number(value: MetricValue, spec: str) -> str:

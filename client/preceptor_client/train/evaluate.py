@@ -77,7 +77,10 @@ def is_match(answer: str, *, expected: str, match: Literal["starts_with", "conta
 
 def _expected_answer(example: Example) -> str:
     if example.answer is None:
-        raise InvalidDataError(f"data.heldout: example {example.index} has no answer to compare with")
+        raise InvalidDataError(
+            f"data.heldout: example {example.index} has no answer to compare with: add one to each example, or to "
+            "none and measure evaluation.loss"
+        )
     return example.answer
 
 

@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
-from preceptor.fingerprint import vocabulary_id
-
+from preceptor_client.train.agreement import Agreement
+from preceptor_client.train.alignment import align
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
-from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
+from preceptor_client.train.errors import UnsuitableTeacherError
+from preceptor_client.train.prompts import check_prompts
+from preceptor_client.train.scoring import Scorer
 from preceptor_client.train.student import Student
 from preceptor_client.types import Limits, ServerInfo, TeacherInfo
 
 _log = logging.getLogger(__name__)
 
 
-def check_teacher(info: ServerInfo, *, config: RunConfig, student: Student, examples: Sequence[Example]) -> TeacherInfo:
-    """The teacher to ask. Raises UnsuitableTeacherError or InvalidDataError, which name what to change."""
+def check_teacher(
+    scorer: Scorer,
+    *,
+    config: RunConfig,
+    student: Student,
+    examples: Sequence[Example],
+    heldout: Sequence[Example] = (),
+) -> Agreement:
+    """The teacher to ask and what was agreed with it; its server knows the student's tokenizer then. Raises
+    UnsuitableTeacherError or InvalidDataError, which name what to change."""
+    info = scorer.info()
     teacher = _find(info, name=config.teacher.name)
-    _check_tokenizer(teacher, student=student)
     _check_settings(teacher, info.limits, config=config)
-    _check_lengths(teacher, info.limits, config=config, student=student, examples=examples)
+    agreement = align(scorer, teacher=teacher, config=config.teacher, student=student)
+    warnings = check_prompts(
+        agreement,
+        limits=info.limits,
+        config=config,
+        student=student,
+        examples=examples,
+        heldout=heldout if config.evaluation.loss else (),
+    )
+    agreement = replace(agreement, warnings=(*agreement.warnings, *warnings))
     _log.info("teacher found: name=%s model=%s revision=%s", teacher.name, teacher.model, teacher.revision)
-    return teacher
+    for warning in agreement.warnings:
+        _log.warning("%s", warning)
+    return agreement
 
 
 def _find(info: ServerInfo, *, name: str) -> TeacherInfo:
@@ -35,22 +57,6 @@ def _find(info: ServerInfo, *, name: str) -> TeacherInfo:
             return teacher
     wanted = f"no teacher named {name!r}" if name else "more teachers than one, or none"
     raise UnsuitableTeacherError(f"the server hosts {wanted}: set teacher.name to one of: {names}")
-
-
-def _check_tokenizer(teacher: TeacherInfo, *, student: Student) -> None:
-    if teacher.tokenizer_id == student.tokenizer_id:
-        return
-    ours = vocabulary_id(student.tokenizer.backend_tokenizer.to_str())
-    fix = (
-        "their vocabularies are the same, so the chat template, the normaliser or the merges differ: put the teacher's "
-        "tokenizer files into the student's folder"
-        if ours == teacher.vocabulary_id
-        else "train a student that shares the teacher's tokenizer"
-    )
-    raise UnsuitableTeacherError(
-        f"the student's tokenizer ({student.tokenizer_id}) is not that of teacher {teacher.name!r} "
-        f"({teacher.tokenizer_id}), and scores would belong to other tokens: {fix}"
-    )
 
 
 def _check_settings(teacher: TeacherInfo, limits: Limits, *, config: RunConfig) -> None:
@@ -71,28 +77,3 @@ def _check_settings(teacher: TeacherInfo, limits: Limits, *, config: RunConfig) 
         raise UnsuitableTeacherError(
             f"teacher {teacher.name!r} cannot give reproducible scores: set teacher.reproducible=false"
         )
-
-
-def _check_lengths(
-    teacher: TeacherInfo, limits: Limits, *, config: RunConfig, student: Student, examples: Sequence[Example]
-) -> None:
-    """Both sides share a tokenizer, so the teacher's prompts can be measured here too."""
-    num_new = config.rollout.max_new_tokens
-    num_all_new = num_new * config.rollout.responses_per_prompt
-    for example in examples:
-        num_prompt = len(student.encode_prompt(example.prompt))
-        num_theirs = num_prompt
-        if example.teacher_prompt is not None:
-            num_theirs = len(student.encode_prompt(example.teacher_prompt))
-        if not num_prompt or not num_theirs:
-            raise InvalidDataError(f"example {example.index}: a prompt of no tokens cannot be answered")
-        for num_tokens, limit, what in (
-            (num_prompt + num_new, student.max_length, "the student's context"),
-            (num_theirs + num_new, teacher.max_model_len, f"the context of teacher {teacher.name!r}"),
-            (num_theirs + num_all_new, limits.max_group_tokens, "the server's limit for one request"),
-        ):
-            if num_tokens > limit:
-                raise InvalidDataError(
-                    f"example {example.index}: prompt and responses may need {num_tokens} tokens, {what} is {limit}: "
-                    f"shorten the prompt or lower rollout.max_new_tokens={num_new}"
-                )

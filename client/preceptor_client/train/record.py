@@ -19,11 +19,17 @@ class TeacherView:
     teacher_mass: float
     """The teacher's probability inside its top K."""
     outside_share: float
-    """Share of the student's tokens that are not among the teacher's top K."""
+    """Share of the student's tokens that are not in the teacher's support."""
     teacher_entropy: float
     """Nats."""
     teacher_logprob: float
     """Mean log-probability that the teacher gives the student's tokens."""
+    unmapped_mass: float
+    """The teacher's probability, among its likeliest tokens, that has no place in the student's vocabulary."""
+    scored_share: float
+    """Of the positions that were to be scored, the share that the loss can use."""
+    num_single_support: int
+    """Positions with status OK that it cannot use: fewer than two tokens of their support were left."""
     num_by_status: dict[str, int]
     """Response tokens by status of wire.PositionStatus, lower-case."""
 
@@ -40,13 +46,37 @@ def view_teacher(scored: Sequence[ScoredRollout]) -> TeacherView:
         [np.asarray(one.rollout.response_ids, np.int64)[one.scores.positions_N] for one in scored]
     )
     supports_NK = np.concatenate([one.scores.support_ids_NK for one in scored])
+    # An entry of -inf fills a row up, and is outside the support.
+    is_inside_NK = ~np.isneginf(np.concatenate([one.scores.support_logprobs_NK for one in scored]))
+    num_asked = int((statuses != PositionStatus.EXCLUDED).sum())
     return TeacherView(
         teacher_mass=_mean(-np.expm1(np.concatenate([one.scores.log_tail_mass_N for one in scored], dtype=np.float64))),
-        outside_share=_mean(~(supports_NK == sampled_N[:, None]).any(axis=1)),
+        outside_share=_mean(~((supports_NK == sampled_N[:, None]) & is_inside_NK).any(axis=1)),
         teacher_entropy=_mean(np.concatenate([one.scores.entropies_N for one in scored])),
         teacher_logprob=_mean(np.concatenate([one.scores.sampled_logprobs_N for one in scored])),
+        unmapped_mass=_unmapped_mass(scored),
+        scored_share=len(sampled_N) / num_asked if num_asked else 0.0,
+        num_single_support=sum(one.num_single_support for one in scored),
         num_by_status={status.name.lower(): int((statuses == status).sum()) for status in PositionStatus},
     )
+
+
+_REMEDIES = {
+    "misaligned": "the student cuts text into other tokens than the teacher would: see teacher.segmentation",
+    "special": "special tokens have no counterpart: name one in teacher.special_pairs",
+    "unmapped": "tokens have no counterpart in the teacher's vocabulary: take a teacher with a closer tokenizer",
+    "beyond_context": "they lie beyond the teacher's context: shorten the prompts or lower rollout.max_new_tokens",
+    "non_finite": "the teacher's numbers overflow: look at its dtype",
+    "single_support": "hardly any of the teacher's likeliest tokens has a counterpart: raise teacher.top_k, or take a "
+    "teacher with a closer tokenizer",
+}
+
+
+def advice(view: TeacherView) -> str:
+    """What most of the positions without a score suffer from, and what to do."""
+    numbers = {**view.num_by_status, "single_support": view.num_single_support}
+    worst = max(_REMEDIES, key=lambda name: numbers[name])
+    return f"{numbers[worst]} are {worst}; {_REMEDIES[worst]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +97,13 @@ def view_responses(rollouts: Sequence[Rollout]) -> ResponseView:
         mean_response_length=_mean(np.array([len(rollout.response_ids) for rollout in rollouts])),
         truncated_share=_mean(np.array([rollout.finish_reason == "length" for rollout in rollouts])),
     )
+
+
+def _unmapped_mass(scored: Sequence[ScoredRollout]) -> float:
+    """The teacher's means are over all positions that it scored."""
+    nums = [len(one.scores.positions_N) + one.num_single_support for one in scored]
+    total = sum(one.scores.unmapped_mass * num for one, num in zip(scored, nums, strict=True))
+    return total / sum(nums) if sum(nums) else 0.0
 
 
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.generic]]) -> float:

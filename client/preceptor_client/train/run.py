@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
+from preceptor_client.train.agreement import save_agreement
 from preceptor_client.train.checkpoint import checkpoint_step, latest_checkpoint
 from preceptor_client.train.config import DataConfig, RunConfig
 from preceptor_client.train.data import Example, load_examples
@@ -39,11 +40,15 @@ def train(config: RunConfig, *, scorer: Scorer | None = None, display: Display |
         student = load_student(config.student, folder=checkpoint)
         with _scorer(config, given=scorer, display=shown) as teacher, Metrics(directory, step=step) as metrics:
             shown.notice(f"asking the teacher at {config.teacher.address}")
-            check_teacher(teacher.info(), config=config, student=student, examples=examples)
+            agreement = check_teacher(teacher, config=config, student=student, examples=examples, heldout=heldout)
+            save_agreement(directory, agreement)
             shown.notice("")
+            for warning in agreement.warnings:
+                shown.warning(warning)
             trainer = Trainer(
                 student,
                 scorer=teacher,
+                agreement=agreement,
                 config=config,
                 examples=examples,
                 heldout=heldout,

@@ -3,6 +3,7 @@
 config.toml     the resolved settings          checkpoints/    see checkpoint.py
 metrics.jsonl   one row per step               tensorboard/    the same numbers
 train.log       what happened                  report.html     written at the end
+alignment.json  what was agreed with the teacher about tokens
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from preceptor.settings import dump_settings
 
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.errors import RunDirectoryError
+from preceptor_client.train.metrics import METRICS_FILE
 
 CONFIG_FILE = "config.toml"
 LOG_FILE = "train.log"
@@ -60,14 +62,21 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
 
 
 def to_toml(settings: Settings) -> str:
-    """Settings of two levels as TOML; what is None is left out."""
+    """Settings of two levels, whose values may be tables of texts, as TOML; what is None is left out."""
     lines: list[str] = []
     for section, fields in settings.items():
         lines.append(f"[{section}]")
-        # A JSON text, number, boolean or list of them is TOML too.
-        lines += [f"{name} = {json.dumps(value)}" for name, value in fields.items() if value is not None]
+        lines += [f"{name} = {_toml_value(value)}" for name, value in fields.items() if value is not None]
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_value(str(key))} = {_toml_value(entry)}" for key, entry in value.items()) + "}"
+    # A JSON text, number, boolean or list of them is TOML too, but for two things that TOML does not have: escapes of
+    # half a character, and a bare DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> None:
@@ -75,6 +84,8 @@ def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> Non
     if not path.is_file():
         if (directory / "checkpoints").exists():
             raise RunDirectoryError(f"{directory} holds checkpoints and no {CONFIG_FILE}: choose another run.directory")
+        return
+    if not _has_begun(directory):
         return
     if not resume:
         raise RunDirectoryError(f"{directory} holds a run: choose another run.directory, or set run.resume=true")
@@ -92,6 +103,13 @@ def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> Non
             f"{directory} holds a run with other settings ({', '.join(changed)}; {key} was {before.get(key)!r}, is "
             f"{now.get(key)!r}): choose another run.directory, or give the settings of {path}"
         )
+
+
+def _has_begun(directory: Path) -> bool:
+    """Whether a run has left numbers or weights here. An attempt that ended before, at a setting or at the teacher,
+    leaves nothing that other settings could falsify."""
+    metrics = directory / METRICS_FILE
+    return (directory / "checkpoints").exists() or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def _flat(settings: Settings) -> dict[str, object]:

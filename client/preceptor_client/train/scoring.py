@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Protocol, Unpack
 
@@ -15,10 +15,20 @@ from preceptor.wire import LogprobDtype
 
 from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.teacher import ScoreOptions
-from preceptor_client.train.config import TeacherConfig
+from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.data import Example
 from preceptor_client.train.rollout import Rollout
-from preceptor_client.types import Chat, GroupScores, Prompt, ResponseScores, ServerInfo, StudentIds, Text
+from preceptor_client.train.teacher_config import TeacherConfig
+from preceptor_client.types import (
+    Chat,
+    GroupScores,
+    Prompt,
+    Registration,
+    ResponseScores,
+    ServerInfo,
+    StudentIds,
+    Text,
+)
 
 _LOGPROB_DTYPES = {"f16": LogprobDtype.F16, "f32": LogprobDtype.F32}
 
@@ -28,6 +38,19 @@ class Scorer(Protocol):
 
     def info(self) -> ServerInfo:
         """What the server hosts, and its limits."""
+
+    def register_tokenizer(
+        self,
+        tokenizer_json: str,
+        *,
+        chat_template: str | None = None,
+        teacher: str = "",
+        end_token_ids: Sequence[int] = (),
+        teacher_end_token_ids: Sequence[int] = (),
+        special_pairs: Mapping[str, str] = {},
+        vocabulary_size: int = 0,
+    ) -> Registration:
+        """Hands the student's tokenizer to the server; says how it aligns with the teacher's."""
 
     def submit(
         self, prompt: Prompt, responses: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]
@@ -41,32 +64,43 @@ class ScoredRollout:
 
     rollout: Rollout
     scores: ResponseScores
+    """Without the positions whose support holds fewer than two tokens; their status stays what it was."""
+    num_single_support: int = 0
+    """How many those are: renormalised over one token both sides are 1, so there is nothing to learn."""
 
 
 class Scoring:
     """The groups of one step: submitted as they are written, gathered once, in order."""
 
-    def __init__(self, scorer: Scorer, *, config: TeacherConfig, tokenizer_id: str, vocabulary_size: int) -> None:
+    def __init__(self, scorer: Scorer, *, config: TeacherConfig, agreement: Agreement, vocabulary_size: int) -> None:
+        """`vocabulary_size` is the student's."""
         self._scorer = scorer
         self._config = config
-        self._tokenizer_id = tokenizer_id
+        self._agreement = agreement
         self._vocabulary_size = vocabulary_size
         self._pending: list[tuple[list[Rollout], Future[GroupScores]]] = []
 
-    def submit(self, rollouts: Sequence[Rollout], *, step: int) -> None:
-        """Starts scoring, one group per prompt; the responses to a prompt must come in one call, side by side."""
+    def submit(self, rollouts: Sequence[Rollout], *, name: str) -> None:
+        """Starts scoring, one group per prompt; the responses to a prompt must come in one call, side by side. `name`
+        says in the server's log what this is for."""
         for slot, group in groupby(rollouts, key=lambda rollout: rollout.slot):
             members = list(group)
             future = self._scorer.submit(
-                teacher_prompt(members[0].example, prompt_ids=members[0].prompt_ids),
+                teacher_prompt(
+                    members[0].example,
+                    prompt_ids=members[0].prompt_ids,
+                    is_one_to_one=self._agreement.is_one_to_one,
+                ),
                 [member.response_ids for member in members],
                 top_k=self._config.top_k,
                 temperature=self._config.temperature,
                 teacher=self._config.name,
-                tokenizer_id=self._tokenizer_id,
+                tokenizer_id=self._agreement.registration.tokenizer_id,
+                segmentation=self._agreement.policy,
+                paper_token_ids=self._agreement.paper_token_ids,
                 logprob_dtype=_LOGPROB_DTYPES[self._config.logprob_dtype],
                 batch_invariant=self._config.reproducible,
-                request_id=f"step-{step}/{slot}",
+                request_id=f"{name}/{slot}",
                 timeout_seconds=self._config.patience_seconds,
             )
             self._pending.append((members, future))
@@ -85,7 +119,7 @@ class Scoring:
                     raise CorruptAnswerError(f"{len(answers)} answers came back for {len(members)} responses")
                 for member, scores in zip(members, answers, strict=True):
                     self._check(member, scores)
-                    scored.append(ScoredRollout(rollout=member, scores=scores))
+                    scored.append(_with_a_choice(member, scores))
         finally:
             for _, future in pending:
                 future.cancel()
@@ -106,10 +140,32 @@ class Scoring:
             raise CorruptAnswerError(f"a support id is outside the student's vocabulary of {self._vocabulary_size}")
 
 
-def teacher_prompt(example: Example, *, prompt_ids: Sequence[int]) -> Prompt:
-    """What the teacher reads: the example's own prompt for it, else exactly the ids that the student saw."""
-    if example.teacher_prompt is None:
-        return StudentIds(prompt_ids)
-    if isinstance(example.teacher_prompt, str):
-        return Text(example.teacher_prompt)
-    return Chat(example.teacher_prompt)
+def teacher_prompt(example: Example, *, prompt_ids: Sequence[int], is_one_to_one: bool = True) -> Prompt:
+    """What the teacher reads: the example's own prompt for it, else exactly the ids that the student saw; where ids do
+    not correspond one to one, the text or conversation behind those ids, through the teacher's tokenizer and template.
+    """
+    prompt = example.teacher_prompt
+    if prompt is None:
+        if is_one_to_one:
+            return StudentIds(prompt_ids)
+        prompt = example.prompt
+    return Text(prompt) if isinstance(prompt, str) else Chat(prompt)
+
+
+def _with_a_choice(rollout: Rollout, scores: ResponseScores) -> ScoredRollout:
+    """Drops the rows with fewer than two tokens in their support. Nothing after this looks for them again."""
+    has_choice_N = (~np.isneginf(scores.support_logprobs_NK)).sum(axis=1) >= 2
+    if has_choice_N.all():
+        return ScoredRollout(rollout=rollout, scores=scores)
+    rows_N = scores.teacher_rows_N
+    kept = replace(
+        scores,
+        positions_N=scores.positions_N[has_choice_N],
+        support_ids_NK=scores.support_ids_NK[has_choice_N],
+        support_logprobs_NK=scores.support_logprobs_NK[has_choice_N],
+        sampled_logprobs_N=scores.sampled_logprobs_N[has_choice_N],
+        log_tail_mass_N=scores.log_tail_mass_N[has_choice_N],
+        entropies_N=scores.entropies_N[has_choice_N],
+        teacher_rows_N=None if rows_N is None else rows_N[has_choice_N],
+    )
+    return ScoredRollout(rollout=rollout, scores=kept, num_single_support=int((~has_choice_N).sum()))

@@ -105,13 +105,23 @@ def load_student(config: StudentConfig, *, folder: Path | None = None) -> Studen
     assert isinstance(model, PreTrainedModel)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidStudentError("the student needs a fast tokenizer (a tokenizer.json): it is identified by it")
-    return prepare_student(_as_unquantised(model) if gguf_file else model, tokenizer, device=_device(config.device))
+    return prepare_student(
+        _as_unquantised(model) if gguf_file else model,
+        tokenizer,
+        device=_device(config.device),
+        end_token_ids=config.end_token_ids,
+    )
 
 
 def prepare_student(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, device: torch.device | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    device: torch.device | None = None,
+    end_token_ids: Sequence[int] = (),
 ) -> Student:
-    """Makes a loaded model ready to be trained. Raises InvalidStudentError where that cannot be done."""
+    """Makes a loaded model ready to be trained. `end_token_ids` replace what the model and its tokenizer say; the saved
+    model names them. Raises InvalidStudentError where that cannot be done."""
     # transformers' wrappers hide the signature of `to`.
     model = model.to(device or torch.device("cpu")).eval()  # type: ignore[arg-type]
     for parameter in model.parameters():
@@ -120,14 +130,16 @@ def prepare_student(
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     generation_config = model.generation_config or GenerationConfig()
     model.generation_config = GenerationConfig()
-    end_token_ids = _end_token_ids(generation_config, model, tokenizer)
+    ends = _end_token_ids(generation_config, model, tokenizer, instead=end_token_ids)
+    if end_token_ids:
+        generation_config.eos_token_id = list(ends)
     pad_token_id = tokenizer.pad_token_id
     student = Student(
         model=model,
         tokenizer=tokenizer,
         tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
-        end_token_ids=end_token_ids,
-        pad_token_id=end_token_ids[0] if pad_token_id is None else int(pad_token_id),
+        end_token_ids=ends,
+        pad_token_id=ends[0] if pad_token_id is None else int(pad_token_id),
         saved_generation_config=generation_config,
     )
     _check_head(student)
@@ -170,9 +182,20 @@ def _device(name: str) -> torch.device:
 
 
 def _end_token_ids(
-    generation_config: GenerationConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+    generation_config: GenerationConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    instead: Sequence[int],
 ) -> tuple[int, ...]:
-    """Every token that ends a response, for the model or for its tokenizer."""
+    """Every token that ends a response, for the model or for its tokenizer, or the ones given instead."""
+    embeddings_VD = model.get_input_embeddings().weight
+    assert isinstance(embeddings_VD, torch.Tensor)
+    size = embeddings_VD.shape[0]
+    if outside := [token for token in instead if not 0 <= token < size]:
+        raise InvalidStudentError(f"student.end_token_ids holds {outside[0]}, the student's ids are in [0, {size})")
+    if instead:
+        return tuple(dict.fromkeys(instead))
     ids: list[int] = []
     for given in (generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
         ids += [] if given is None else [int(one) for one in given] if isinstance(given, list) else [int(given)]

@@ -27,7 +27,7 @@ class SampleAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """The figures of a run. Counts of held-out answers are None where nothing was measured."""
+    """The figures of a run. Counts of held-out answers are None where none were measured, losses likewise."""
 
     directory: Path
     model_folder: Path
@@ -42,6 +42,9 @@ class RunSummary:
     heldout_before: int | None
     heldout_after: int | None
     heldout_teacher: int | None
+    heldout_loss_before: float | None
+    heldout_loss_after: float | None
+    """Nats per position."""
     answer_length_before: float | None
     answer_length_after: float | None
     answer_length_teacher: float | None
@@ -57,6 +60,8 @@ def summarise(directory: Path, *, model_folder: Path) -> RunSummary:
     before = measured[0] if measured else None
     after = measured[-1] if measured else None
     teacher = next((row for row in rows if row["kind"] == "heldout_teacher"), None)
+    # Examples without answers are measured by their loss alone.
+    has_answers = before is not None and "num_correct" in before
     return RunSummary(
         directory=directory,
         model_folder=model_folder,
@@ -65,14 +70,16 @@ def summarise(directory: Path, *, model_folder: Path) -> RunSummary:
         seconds=sum(_float(row["step_seconds"]) for row in steps),
         loss_first=losses[0] if losses else None,
         loss_last=losses[-1] if losses else None,
-        heldout_total=_count(before, "num_examples"),
+        heldout_total=_count(before, "num_examples") if has_answers else None,
         heldout_before=_count(before, "num_correct"),
         heldout_after=_count(after, "num_correct"),
         heldout_teacher=_count(teacher, "num_correct"),
-        answer_length_before=_length(before),
-        answer_length_after=_length(after),
-        answer_length_teacher=_length(teacher),
-        samples=_samples(before, after, teacher) if before and after else (),
+        heldout_loss_before=_number(before, "loss"),
+        heldout_loss_after=_number(after, "loss"),
+        answer_length_before=_number(before, "mean_answer_length"),
+        answer_length_after=_number(after, "mean_answer_length"),
+        answer_length_teacher=_number(teacher, "mean_answer_length"),
+        samples=_samples(before, after, teacher) if before and after and has_answers else (),
     )
 
 
@@ -102,11 +109,13 @@ def _answers(row: MetricRow) -> list[dict[str, str | bool]]:
 
 
 def _count(row: MetricRow | None, name: str) -> int | None:
-    return int(_float(row[name])) if row else None
+    number = _number(row, name)
+    return None if number is None else int(number)
 
 
-def _length(row: MetricRow | None) -> float | None:
-    return _float(row["mean_answer_length"]) if row else None
+def _number(row: MetricRow | None, name: str) -> float | None:
+    value = row.get(name) if row else None
+    return None if value is None else _float(value)
 
 
 def _float(value: object) -> float:

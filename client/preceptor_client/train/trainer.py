@@ -9,14 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from preceptor_client.errors import TeacherUnavailableError
+from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.checkpoint import checkpoint_step, load_optimizer, save_checkpoint
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example, PromptStream
 from preceptor_client.train.display import Display
 from preceptor_client.train.errors import RunDirectoryError, TrainingStoppedError
-from preceptor_client.train.evaluate import PromptsOf, evaluate
+from preceptor_client.train.evaluate import PromptsOf
+from preceptor_client.train.heldout import Heldout
 from preceptor_client.train.metrics import MetricRow, Metrics
-from preceptor_client.train.record import TeacherView, view_responses, view_teacher
+from preceptor_client.train.record import TeacherView, advice, view_responses, view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
 from preceptor_client.train.student import Student
@@ -24,8 +26,8 @@ from preceptor_client.train.update import Update, UpdateResult
 
 _log = logging.getLogger(__name__)
 
-MAX_SAVED_ANSWERS = 32
-"""Held-out answers that a row of metrics keeps, for the report."""
+LOW_SCORED_SHARE = 0.5
+"""Below it a step learns from less than half of what the student wrote, and the user is told once."""
 
 
 class Trainer:
@@ -41,6 +43,7 @@ class Trainer:
         student: Student,
         *,
         scorer: Scorer,
+        agreement: Agreement,
         config: RunConfig,
         examples: Sequence[Example],
         heldout: Sequence[Example],
@@ -51,19 +54,17 @@ class Trainer:
         """`checkpoint` is the one that `student` was loaded from."""
         self.student = student
         self.config = config
-        self.heldout = heldout
+        self.heldout = Heldout(student, examples=heldout, config=config, scorer=scorer, agreement=agreement)
         self.metrics = metrics
         self.display = display
         self.stream = PromptStream(examples, prompts_per_step=config.rollout.prompts_per_step, seed=config.run.seed)
         self.rollouts = HfRollouts(student, config=config.rollout, seed=config.run.seed)
         self.scoring = Scoring(
-            scorer,
-            config=config.teacher,
-            tokenizer_id=student.tokenizer_id,
-            vocabulary_size=student.head_VD.shape[0],
+            scorer, config=config.teacher, agreement=agreement, vocabulary_size=student.head_VD.shape[0]
         )
         self.update = Update(student, config=config.optimizer, temperature=config.teacher.temperature)
         self.step = 0
+        self._has_warned_of_few_scores = False
         if checkpoint:
             self.step = checkpoint_step(checkpoint)
             load_optimizer(checkpoint, optimizer=self.update.optimizer)
@@ -74,6 +75,12 @@ class Trainer:
 
     def run(self) -> Path:
         """Trains up to `run.num_steps`; returns the folder of the trained model."""
+        try:
+            return self._run()
+        except TeacherUnavailableError as error:
+            raise self._stopped_without_teacher(error) from error
+
+    def _run(self) -> Path:
         num_steps, run = self.config.run.num_steps, self.config.run
         if self.step == 0:
             self._measure("student")
@@ -81,10 +88,7 @@ class Trainer:
                 self._measure("teacher")
         self.display.begin(step=self.step, num_steps=num_steps)
         while self.step < num_steps:
-            try:
-                row = self.train_step()
-            except TeacherUnavailableError as error:
-                raise self._stopped_without_teacher(error) from error
+            row = self.train_step()
             self.metrics.write(row)
             self.display.step(row)
             if self.step % run.checkpoint_every_steps == 0:
@@ -102,7 +106,7 @@ class Trainer:
         examples = self.stream.step(step)
         try:
             for batch in self.rollouts.generate(examples, step=step):
-                self.scoring.submit(batch, step=step)
+                self.scoring.submit(batch, name=f"step-{step}")
             rolled_out = time.perf_counter()
             scored = self.scoring.gather()
         finally:
@@ -111,6 +115,7 @@ class Trainer:
         answered = time.perf_counter()
         view = view_teacher(scored)
         self._stop_at_non_finite(view, step=step)
+        self._warn_of_few_scores(view, step=step)
         result = self.update.apply(scored, step=step)
         finished = time.perf_counter()
         self.step = step
@@ -141,25 +146,25 @@ class Trainer:
 
     def _measure(self, prompts: PromptsOf) -> None:
         """Answers the held-out examples, unless that is done for this step."""
+        examples = self.heldout.examples
         kind = "heldout" if prompts == "student" else "heldout_teacher"
-        if not self.heldout or self.metrics.has(kind=kind, step=self.step):
+        if not examples or self.metrics.has(kind=kind, step=self.step):
             return
-        self.display.notice(f"answering {len(self.heldout)} held-out examples")
-        started = time.perf_counter()
-        result = evaluate(self.student, self.heldout, config=self.config.evaluation, prompts=prompts)
-        row: MetricRow = {
-            "kind": kind,
-            "step": self.step,
-            "accuracy": result.accuracy,
-            "num_correct": result.num_correct,
-            "num_examples": len(result.answers),
-            "mean_answer_length": result.mean_answer_length,
-            "seconds": time.perf_counter() - started,
-            "answers": [asdict(answer) for answer in result.answers[:MAX_SAVED_ANSWERS]],
-        }
+        self.display.notice(f"answering {len(examples)} held-out examples")
+        try:
+            row = self.heldout.measure(step=self.step, prompts=prompts)
+        finally:
+            self.display.notice("")
         self.metrics.write(row)
-        self.display.notice("")
         self.display.heldout(row)
+
+    def _warn_of_few_scores(self, view: TeacherView, *, step: int) -> None:
+        if view.scored_share >= LOW_SCORED_SHARE or self._has_warned_of_few_scores:
+            return
+        self._has_warned_of_few_scores = True
+        text = f"step {step}: only {view.scored_share:.0%} of the positions have a score; {advice(view)}"
+        _log.warning("%s", text)
+        self.display.warning(text)
 
     def _stop_at_non_finite(self, view: TeacherView, *, step: int) -> None:
         limit = self.config.run.max_non_finite_share
@@ -192,15 +197,18 @@ def _row(
         "step": step,
         "loss": result.loss if result else None,
         "is_skipped": result is None,
+        "scored_share": view.scored_share,
         "num_positions": result.num_positions if result else 0,
         "student_mass": result.student_mass if result else None,
         "teacher_mass": view.teacher_mass,
         "outside_share": view.outside_share,
+        "unmapped_mass": view.unmapped_mass,
         "teacher_entropy": view.teacher_entropy,
         "teacher_logprob": view.teacher_logprob,
         "gradient_norm": result.gradient_norm if result else None,
         "learning_rate": result.learning_rate if result else None,
         **asdict(responses),
+        "num_single_support": view.num_single_support,
         **{f"num_{status}": number for status, number in view.num_by_status.items()},
         **seconds,
     }

@@ -1,6 +1,6 @@
-"""One optimizer step from scored rollouts: forward, loss, backward, clip, AdamW. Knows nothing of sampling or I/O."""
+"""One optimizer step from scored rollouts: loss, backward, clip, AdamW. Knows nothing of sampling or I/O."""
 
-# N = scored positions, K = support size
+# N = scored positions
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from preceptor_client.train.config import OptimizerConfig
 from preceptor_client.train.errors import TrainingStoppedError
-from preceptor_client.train.head import log_partition, support_logits
-from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.objective.lsm import lsm
+from preceptor_client.train.loss import micro_batches, position_losses
 from preceptor_client.train.scoring import ScoredRollout
 from preceptor_client.train.student import Student
 
@@ -80,44 +77,16 @@ class Update:
     def accumulate_gradients(self, scored: Sequence[ScoredRollout]) -> tuple[int, float, float] | None:
         """Adds the gradient of the mean loss over all scored positions of the step; returns their number, that mean,
         and the mean student mass. The mean is global: micro-batches do not change it."""
-        eligible = [one for one in scored if len(one.scores.positions_N)]
-        num_positions = sum(len(one.scores.positions_N) for one in eligible)
+        num_positions = sum(len(one.scores.positions_N) for one in scored)
         if not num_positions:
             return None
-        # Alike lengths side by side waste the least padding; the sort is stable, so a resumed run sees the same.
-        eligible.sort(key=lambda one: len(one.rollout.prompt_ids) + len(one.rollout.response_ids))
         loss_sum = mass_sum = 0.0
-        size = self._config.micro_batch_size
-        for start in range(0, len(eligible), size):
-            loss_N, mass_N = self._losses(eligible[start : start + size])
+        for batch in micro_batches(scored, size=self._config.micro_batch_size):
+            loss_N, mass_N = position_losses(self._student, batch, temperature=self._temperature)
             torch.autograd.backward(loss_N.sum() / num_positions)
             loss_sum += float(loss_N.detach().double().sum())
             mass_sum += float(mass_N.double().sum())
         return num_positions, loss_sum / num_positions, mass_sum / num_positions
-
-    def _losses(self, scored: Sequence[ScoredRollout]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and student mass of every scored position, shape [N] each. `positions_N` of the scores already excludes
-        prompt, padding, masked and failed positions; nothing here re-derives it."""
-        device = self._student.device
-        sequences = [
-            ScoredSequence(
-                prompt_ids=one.rollout.prompt_ids,
-                response_ids=one.rollout.response_ids,
-                positions_N=one.scores.positions_N,
-            )
-            for one in scored
-        ]
-        ids_NK = torch.from_numpy(np.concatenate([one.scores.support_ids_NK for one in scored])).to(device)
-        teacher_NK = torch.from_numpy(np.concatenate([one.scores.support_logprobs_NK for one in scored])).to(device)
-        hidden_ND = scored_hidden_states(self._student, sequences)
-        logits_NK = support_logits(hidden_ND, self._student.head, ids_NK)
-        loss_N = lsm(logits_NK, teacher_NK, temperature=self._temperature)
-        with torch.no_grad():
-            log_z_N = log_partition(hidden_ND, self._student.head, temperature=self._temperature)
-            # An entry of -inf is outside the support.
-            inside_NK = (logits_NK.float() / self._temperature).masked_fill(teacher_NK.isneginf(), float("-inf"))
-            mass_N = torch.exp(inside_NK.logsumexp(dim=1) - log_z_N).clamp(max=1.0)
-        return loss_N, mass_N
 
     def _learning_rate(self, step: int) -> float:
         if step >= self._config.warmup_steps:

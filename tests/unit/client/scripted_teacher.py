@@ -63,7 +63,20 @@ class Lie:
     change: Callable[[teacher_pb2.ScoreResponse], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RegistrationLie:
+    """Takes a tokenizer honestly but for one change of the answer."""
+
+    change: Callable[[teacher_pb2.RegisterTokenizerResponse], None]
+
+
 Step = Abort | Hang | Lie
+UNKNOWN_TOKENIZER = Abort(
+    code=grpc.StatusCode.NOT_FOUND,
+    message="tokenizer_id: not registered here",
+    reason="UNKNOWN_TOKENIZER",
+    field="tokenizer_id",
+)
 
 
 @dataclass
@@ -75,12 +88,23 @@ class ScriptedTeacher(TeacherServiceServicer):
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     num_cancelled: int = 0
     tokenizer_json: bytes = b""
+    handovers: list[teacher_pb2.RegisterTokenizerRequest] = field(default_factory=list)
+    handover_script: list[Abort | RegistrationLie] = field(default_factory=list)
+    """One step per call of RegisterTokenizer, then honest answers for ever."""
+    report: teacher_pb2.AlignmentReport = field(default_factory=lambda: alignment_report())
+    is_strict: bool = False
+    """Whether Score refuses a tokenizer id that was not handed over."""
+    known: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of what was handed over, and the ids that stand for them. Cleared, it has lost them all."""
+    has_other_tokenizers: bool = True
 
     async def Score(
         self, request: teacher_pb2.ScoreRequest, context: grpc.aio.ServicerContext[Message, Message]
     ) -> teacher_pb2.ScoreResponse:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata() or ()))
+        if self.is_strict and request.tokenizer_id not in ("", *self.known.values()):
+            await _abort(context, UNKNOWN_TOKENIZER)
         answer = honest_answer(request)
         match self.script.pop(0) if self.script else None:
             case Abort() as abort:
@@ -111,17 +135,38 @@ class ScriptedTeacher(TeacherServiceServicer):
                     special_tokens=[teacher_pb2.SpecialToken(id=3, text="<end>")],
                     end_token_ids=[3, 4],
                     has_chat_template=True,
-                    capabilities=teacher_pb2.Capabilities(temperature=True, candidates=True),
+                    capabilities=teacher_pb2.Capabilities(
+                        temperature=True, candidates=True, other_tokenizers=self.has_other_tokenizers
+                    ),
                     tokenizer_json=self.tokenizer_json if request.include_tokenizer else b"",
                 )
             ],
             limits=teacher_pb2.Limits(
-                max_top_k=64, max_responses=8, max_group_tokens=512, max_message_bytes=1 << 20, max_queue_tokens=4096
+                max_top_k=64,
+                max_responses=8,
+                max_group_tokens=512,
+                max_message_bytes=1 << 20,
+                max_queue_tokens=4096,
+                max_tokenizer_bytes=1 << 19,
             ),
         )
 
-    async def RegisterTokenizer(self, request, context):  # type: ignore[no-untyped-def]  # never called
-        raise NotImplementedError
+    async def RegisterTokenizer(
+        self, request: teacher_pb2.RegisterTokenizerRequest, context: grpc.aio.ServicerContext[Message, Message]
+    ) -> teacher_pb2.RegisterTokenizerResponse:
+        self.handovers.append(request)
+        step = self.handover_script.pop(0) if self.handover_script else None
+        if isinstance(step, Abort):
+            await _abort(context, step)
+        if request.tokenizer_json:
+            self.known[request.tokenizer_id] = f"with-ends-{request.tokenizer_id[:8]}"
+        answer = teacher_pb2.RegisterTokenizerResponse(needs_tokenizer=True)
+        if request.tokenizer_id in self.known:
+            registered_id = self.known[request.tokenizer_id]
+            answer = teacher_pb2.RegisterTokenizerResponse(tokenizer_id=registered_id, report=self.report)
+        if isinstance(step, RegistrationLie):
+            step.change(answer)
+        return answer
 
     def ScoreStream(self, request, context):  # type: ignore[no-untyped-def]  # never called
         raise NotImplementedError
@@ -147,6 +192,26 @@ async def serving(teacher: ScriptedTeacher, *, port: int = 0, max_message_bytes:
         await server.stop(grace=None)
 
 
+def alignment_report() -> teacher_pb2.AlignmentReport:
+    """Two tokenizers that share a vocabulary and, under other names, the end of a response."""
+    return teacher_pb2.AlignmentReport(
+        relation=teacher_pb2.VOCABULARY_RELATION_IDENTICAL,
+        mapped_share=1.0,
+        projected_share=0.5,
+        is_one_to_one=True,
+        differences=["chat_template"],
+        paired=[
+            teacher_pb2.PairedTokens(
+                student=teacher_pb2.SpecialToken(id=7, text="<eos>"),
+                teacher=teacher_pb2.SpecialToken(id=3, text="<end>"),
+                reason="end of response",
+            )
+        ],
+        student_end_tokens=[teacher_pb2.SpecialToken(id=7, text="<eos>")],
+        teacher_end_tokens=[teacher_pb2.SpecialToken(id=3, text="<end>")],
+    )
+
+
 def honest_answer(request: teacher_pb2.ScoreRequest) -> teacher_pb2.ScoreResponse:
     """What a good server says: full log-softmax of seeded logits, then top-K, tail, entropy, digest."""
     prompt_ids = _prompt_ids(request.prompt)
@@ -166,6 +231,7 @@ def honest_answer(request: teacher_pb2.ScoreRequest) -> teacher_pb2.ScoreRespons
         token_dtype=teacher_pb2.TOKEN_DTYPE_U16,
         logprob_dtype=request.logprob_dtype,
         prompt_ids=returned,
+        segmentation=request.segmentation or teacher_pb2.SEGMENTATION_POLICY_AS_IS,
         responses=[_honest_scores(request, response, prompt_ids) for response in request.responses],
         timings=teacher_pb2.Timings(decode_ms=1.0, queue_ms=2.0, forward_ms=3.0, total_ms=6.5),
     )

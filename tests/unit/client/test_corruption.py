@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from preceptor.v1 import teacher_pb2
-from preceptor.wire import LogprobDtype
-from preceptor_client import TeacherClient, TeacherIds, Text
+from preceptor.wire import LogprobDtype, PositionStatus, SegmentationPolicy
+from preceptor_client import GroupScores, TeacherClient, TeacherIds, Text
 from preceptor_client.errors import CorruptAnswerError
 
 from tests.unit.client.scripted_teacher import Lie, ScriptedTeacher, dense_logprobs, serving
@@ -19,6 +19,7 @@ K = 4
 FIRST = [10, 20, 30]
 # The teacher's own favourites, so that the sampled token is inside the support.
 SECOND = [21, 32, 80]
+TOKEN_U16 = teacher_pb2.TOKEN_DTYPE_U16
 Change = Callable[[teacher_pb2.ScoreResponse], None]
 
 
@@ -47,11 +48,15 @@ def numbers(name: str, dtype: str, edit: Callable[[np.ndarray], None]) -> Change
     return column(name, edit_bytes)
 
 
-def put(position: int, value: float) -> Callable[[np.ndarray], None]:
+def put(position: int | slice, value: float | np.ndarray) -> Callable[[np.ndarray], None]:
     def edit(values: np.ndarray) -> None:
         values[position] = value
 
     return edit
+
+
+def unmapped(mass: float) -> Change:
+    return lambda answer: setattr(answer.responses[1], "unmapped_mass", mass)
 
 
 def drop_response(answer: teacher_pb2.ScoreResponse) -> None:
@@ -79,6 +84,38 @@ def shift_rows(answer: teacher_pb2.ScoreResponse) -> None:
 
 def reverse_logprobs(values: np.ndarray) -> None:
     values[:K] = values[:K][::-1].copy()
+
+
+def read_as(ids: list[int], rows: list[int]) -> Change:
+    """The second response was scored as other ids, under a policy that allows it."""
+
+    def change(answer: teacher_pb2.ScoreResponse) -> None:
+        answer.segmentation = teacher_pb2.SEGMENTATION_POLICY_CANONICAL
+        scores = answer.responses[1]
+        scores.teacher_ids.data = np.array(ids, "<u2").tobytes()
+        scores.teacher_ids.dtype = teacher_pb2.TOKEN_DTYPE_U16
+        scores.teacher_rows = np.array(rows, "<u4").tobytes()
+
+    return change
+
+
+def then(*changes: Change) -> Change:
+    def change(answer: teacher_pb2.ScoreResponse) -> None:
+        for each in changes:
+            each(answer)
+
+    return change
+
+
+def pad(answer: teacher_pb2.ScoreResponse) -> None:
+    """Of each row of the second response one entry is left, and the sampled token has it."""
+    scores = answer.responses[1]
+    sampled_N = np.frombuffer(scores.sampled_logprobs, "<f4")
+    logprobs_NK = np.full((3, K), -np.inf, "<f2")
+    logprobs_NK[:, 0] = sampled_N
+    scores.support_logprobs = logprobs_NK.tobytes()
+    scores.support_ids = np.repeat(np.array(SECOND, "<u2")[:, None], K, axis=1).tobytes()
+    scores.log_tail_mass = np.log1p(-np.exp(sampled_N)).astype("<f4").tobytes()
 
 
 def move_all(by: float) -> Callable[[np.ndarray], None]:
@@ -125,13 +162,71 @@ CORRUPTIONS: dict[str, tuple[Change, str]] = {
     "entropy NaN": (numbers("entropies", "<f4", put(0, np.nan)), "responses[1].entropies"),
     "entropy negative": (numbers("entropies", "<f4", put(0, -0.1)), "responses[1].entropies"),
     "entropies missing": (column("entropies", lambda data: b""), "responses[1].entropies"),
+    "policy absent": (header("segmentation", 0), "segmentation is 0"),
+    "policy unknown": (header("segmentation", 9), "segmentation is 9"),
+    "prompt other": (
+        lambda answer: answer.prompt_ids.MergeFrom(teacher_pb2.TokenIds(data=b"\x02\x00", dtype=TOKEN_U16)),
+        "prompt_ids are others",
+    ),
+    "prompt empty": (
+        lambda answer: answer.prompt_ids.MergeFrom(teacher_pb2.TokenIds(dtype=TOKEN_U16)),
+        "prompt_ids is",
+    ),
+    "teacher_rows shifted": (read_as([7, 8, 9], [1, 2, 3]), "responses[1].teacher_rows of row 2 is outside"),
+    "teacher_rows from below 0": (read_as([7, 8, 9], [2**32 - 1, 0, 1]), "responses[1].teacher_rows of row 0 is out"),
+    "teacher_rows repeated": (read_as([7, 8, 9], [1, 1, 1]), "responses[1].teacher_rows of row 2 is a third one"),
+    "teacher_rows descending": (read_as([7, 8, 9], [0, 2, 1]), "responses[1].teacher_rows of row 2 is below"),
+    "teacher_rows short": (read_as([7, 8, 9], [0, 1]), "responses[1].teacher_rows holds 2 entries instead of 3"),
+    "teacher_rows absent": (read_as([7, 8, 9], []), "responses[1].teacher_rows holds 0 entries instead of 3"),
+    "teacher_rows torn": (
+        then(read_as([7, 8, 9], [0, 1, 2]), column("teacher_rows", lambda data: data[:-1])),
+        "responses[1].teacher_rows",
+    ),
+    "teacher_rows alone": (column("teacher_rows", lambda data: bytes(12)), "responses[1].teacher_rows point into"),
+    "teacher_rows not the positions": (
+        then(read_as([7, 8, 9, 5], [0, 1, 3]), header("segmentation", teacher_pb2.SEGMENTATION_POLICY_MASK)),
+        "responses[1].teacher_rows of row 2 is not its position, though MASK",
+    ),
+    "teacher_ids torn": (
+        then(read_as([7, 8, 9], [0, 1, 2]), lambda answer: setattr(answer.responses[1].teacher_ids, "data", b"1")),
+        "responses[1].teacher_ids",
+    ),
+    "teacher_ids without dtype": (
+        then(read_as([7, 8, 9], [0, 1, 2]), lambda answer: answer.responses[1].teacher_ids.ClearField("dtype")),
+        "responses[1].teacher_ids",
+    ),
+    "unmapped mass NaN": (unmapped(np.nan), "responses[1].unmapped_mass is nan"),
+    "unmapped mass infinite": (unmapped(np.inf), "responses[1].unmapped_mass is inf, a mass"),
+    "unmapped mass negative": (unmapped(-0.01), "responses[1].unmapped_mass is -0.0"),
+    "unmapped mass above 1": (unmapped(1.5), "responses[1].unmapped_mass is 1.5, a mass is in [0, 1]"),
+    "unmapped mass above the tail": (unmapped(0.99), "responses[1].unmapped_mass is 0.9900, more than"),
+    "padded row of two finite": (
+        then(pad, numbers("support_logprobs", "<f2", put(1, -9.0))),
+        "responses[1].support_ids of row 0 repeats an id",
+    ),
+    "padded row empty": (
+        then(pad, numbers("support_logprobs", "<f2", put(K, -np.inf))),
+        "responses[1].support_logprobs of row 1 is empty",
+    ),
+    "padding in front": (
+        then(pad, numbers("support_logprobs", "<f2", lambda v: put(slice(0, 2), v[[1, 0]])(v))),
+        "responses[1].support_logprobs of row 0 is not sorted",
+    ),
+    "padded row without the sampled token": (
+        then(pad, numbers("support_ids", "<u2", put(slice(0, K), 5))),
+        "responses[1].sampled_logprobs of row 0",
+    ),
+    "sampled token as padding": (
+        then(pad, numbers("support_ids", "<u2", put(0, 5))),
+        "responses[1].sampled_logprobs of row 0",
+    ),
     "rows shifted": (shift_rows, "responses[1].sampled_logprobs"),
 }
 
 
-async def ask(change: Change, *, masks: list[list[int]] | None = None, top_k: int = K) -> None:
+async def ask(change: Change, *, masks: list[list[int]] | None = None, top_k: int = K) -> GroupScores:
     async with serving(ScriptedTeacher([Lie(change=change)])) as address, TeacherClient(address) as client:
-        await client.score(
+        return await client.score(
             TeacherIds([1]), [FIRST, SECOND], top_k=top_k, teacher="tutor", tokenizer_id="tok", score_masks=masks
         )
 
@@ -151,6 +246,52 @@ async def test_corruption_is_found_and_named(name: str) -> None:
     with pytest.raises(CorruptAnswerError) as caught:
         await ask(change)
     assert str(caught.value).startswith(says)
+
+
+async def test_padded_row_is_a_distribution_of_fewer_tokens() -> None:
+    scores = (await ask(pad)).responses[1]
+    assert np.isfinite(scores.support_logprobs_NK).sum(axis=1).tolist() == [1, 1, 1]
+    assert scores.support_ids_NK[:, 0].tolist() == SECOND
+
+
+async def test_sampled_token_of_no_mass_may_lack_in_a_padded_row() -> None:
+    def no_mass(answer: teacher_pb2.ScoreResponse) -> None:
+        pad(answer)
+        numbers("support_ids", "<u2", put(slice(0, K), 5))(answer)
+        numbers("sampled_logprobs", "<f4", put(0, -np.inf))(answer)
+
+    assert (await ask(no_mass)).responses[1].sampled_logprobs_N[0] == -np.inf
+
+
+@pytest.mark.parametrize("asked", [SegmentationPolicy.AS_IS, SegmentationPolicy.CANONICAL])
+async def test_policy_other_than_asked_is_refused(asked: SegmentationPolicy) -> None:
+    lie = Lie(change=header("segmentation", teacher_pb2.SEGMENTATION_POLICY_MASK))
+    async with serving(ScriptedTeacher([lie])) as address, TeacherClient(address) as client:
+        with pytest.raises(CorruptAnswerError, match=f"segmentation: the request said '{asked.name}', .* says 'MASK'"):
+            await client.score(TeacherIds([1]), [FIRST], top_k=K, segmentation=asked)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [0, 2, 5]])
+async def test_rows_anywhere_in_the_teachers_reading_are_accepted(rows: list[int]) -> None:
+    decoded = (await ask(read_as([7, 8, 9, 7, 8, 9], rows))).responses[1].teacher_rows_N
+    assert decoded is not None
+    assert decoded.tolist() == rows
+
+
+@pytest.mark.parametrize("status", ["SPECIAL", "MISALIGNED", "UNMAPPED", "BEYOND_CONTEXT"])
+async def test_position_without_a_counterpart_has_no_row(status: str) -> None:
+    def drop_last(answer: teacher_pb2.ScoreResponse) -> None:
+        scores = answer.responses[1]
+        scores.status = bytes([1, 1, PositionStatus[status]])
+        for name in ("support_ids", "support_logprobs", "sampled_logprobs", "log_tail_mass", "entropies"):
+            data = getattr(scores, name)
+            setattr(scores, name, data[: len(data) // 3 * 2])
+
+    scores = (await ask(drop_last)).responses[1]
+    assert scores.positions_N.tolist() == [0, 1]
+    assert scores.scored_share == pytest.approx(2 / 3)
+    with pytest.raises(CorruptAnswerError, match=r"responses\[1\].support_ids holds 12 entries instead of 8"):
+        await ask(column("status", lambda data: data[:2] + bytes([PositionStatus[status]])))
 
 
 async def test_whole_vocabulary_with_mass_outside_is_refused() -> None:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from preceptor.fingerprint import tokenizer_id, vocabulary_id
 from preceptor_client import Limits, ServerInfo, TeacherClient, TeacherIds, TeacherInfo
-from preceptor_client.commands import checks, doctor
-from preceptor_client.commands.checks import Check, Outcome, StudentTokenizer, Workload
+from preceptor_client.commands import checks, doctor, doctor_view
+from preceptor_client.commands.checks import Check, Outcome, Workload
 from preceptor_client.commands.doctor import DoctorSettings
 from preceptor_client.types import Capabilities, GroupScores
 
 from tests.unit.client.scripted_teacher import Abort, Lie, ScriptedTeacher, serving
-
-VOCABULARY = {"a": 0, "b": 1}
-TOKENIZER = json.dumps({"model": {"vocab": VOCABULARY, "merges": []}, "added_tokens": []})
-OTHER_MERGES = json.dumps({"model": {"vocab": VOCABULARY, "merges": ["a b"]}, "added_tokens": []})
-OTHER_VOCABULARY = json.dumps({"model": {"vocab": {"b": 0, "a": 1}, "merges": []}, "added_tokens": []})
+from tests.unit.client.tiny_student import save_student
 
 TEACHER = TeacherInfo(
     name="tutor",
@@ -32,8 +29,8 @@ TEACHER = TeacherInfo(
     device="cpu",
     vocabulary_size=100,
     max_model_len=1000,
-    tokenizer_id=tokenizer_id(TOKENIZER, "template"),
-    vocabulary_id=vocabulary_id(TOKENIZER),
+    tokenizer_id="tok",
+    vocabulary_id="voc",
     special_tokens=(),
     end_token_ids=(3, 4),
     has_chat_template=True,
@@ -41,14 +38,18 @@ TEACHER = TeacherInfo(
     tokenizer_json="",
 )
 LIMITS = Limits(
-    max_top_k=64, max_responses=8, max_group_tokens=5000, max_message_bytes=1_000_000, max_queue_tokens=10_000
+    max_top_k=64,
+    max_responses=8,
+    max_group_tokens=5000,
+    max_message_bytes=1_000_000,
+    max_queue_tokens=10_000,
+    max_tokenizer_bytes=1_000_000,
 )
 INFO = ServerInfo(server_version="1.0.0", teachers=(TEACHER,), limits=LIMITS)
-STUDENT = StudentTokenizer(tokenizer_json=TOKENIZER, chat_template="template", end_token_ids=(3,))
 WORK = Workload(top_k=32, num_responses=4, max_prompt_tokens=200, max_response_tokens=800)
 
 
-def outcomes(found: list[Check]) -> dict[str, str]:
+def outcomes(found: Iterable[Check]) -> dict[str, str]:
     return {check.name: check.outcome.value for check in found}
 
 
@@ -71,28 +72,6 @@ def test_teacher_that_is_not_one_of_several_fails_with_their_names(name: str) ->
     check, teacher = checks.check_teacher(info, name=name)
     assert (check.outcome, teacher) == (Outcome.FAIL, None)
     assert "tutor, second" in check.change
-
-
-@pytest.mark.parametrize(
-    ("tokenizer_json", "template", "outcome"),
-    [
-        (TOKENIZER, "template", Outcome.OK),
-        (TOKENIZER, "another", Outcome.WARN),
-        (OTHER_MERGES, "template", Outcome.WARN),
-        (OTHER_VOCABULARY, "template", Outcome.FAIL),
-    ],
-)
-def test_tokenizers_are_compared_by_what_they_encode(tokenizer_json: str, template: str, outcome: Outcome) -> None:
-    student = replace(STUDENT, tokenizer_json=tokenizer_json, chat_template=template)
-    assert checks.check_tokenizer(TEACHER, student=student).outcome is outcome
-
-
-@pytest.mark.parametrize(
-    ("ids", "outcome"),
-    [((3,), Outcome.OK), ((3, 9), Outcome.WARN), ((9,), Outcome.FAIL), ((), Outcome.WARN)],
-)
-def test_end_tokens_must_be_shared(ids: tuple[int, ...], outcome: Outcome) -> None:
-    assert checks.check_end_tokens(TEACHER, student=replace(STUDENT, end_token_ids=ids)).outcome is outcome
 
 
 @pytest.mark.parametrize(("top_k", "outcome"), [(64, Outcome.OK), (65, Outcome.FAIL)])
@@ -180,7 +159,7 @@ def test_exit_status_is_1_only_after_a_failure() -> None:
 
 async def test_good_server_passes_every_check() -> None:
     async with serving(ScriptedTeacher()) as address:
-        found = await doctor.examine(DoctorSettings(address=address))
+        found = (await doctor.examine(DoctorSettings(address=address))).checks
     assert outcomes(found) == {
         "address": "ok",
         "server": "ok",
@@ -197,28 +176,82 @@ async def test_good_server_passes_every_check() -> None:
 async def test_corrupt_probe_fails() -> None:
     teacher = ScriptedTeacher([Lie(change=lambda answer: answer.responses[0].ClearField("digest"))])
     async with serving(teacher) as address:
-        found = await doctor.examine(DoctorSettings(address=address))
+        found = (await doctor.examine(DoctorSettings(address=address))).checks
     assert found[-1].outcome is Outcome.FAIL
     assert "digest" in found[-1].found
 
 
 async def test_probe_that_the_server_refuses_fails() -> None:
     async with serving(ScriptedTeacher([Abort(code=grpc.StatusCode.INTERNAL, message="boom")])) as address:
-        found = await doctor.examine(DoctorSettings(address=address))
+        found = (await doctor.examine(DoctorSettings(address=address))).checks
     assert found[-1].outcome is Outcome.FAIL
     assert "boom" in found[-1].found
 
 
 async def test_student_folder_that_does_not_exist_fails_the_tokenizer_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = await asyncio.to_thread(
-        doctor.check_student, DoctorSettings(address="a:1", student="/no/such/folder"), teacher=TEACHER
-    )
-    assert outcomes(found) == {"tokenizer": "fail"}
+    async with serving(ScriptedTeacher()) as address:
+        found = await doctor.examine(DoctorSettings(address=address, student="/no/such/folder"))
+    assert outcomes(found.checks)["tokenizer"] == "fail"
+    assert (found.student is not None, found.checks[-1].name) == (True, "probe score")
+
+
+async def test_student_is_registered_as_its_files_and_the_settings_say(tmp_path: Path) -> None:
+    student = save_student(tmp_path, vocab_size=90, eos_token_id=1)
+    teacher = ScriptedTeacher()
+    async with serving(teacher) as address:
+        as_saved = await doctor.examine(DoctorSettings(address=address, student=str(student)))
+        await doctor.examine(
+            DoctorSettings(
+                address=address,
+                student=str(student),
+                student_end_token_ids=(5, 6),
+                teacher_end_token_ids=(4,),
+                special_pairs={"<a>": "<b>"},
+            )
+        )
+    first, *_, last = teacher.handovers
+    assert (list(first.end_token_ids), first.vocabulary_size, first.teacher) == ([1], 90, "tutor")
+    assert (list(last.end_token_ids), list(last.teacher_end_token_ids)) == ([5, 6], [4])
+    assert [(pair.student, pair.teacher) for pair in last.special_pairs] == [("<a>", "<b>")]
+    assert list(outcomes(as_saved.checks).items())[4:8] == [
+        ("tokenizer", "ok"),
+        ("end tokens", "ok"),
+        ("special tokens", "ok"),
+        ("student probe", "ok"),
+    ]
+
+
+async def test_json_holds_checks_alignment_and_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student = save_student(tmp_path)
+    async with serving(ScriptedTeacher()) as address:
+        arguments = ["--address", address, "--json"]
+        assert await asyncio.to_thread(doctor.run, [*arguments, "--student", str(student)]) == 0
+        with_student = json.loads(capsys.readouterr().out)
+        assert await asyncio.to_thread(doctor.run, arguments) == 0
+        without = json.loads(capsys.readouterr().out)
+    assert {check["name"]: check["outcome"] for check in with_student["checks"]}["end tokens"] == "ok"
+    assert with_student["alignment"]["relation"] == "identical"
+    assert with_student["alignment"]["end_tokens_meet"] is True
+    assert with_student["alignment"]["paired"][0]["teacher"] == {"id": 3, "text": "<end>"}
+    assert with_student["student_probe"]["scored_share"] == 1.0
+    assert with_student["student_probe"]["positions"] == {"ok": with_student["student_probe"]["positions"]["ok"]}
+    assert (without["alignment"], without["student_probe"]) == (None, None)
+
+
+async def test_pairs_are_shown_below_the_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    student = save_student(tmp_path)
+    async with serving(ScriptedTeacher()) as address:
+        assert await asyncio.to_thread(doctor.run, ["--address", address, "--student", str(student)]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert ["<eos> (7)", "<end> (3)", "end of response"] in rows
 
 
 def test_table_shows_what_to_change() -> None:
-    table = doctor.check_table([Check(name="top-k", outcome=Outcome.FAIL, found="[65] tokens", change="lower it")])
+    table = doctor_view.check_table([Check(name="top-k", outcome=Outcome.FAIL, found="[65] tokens", change="lower it")])
     cells = [str(cell) for column in table.columns for cell in column.cells]
     assert cells == ["top-k", "fail", "[65] tokens\n-> lower it"]
 

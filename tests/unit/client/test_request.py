@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from preceptor.wire import SegmentationPolicy
 from preceptor_client import Chat, StudentIds, TeacherClient, TeacherIds, Text
 from preceptor_client.errors import InvalidRequestError, MessageTooLargeError
 
@@ -36,6 +37,10 @@ NOBODY = "127.0.0.1:1"
         ({"score_masks": [[1]]}, "responses[0].score_mask"),
         ({"score_masks": [[1, 2]]}, "responses[0].score_mask"),
         ({"score_masks": [[0, 0]]}, "responses[0].score_mask"),
+        ({"segmentation": SegmentationPolicy.PAPER}, "paper_token_ids"),
+        ({"segmentation": SegmentationPolicy.MASK, "paper_token_ids": [3]}, "paper_token_ids"),
+        ({"paper_token_ids": [3]}, "paper_token_ids"),
+        ({"segmentation": SegmentationPolicy.PAPER, "paper_token_ids": [-1]}, "paper_token_ids"),
         ({"request_id": ""}, "request_id"),
         ({"request_id": "x" * 129}, "request_id"),
     ],
@@ -45,6 +50,29 @@ async def test_mistake_names_its_field(arguments: dict[str, Any], field: str) ->
     async with TeacherClient(NOBODY, timeout_seconds=1) as client:
         with pytest.raises(InvalidRequestError) as caught:
             await client.score(call.pop("prompt"), call.pop("responses"), **call)
+    assert caught.value.field == field
+    assert str(caught.value).startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"tokenizer_json": ""}, "tokenizer_json"),
+        ({"tokenizer_json": "{"}, "tokenizer_json"),
+        ({"tokenizer_json": "[]"}, "tokenizer_json"),
+        ({"tokenizer_json": '{"version": "1.0"}'}, "tokenizer_json"),
+        ({"tokenizer_json": "[" * 100_000}, "tokenizer_json"),
+        ({"end_token_ids": [-1]}, "end_token_ids"),
+        ({"teacher_end_token_ids": [2**32]}, "teacher_end_token_ids"),
+        ({"special_pairs": {"<eos>": ""}}, "special_pairs"),
+        ({"vocabulary_size": -1}, "vocabulary_size"),
+    ],
+)
+async def test_tokenizer_that_is_none_names_its_field(arguments: dict[str, Any], field: str) -> None:
+    call: dict[str, Any] = {"tokenizer_json": '{"model": {}}'} | arguments
+    async with TeacherClient(NOBODY, timeout_seconds=1) as client:
+        with pytest.raises(InvalidRequestError) as caught:
+            await client.register_tokenizer(call.pop("tokenizer_json"), **call)
     assert caught.value.field == field
     assert str(caught.value).startswith(field)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from preceptor.v1 import teacher_pb2
-from preceptor.wire import LogprobDtype, PositionStatus
+from preceptor.wire import LogprobDtype, PositionStatus, SegmentationPolicy, TokenDtype, encode_token_ids
 from preceptor_client import Chat, ChatMessage, StudentIds, TeacherClient, TeacherIds, Text
+from preceptor_client.request import RegisterOptions
 from preceptor_client.teacher import ScoreOptions
 
-from tests.unit.client.scripted_teacher import TEXT_PROMPT_IDS, ScriptedTeacher, dense_logprobs, serving
+from tests.unit.client.scripted_teacher import TEXT_PROMPT_IDS, Lie, ScriptedTeacher, dense_logprobs, serving
 
 
 async def test_scores_are_the_teachers_own_distribution() -> None:
@@ -64,6 +66,50 @@ async def test_prompt_of_text_returns_the_ids_that_the_teacher_read(prompt: Text
     assert scores.prompt_ids.tolist() == list(TEXT_PROMPT_IDS)
 
 
+def column_of_ids(ids: list[int]) -> teacher_pb2.TokenIds:
+    data = encode_token_ids(np.array(ids), TokenDtype.U32)
+    return teacher_pb2.TokenIds(data=data, dtype=teacher_pb2.TOKEN_DTYPE_U32)
+
+
+async def test_prompt_that_the_teacher_tokenised_anew_comes_back_in_its_ids() -> None:
+    # The digest stays that of the ids which were sent.
+    lie = Lie(change=lambda answer: answer.prompt_ids.CopyFrom(column_of_ids([70_000, 5])))
+    async with serving(ScriptedTeacher([lie])) as address, TeacherClient(address) as client:
+        scores = await client.score(StudentIds([1, 2, 3]), [[10]], top_k=2)
+    assert scores.prompt_ids.tolist() == [70_000, 5]
+
+
+async def test_applied_policy_is_told_where_the_server_chose_it() -> None:
+    def choose(answer: teacher_pb2.ScoreResponse) -> None:
+        answer.segmentation = teacher_pb2.SEGMENTATION_POLICY_CANONICAL
+
+    teacher = ScriptedTeacher([Lie(change=choose)])
+    async with serving(teacher) as address, TeacherClient(address) as client:
+        chosen = await client.score(StudentIds([1]), [[10]], top_k=2)
+        asked = await client.score(StudentIds([1]), [[10]], top_k=2, segmentation=SegmentationPolicy.MASK)
+    assert teacher.requests[0].segmentation == teacher_pb2.SEGMENTATION_POLICY_UNSPECIFIED
+    assert (chosen.segmentation, asked.segmentation) == (SegmentationPolicy.CANONICAL, SegmentationPolicy.MASK)
+
+
+async def test_ids_that_stood_for_the_response_come_with_the_row_of_each_position() -> None:
+    def read_otherwise(answer: teacher_pb2.ScoreResponse) -> None:
+        answer.segmentation = teacher_pb2.SEGMENTATION_POLICY_CANONICAL
+        scores = answer.responses[0]
+        scores.teacher_ids.CopyFrom(column_of_ids([70_000, 8, 9, 10]))
+        scores.teacher_rows = np.array([0, 2], "<u4").tobytes()
+        scores.unmapped_mass = 0.125
+
+    teacher = ScriptedTeacher([Lie(change=read_otherwise)])
+    async with serving(teacher) as address, TeacherClient(address) as client:
+        scores = (await client.score(StudentIds([1]), [[10, 20]], top_k=2)).responses[0]
+        own = (await client.score(StudentIds([1]), [[10, 20]], top_k=2)).responses[0]
+    assert scores.teacher_ids_M is not None
+    assert scores.teacher_rows_N is not None
+    assert scores.teacher_ids_M.tolist() == [70_000, 8, 9, 10]
+    assert (scores.teacher_rows_N.tolist(), scores.unmapped_mass) == ([0, 2], 0.125)
+    assert (own.teacher_ids_M, own.teacher_rows_N, own.unmapped_mass) == (None, None, 0.0)
+
+
 async def test_each_kind_of_prompt_arrives_as_itself() -> None:
     teacher = ScriptedTeacher()
     async with serving(teacher) as address, TeacherClient(address) as client:
@@ -102,11 +148,14 @@ async def test_every_option_reaches_the_server() -> None:
             tokenizer_id="mine",
             score_masks=[[0, 1]],
             batch_invariant=True,
+            segmentation=SegmentationPolicy.PAPER,
+            paper_token_ids=[9, 8],
             request_id="r-7",
         )
     sent = teacher.requests[0]
     assert (sent.request_id, sent.teacher, sent.adapter, sent.tokenizer_id) == ("r-7", "other", "law", "mine")
     assert (sent.top_k, sent.temperature, sent.batch_invariant) == (5, 0.5, True)
+    assert (sent.segmentation, list(sent.paper_token_ids)) == (teacher_pb2.SEGMENTATION_POLICY_PAPER, [9, 8])
     assert sent.responses[0].score_mask == b"\x00\x01"
 
 
@@ -137,11 +186,15 @@ async def test_info_carries_teachers_and_limits() -> None:
     assert (teacher.name, teacher.vocabulary_size, teacher.end_token_ids) == ("tutor", 97, (3, 4))
     assert (teacher.special_tokens[0].id, teacher.special_tokens[0].text) == (3, "<end>")
     assert (teacher.capabilities.temperature, teacher.capabilities.batch_invariant) == (True, False)
-    assert (info.limits.max_top_k, info.limits.max_queue_tokens) == (64, 4096)
+    assert (info.limits.max_top_k, info.limits.max_queue_tokens, info.limits.max_tokenizer_bytes) == (64, 4096, 1 << 19)
     assert (teacher.tokenizer_json, with_tokenizer.teachers[0].tokenizer_json) == ("", "{}")
 
 
-def test_options_of_the_blocking_twin_are_those_of_score() -> None:
-    parameters = inspect.signature(TeacherClient.score).parameters.values()
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [(TeacherClient.score, ScoreOptions), (TeacherClient.register_tokenizer, RegisterOptions)],
+)
+def test_options_of_the_blocking_twin_are_the_methods_own(method: Callable[..., object], options: type) -> None:
+    parameters = inspect.signature(method).parameters.values()
     keywords = {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
-    assert set(ScoreOptions.__annotations__) == keywords
+    assert set(options.__annotations__) == keywords

@@ -9,13 +9,16 @@ import sys
 import grpc
 import numpy as np
 import pytest
+from preceptor.v1 import teacher_pb2
+from preceptor.wire import PositionStatus
 from preceptor_client.commands import score
+from preceptor_client.commands.status_words import WHY_NO_SCORE
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel, Metaspace
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from tests.unit.client.scripted_teacher import Abort, ScriptedTeacher, dense_logprobs, serving
+from tests.unit.client.scripted_teacher import Abort, Lie, ScriptedTeacher, dense_logprobs, serving
 
 RESPONSE = " Oslo.\n"
 RESPONSE_IDS = [21, 32, 80]
@@ -72,6 +75,66 @@ async def test_chat_is_sent_as_a_users_message(teacher: ScriptedTeacher) -> None
     assert (message.role, message.content) == ("user", "Capital of Norway?")
 
 
+def rows_of(printed: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (PositionStatus.NON_FINITE, "no score: the teacher's logits were NaN or infinite there"),
+        (PositionStatus.SPECIAL, "no score: a special token without a counterpart at the teacher"),
+        (PositionStatus.MISALIGNED, "no score: the teacher would cut these bytes differently"),
+        (PositionStatus.UNMAPPED, "no score: the teacher's vocabulary has no counterpart of this token"),
+        (PositionStatus.BEYOND_CONTEXT, "no score: beyond the teacher's context"),
+    ],
+)
+async def test_position_without_a_score_says_why(
+    status: PositionStatus, says: str, teacher: ScriptedTeacher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drop_last(answer: teacher_pb2.ScoreResponse) -> None:
+        scores = answer.responses[0]
+        scores.status = bytes([1, 1, status])
+        for name in ("support_ids", "support_logprobs", "sampled_logprobs", "log_tail_mass", "entropies"):
+            data = getattr(scores, name)
+            setattr(scores, name, data[: len(data) // 3 * 2])
+
+    teacher.script = [Lie(change=drop_last)]
+    assert await run(teacher, "--prompt", "a", "--response", RESPONSE) == 0
+    assert rows_of(capsys.readouterr().out)[2] == ["2", r"'\n'", "-", "-", "-", "-", "-", says]
+
+
+def test_every_status_but_ok_has_words() -> None:
+    assert set(WHY_NO_SCORE) == set(PositionStatus) - {PositionStatus.OK}
+
+
+async def test_what_fills_a_row_up_is_not_shown(teacher: ScriptedTeacher, capsys: pytest.CaptureFixture[str]) -> None:
+    def keep_one(answer: teacher_pb2.ScoreResponse) -> None:
+        scores = answer.responses[0]
+        logprobs_NK = np.full((3, 2), -np.inf, "<f4")
+        logprobs_NK[:, 0] = np.log(0.75)
+        scores.support_logprobs = logprobs_NK.tobytes()
+        scores.support_ids = np.repeat(np.array([[21], [32], [21]], "<u2"), 2, axis=1).tobytes()
+        # The last token has no mass: the second entry of its row is no rank of it.
+        scores.sampled_logprobs = np.array([np.log(0.75), np.log(0.75), -np.inf], "<f4").tobytes()
+        scores.log_tail_mass = np.full(3, np.log(0.25), "<f4").tobytes()
+
+    teacher.script = [Lie(change=keep_one)]
+    assert await run(teacher, "--prompt", "a", "--response", RESPONSE, "--top-k", "2") == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert [row[4] for row in rows] == ["1", "1", "-"]
+    assert [row[7] for row in rows] == ["' Oslo' 0.750", "'.' 0.750", "' Oslo' 0.750"]
+
+
+@pytest.mark.parametrize("policy", ["as_is", "mask", "canonical"])
+async def test_policy_is_asked_for_and_shown(
+    policy: str, teacher: ScriptedTeacher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(teacher, "--prompt", "a", "--response", RESPONSE, "--segmentation", policy) == 0
+    assert teacher_pb2.SegmentationPolicy.Name(teacher.requests[0].segmentation).lower().endswith(f"policy_{policy}")
+    assert f"segmentation {policy}, prompt" in capsys.readouterr().out
+
+
 async def test_spaces_around_the_texts_are_kept(teacher: ScriptedTeacher) -> None:
     assert await run(teacher, "--prompt", " is ", "--response", " Oslo") == 0
     assert teacher.requests[0].prompt.text.text == " is "
@@ -85,6 +148,7 @@ async def test_spaces_around_the_texts_are_kept(teacher: ScriptedTeacher) -> Non
         (["--response", "b"], "give either --prompt or --chat"),
         (["--prompt", "a"], "response"),
         (["--prompt", "a", "--response", "b", "--temperature", "0"], "temperature"),
+        (["--prompt", "a", "--response", "b", "--segmentation", "paper"], "segmentation"),
     ],
 )
 def test_wrong_settings_exit_with_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

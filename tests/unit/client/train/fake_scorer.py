@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Unpack
@@ -10,16 +10,20 @@ from typing import Unpack
 import numpy as np
 import torch
 from preceptor.fingerprint import vocabulary_id
-from preceptor.wire import PositionStatus
+from preceptor.wire import PositionStatus, SegmentationPolicy, VocabularyRelation
 from preceptor_client.teacher import ScoreOptions
+from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.student import Student
 from preceptor_client.types import (
+    AlignmentReport,
     Capabilities,
     GroupScores,
     Limits,
     Prompt,
+    Registration,
     ResponseScores,
     ServerInfo,
+    SpecialToken,
     StudentIds,
     TeacherIds,
     TeacherInfo,
@@ -37,24 +41,78 @@ class Call:
     options: ScoreOptions
 
 
+REPORT = AlignmentReport(
+    relation=VocabularyRelation.IDENTICAL,
+    is_one_to_one=True,
+    mapped_share=1.0,
+    projected_share=1.0,
+    differences=(),
+    paired=(),
+    masked=(),
+    dropped=(),
+    student_end_tokens=(SpecialToken(id=2, text="<|im_end|>"),),
+    teacher_end_tokens=(SpecialToken(id=2, text="<|im_end|>"),),
+    warnings=(),
+)
+"""Of two tokenizers that are the same."""
+
+
 @dataclass
 class FakeScorer:
-    """Answers at once. `error_at` may name an error for a call, `status_of` a status for a response token."""
+    """Answers at once. `error_at` may name an error for a call, `status_of` a status for a response token, `support_of`
+    how many tokens of its support are left."""
 
     teacher: Student
     name: str = "tiny"
     error_at: Callable[[int], Exception | None] = lambda index: None
     status_of: Callable[[int], PositionStatus] = lambda position: PositionStatus.OK
+    support_of: Callable[[int], int | None] = lambda position: None
+    unmapped_mass: float = 0.0
+    report: AlignmentReport = REPORT
+    register_error: Exception | None = None
+    server: ServerInfo | None = None
     calls: list[Call] = field(default_factory=list)
+    registrations: list[dict[str, object]] = field(default_factory=list)
 
     def info(self) -> ServerInfo:
-        return ServerInfo(
+        return self.server or ServerInfo(
             server_version="0",
             teachers=(teacher_info(self.teacher, name=self.name),),
             limits=Limits(
-                max_top_k=64, max_responses=16, max_group_tokens=4096, max_message_bytes=1 << 20, max_queue_tokens=4096
+                max_top_k=64,
+                max_responses=16,
+                max_group_tokens=4096,
+                max_message_bytes=1 << 20,
+                max_queue_tokens=4096,
+                max_tokenizer_bytes=1 << 20,
             ),
         )
+
+    def register_tokenizer(
+        self,
+        tokenizer_json: str,
+        *,
+        chat_template: str | None = None,
+        teacher: str = "",
+        end_token_ids: Sequence[int] = (),
+        teacher_end_token_ids: Sequence[int] = (),
+        special_pairs: Mapping[str, str] = {},
+        vocabulary_size: int = 0,
+    ) -> Registration:
+        self.registrations.append(
+            {
+                "tokenizer_json": tokenizer_json,
+                "chat_template": chat_template,
+                "teacher": teacher,
+                "end_token_ids": end_token_ids,
+                "teacher_end_token_ids": teacher_end_token_ids,
+                "special_pairs": special_pairs,
+                "vocabulary_size": vocabulary_size,
+            }
+        )
+        if self.register_error:
+            raise self.register_error
+        return Registration(tokenizer_id="registered", report=self.report)
 
     def submit(
         self, prompt: Prompt, responses: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]
@@ -73,7 +131,8 @@ class FakeScorer:
         return GroupScores(
             teacher=self.name,
             revision="1",
-            tokenizer_id=self.teacher.tokenizer_id,
+            tokenizer_id=options.get("tokenizer_id", ""),
+            segmentation=options.get("segmentation") or SegmentationPolicy.AS_IS,
             top_k=options["top_k"],
             temperature=options.get("temperature", 1.0),
             prompt_ids=np.array(prompt_ids, np.int64),
@@ -91,7 +150,10 @@ class FakeScorer:
         logprobs_NV = logprobs_TV[torch.from_numpy(positions_N)]
         support_NK = logprobs_NV.sort(dim=1, descending=True, stable=True)
         k = options["top_k"]
-        top_NK = support_NK.values[:, :k].numpy()
+        top_NK, ids_NK = support_NK.values[:, :k].numpy().copy(), support_NK.indices[:, :k].numpy().copy()
+        for row, position in enumerate(positions_N):
+            if (num_left := self.support_of(int(position))) is not None:
+                top_NK[row, num_left:], ids_NK[row, num_left:] = -np.inf, ids_NK[row, 0]
         sampled_N = torch.tensor(response)[torch.from_numpy(positions_N)]
         tail_N = np.clip(1 - np.exp(top_NK.astype(np.float64)).sum(axis=1), 0, 1)
         with np.errstate(divide="ignore"):
@@ -99,11 +161,12 @@ class FakeScorer:
         return ResponseScores(
             status_T=status_T,
             positions_N=positions_N,
-            support_ids_NK=support_NK.indices[:, :k].numpy(),
+            support_ids_NK=ids_NK,
             support_logprobs_NK=top_NK,
             sampled_logprobs_N=logprobs_NV.gather(1, sampled_N[:, None])[:, 0].numpy(),
             log_tail_mass_N=log_tail_N,
             entropies_N=-(logprobs_NV.exp() * logprobs_NV).sum(dim=1).numpy(),
+            unmapped_mass=self.unmapped_mass,
         )
 
     def _encode(self, prompt: Prompt) -> list[int]:
@@ -129,4 +192,19 @@ def teacher_info(teacher: Student, *, name: str = "tiny", max_model_len: int = 2
         has_chat_template=True,
         capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=False, other_tokenizers=False),
         tokenizer_json="",
+    )
+
+
+def agreement_with(
+    teacher: Student,
+    *,
+    report: AlignmentReport = REPORT,
+    policy: SegmentationPolicy = SegmentationPolicy.MASK,
+    paper_token_ids: tuple[int, ...] = (),
+) -> Agreement:
+    return Agreement(
+        teacher=teacher_info(teacher),
+        registration=Registration(tokenizer_id="registered", report=report),
+        policy=policy,
+        paper_token_ids=paper_token_ids,
     )

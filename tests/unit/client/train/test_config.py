@@ -51,6 +51,11 @@ def test_environment_is_above_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         (["--teacher.top-k", "1"], "nothing would be learnt"),
         (["--rollout.top-p", "0"], "rollout.top_p"),
         (["--evaluation.every-steps", "2"], "set data.heldout"),
+        (["--evaluation.loss", "true"], "evaluation.loss is set.*set data.heldout"),
+        (["--teacher.segmentation", "magic"], "teacher.segmentation"),
+        (["--teacher.paper-tokens", '[""]'], "at least one text, and none that is empty"),
+        (["--teacher.paper-tokens", "[]"], "at least one text, and none that is empty"),
+        (["--teacher.end-token-ids", "[-1]"], "must hold ids, which are 0 or above"),
         (["--rollout.responses-per-prompt", "17"], "rollout.batch_size=16"),
         (["--optimizer.warmup-steps", "11"], "run.num_steps=10"),
         (["--objective.kind", "magic"], "objective.kind"),
@@ -59,6 +64,16 @@ def test_environment_is_above_the_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_unusable_setting_is_refused_and_named(tmp_path: Path, options: list[str], expected: str) -> None:
     with pytest.raises(InvalidSettingsError, match=expected):
         _load(tmp_path, *options)
+
+
+def test_end_tokens_and_pairs_are_read_from_file_and_command_line(tmp_path: Path) -> None:
+    toml = MINIMAL.replace('model = "student"', 'model = "student"\nend_token_ids = [5, 2]')
+    toml = toml.replace("[data]", '[teacher.special_pairs]\n"<|im_start|>" = "<start_of_turn>"\n[data]')
+    config = _load(tmp_path, "--teacher.end-token-ids", "[7]", toml=toml)
+    assert config.student.end_token_ids == (5, 2)
+    assert config.teacher.end_token_ids == (7,)
+    assert config.teacher.special_pairs == {"<|im_start|>": "<start_of_turn>"}
+    assert config.teacher.segmentation == "auto"
 
 
 def test_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:

@@ -38,6 +38,28 @@ def test_plain_lines_hold_the_numbers() -> None:
     assert "skipped" in lines[3]
 
 
+def test_heldout_loss_is_shown_with_and_without_answers() -> None:
+    file = io.StringIO()
+    loss: MetricRow = {"loss": 0.25, "num_positions": 310, "scored_share": 0.75}
+    display = PlainDisplay(Console(file=file, width=40))
+    display.heldout({**HELDOUT, **loss})
+    display.heldout({"kind": "heldout", "step": 2, "num_examples": 19, **loss})
+    expected = "0.2500 over 310 positions, 75% of those asked for"
+    assert file.getvalue().splitlines() == [
+        "held-out answers after step 0: 3 of 19 right, 4.0 tokens on average",
+        f"held-out loss after step 0: {expected}",
+        f"held-out loss after step 2: {expected}",
+    ]
+
+
+def test_warning_stays_in_both_displays() -> None:
+    for is_terminal in (False, True):
+        file = io.StringIO()
+        with display_for(Console(file=file, width=160, force_terminal=is_terminal)) as display:
+            display.warning("[3] tokens have no counterpart")
+        assert "warning: [3] tokens have no counterpart" in file.getvalue()
+
+
 def test_plain_display_shows_an_outage_once_not_once_per_request() -> None:
     file = io.StringIO()
     display = PlainDisplay(Console(file=file, width=200))

@@ -4,12 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
 from preceptor_client.train.handshake import check_teacher
 from preceptor_client.train.student import Student
-from preceptor_client.types import ServerInfo, TeacherInfo
+from preceptor_client.types import TeacherInfo
 
 from tests.unit.client.train.fake_scorer import FakeScorer, teacher_info
 
@@ -17,39 +18,30 @@ EXAMPLES = [Example(index=0, prompt="ab", teacher_prompt="a longer one")]
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
 
 
-def _check(info: ServerInfo, settings: Settings, student: Student, *, examples: list[Example] = EXAMPLES) -> str:
-    return check_teacher(info, config=RunConfig.model_validate(settings), student=student, examples=examples).name
+def _check(
+    scorer: FakeScorer, settings: Settings, student: Student, *, examples: list[Example] = EXAMPLES
+) -> Agreement:
+    return check_teacher(scorer, config=RunConfig.model_validate(settings), student=student, examples=examples)
 
 
-def _with_teacher(info: ServerInfo, teacher: TeacherInfo) -> ServerInfo:
-    return replace(info, teachers=(teacher,))
+def _host(scorer: FakeScorer, *teachers: TeacherInfo) -> None:
+    scorer.server = replace(scorer.info(), teachers=teachers)
 
 
 def test_only_teacher_needs_no_name(settings: Settings, student: Student, scorer: FakeScorer) -> None:
-    assert _check(scorer.info(), settings, student) == "tiny"
+    assert _check(scorer, settings, student).teacher.name == "tiny"
 
 
 def test_teacher_is_chosen_by_name_and_names_are_listed(
     settings: Settings, student: Student, scorer: FakeScorer
 ) -> None:
-    two = replace(scorer.info(), teachers=(teacher_info(student, name="a"), teacher_info(student, name="b")))
+    _host(scorer, teacher_info(student, name="a"), teacher_info(student, name="b"))
     settings["teacher"]["name"] = "b"
-    assert _check(two, settings, student) == "b"
+    assert _check(scorer, settings, student).teacher.name == "b"
     for name in ("c", ""):
         settings["teacher"]["name"] = name
         with pytest.raises(UnsuitableTeacherError, match=r"set teacher\.name to one of: a, b"):
-            _check(two, settings, student)
-
-
-def test_other_tokenizer_is_refused_with_both_ids_and_the_fix(
-    settings: Settings, student: Student, scorer: FakeScorer
-) -> None:
-    other = replace(teacher_info(student), tokenizer_id="feed")
-    with pytest.raises(UnsuitableTeacherError, match=rf"{student.tokenizer_id}.*feed.*vocabularies are the same"):
-        _check(_with_teacher(scorer.info(), other), settings, student)
-    foreign = replace(other, vocabulary_id="beef")
-    with pytest.raises(UnsuitableTeacherError, match="shares the teacher's tokenizer"):
-        _check(_with_teacher(scorer.info(), foreign), settings, student)
+            _check(scorer, settings, student)
 
 
 @pytest.mark.parametrize(
@@ -67,15 +59,15 @@ def test_setting_that_the_teacher_cannot_honour_is_refused(
     settings["rollout"]["batch_size"] = 32
     settings[section][key] = value
     plain = teacher_info(student)
-    plain = replace(plain, capabilities=replace(plain.capabilities, temperature=False, batch_invariant=False))
+    _host(scorer, replace(plain, capabilities=replace(plain.capabilities, temperature=False, batch_invariant=False)))
     with pytest.raises(UnsuitableTeacherError, match=expected):
-        _check(_with_teacher(scorer.info(), plain), settings, student)
+        _check(scorer, settings, student)
 
 
 def test_prompt_too_long_for_either_side_is_named(settings: Settings, student: Student, scorer: FakeScorer) -> None:
     long = [Example(index=0, prompt="a"), Example(index=1, prompt="a" * 251)]
     with pytest.raises(InvalidDataError, match=r"example 1: .* 257 tokens, the student's context is 256"):
-        _check(scorer.info(), settings, student, examples=long)
-    short = _with_teacher(scorer.info(), teacher_info(student, max_model_len=12))
+        _check(scorer, settings, student, examples=long)
+    _host(scorer, teacher_info(student, max_model_len=12))
     with pytest.raises(InvalidDataError, match=r"example 0: .* 18 tokens, the context of teacher 'tiny' is 12"):
-        _check(short, settings, student)
+        _check(scorer, settings, student)

@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from preceptor_client.train.agreement import alignment_rows, save_agreement
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.metrics import MetricRow, Metrics
 from preceptor_client.train.report import write_report
 from preceptor_client.train.run_directory import claimed_directory
 from preceptor_client.train.summary import RunSummary, summarise
+from preceptor_client.types import PairedTokens, SpecialToken
+
+from tests.unit.client.train.fake_scorer import REPORT, agreement_with
+from tests.unit.client.train.tiny import tiny_student
 
 EVIL = "<script>alert('x')</script>&"
 
@@ -95,6 +101,50 @@ def test_headline_figures_are_there(report: str) -> None:
 def test_report_of_a_run_without_heldout_is_written(config: RunConfig, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", run=_summary(config, _step(1, loss=None)))
     assert "Held-out" not in (tmp_path / "report.html").read_text().split("Plotly.react(")[0].split("<main>")[1][:4000]
+
+
+def _loss_row(step: int, loss: float) -> MetricRow:
+    numbers: MetricRow = {"num_examples": 3, "loss": loss, "num_positions": 9, "scored_share": 0.5}
+    return {"kind": "heldout", "step": step, **numbers}
+
+
+def test_heldout_loss_without_answers_is_summed_up_and_plotted(config: RunConfig, tmp_path: Path) -> None:
+    summary = _summary(config, _loss_row(0, 1.5), _step(1, loss=1.0), _loss_row(1, 0.5))
+    assert (summary.heldout_loss_before, summary.heldout_loss_after) == (1.5, 0.5)
+    assert (summary.heldout_total, summary.heldout_before, summary.samples) == (None, None, ())
+    write_report(tmp_path / "report.html", run=summary)
+    text = _without_scripts((tmp_path / "report.html").read_text())
+    assert "1.500 → 0.500" in text
+    assert "<h2>Held-out loss</h2>" in text
+    assert "<h2>Held-out accuracy</h2>" not in text
+    assert "<h2>Held-out answers</h2>" not in text
+
+
+def test_positions_without_a_score_get_a_plot(config: RunConfig, tmp_path: Path) -> None:
+    whole: MetricRow = {**_step(1, loss=1.0), "scored_share": 1.0, "unmapped_mass": 0.0}
+    write_report(tmp_path / "report.html", run=_summary(config, whole))
+    assert "Positions with a score" not in (tmp_path / "report.html").read_text()
+    write_report(tmp_path / "report.html", run=_summary(config, whole, {**whole, "step": 2, "scored_share": 0.75}))
+    assert "<h2>Positions with a score</h2>" in (tmp_path / "report.html").read_text()
+
+
+def test_what_was_agreed_about_tokens_is_in_the_report(config: RunConfig, tmp_path: Path) -> None:
+    summary = _summary(config, _step(1, loss=1.0))
+    end = SpecialToken(id=2, text="<|im_end|>")
+    pair = PairedTokens(student=end, teacher=SpecialToken(id=7, text="<eos>"), reason="end of response")
+    masked = tuple(SpecialToken(id=index, text=f"<{index}>") for index in range(14))
+    report = replace(REPORT, paired=(pair,), masked=masked, mapped_share=0.5)
+    agreement = replace(agreement_with(tiny_student(), report=report), warnings=("<b>merges</b> differ",))
+    save_agreement(summary.directory, agreement)
+    rows = dict(alignment_rows(summary.directory))
+    assert rows["vocabularies"] == "identical; ids correspond one to one"
+    assert rows["segmentation"] == "mask"
+    assert rows["student's tokens with a counterpart"] == "50.00%"
+    assert rows["paired although their texts differ"] == "<|im_end|> = <eos> (end of response)"
+    assert rows["student's special tokens without a score"].endswith("<11> (11), and 2 more")
+    assert "teacher's special tokens without a place" not in rows
+    write_report(tmp_path / "report.html", run=summary)
+    assert "&lt;b&gt;merges&lt;/b&gt; differ" in (tmp_path / "report.html").read_text()
 
 
 def test_summary_holds_first_and_last(config: RunConfig) -> None:

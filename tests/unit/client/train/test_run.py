@@ -1,23 +1,27 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from preceptor_client.train.config import RunConfig
+from preceptor_client.train.display import PlainDisplay
 from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.metrics import read_rows
 from preceptor_client.train.run import train
+from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.unit.client.train.fake_scorer import FakeScorer
+from tests.unit.client.train.fake_scorer import REPORT, FakeScorer
 from tests.unit.client.train.tiny import tiny_student
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
@@ -41,7 +45,7 @@ def test_run_leaves_a_model_metrics_log_settings_and_a_report(heldout_settings: 
     assert (summary.model_folder / "model.safetensors").is_file()
     kinds = [row["kind"] for row in read_rows(summary.directory / "metrics.jsonl")]
     assert kinds == ["heldout", "heldout_teacher", *["step"] * 6, "heldout"]
-    for name in ("config.toml", "train.log", "report.html", "tensorboard"):
+    for name in ("alignment.json", "config.toml", "train.log", "report.html", "tensorboard"):
         assert (summary.directory / name).exists(), name
 
 
@@ -58,6 +62,24 @@ def test_finished_run_is_continued_with_more_steps(settings: Settings, scorer: F
     settings["run"]["num_steps"] = 8
     summary = train(RunConfig.model_validate(settings), scorer=scorer)
     assert [row["step"] for row in read_rows(summary.directory / "metrics.jsonl")] == list(range(1, 9))
+
+
+def test_agreement_is_saved_logged_reported_and_its_warnings_are_shown_once(
+    settings: Settings, scorer: FakeScorer
+) -> None:
+    scorer.report = replace(REPORT, warnings=("the merges differ",), differences=("merges",))
+    file = io.StringIO()
+    summary = train(
+        RunConfig.model_validate(settings), scorer=scorer, display=PlainDisplay(Console(file=file, width=200))
+    )
+    assert file.getvalue().count("warning: the merges differ") == 1
+    alignment = json.loads((summary.directory / "alignment.json").read_text())
+    assert (alignment["relation"], alignment["segmentation"]) == ("identical", "mask")
+    assert alignment["student_end_tokens"] == [{"id": 2, "text": "<|im_end|>"}]
+    log = (summary.directory / "train.log").read_text()
+    assert "relation=identical segmentation=mask" in log
+    assert "WARNING preceptor_client.train.handshake the merges differ" in log
+    assert "the merges differ" in (summary.directory / "report.html").read_text()
 
 
 def test_unsuitable_teacher_stops_before_the_first_step(settings: Settings, scorer: FakeScorer) -> None:

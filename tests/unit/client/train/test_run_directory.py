@@ -22,9 +22,34 @@ def test_saved_settings_load_as_the_same_settings(config: RunConfig) -> None:
     assert tomllib.loads(path.read_text())["optimizer"]["learning_rate"] == 1e-3
 
 
-def test_same_settings_may_come_back_and_others_may_not(settings: Settings) -> None:
+def test_pairs_and_characters_of_every_kind_survive_the_file(settings: Settings) -> None:
+    pairs = {'a "quoted" \\ one': "｜end｜", "\U0001f642\x7f\n": "<|x|>"}
+    settings["teacher"]["special_pairs"] = pairs
+    config = RunConfig.model_validate(settings)
+    for _ in range(2):
+        with claimed_directory(config) as directory:
+            saved = tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
+        assert saved["teacher"]["special_pairs"] == pairs
+    again = load_settings(RunConfig, ["@", str(directory / "config.toml")], program="test")
+    assert again.teacher.special_pairs == pairs
+
+
+def begin(directory: Path) -> None:
+    (directory / "metrics.jsonl").write_text('{"kind": "heldout", "step": 0}\n')
+
+
+def test_an_attempt_that_never_began_leaves_room_for_other_settings(settings: Settings) -> None:
+    with claimed_directory(RunConfig.model_validate(settings)) as directory:
+        (directory / "metrics.jsonl").touch()
+    settings["optimizer"]["learning_rate"] = 2e-3
     with claimed_directory(RunConfig.model_validate(settings)):
-        pass
+        saved = tomllib.loads((directory / "config.toml").read_text())
+    assert saved["optimizer"]["learning_rate"] == 2e-3
+
+
+def test_same_settings_may_come_back_and_others_may_not(settings: Settings) -> None:
+    with claimed_directory(RunConfig.model_validate(settings)) as directory:
+        begin(directory)
     settings["run"]["num_steps"] = 12
     settings["teacher"]["address"] = "elsewhere:1"
     with claimed_directory(RunConfig.model_validate(settings)):
@@ -38,8 +63,8 @@ def test_same_settings_may_come_back_and_others_may_not(settings: Settings) -> N
 
 
 def test_directory_of_a_run_is_refused_without_resume(settings: Settings) -> None:
-    with claimed_directory(RunConfig.model_validate(settings)):
-        pass
+    with claimed_directory(RunConfig.model_validate(settings)) as directory:
+        begin(directory)
     settings["run"]["resume"] = False
     with pytest.raises(RunDirectoryError, match="holds a run"), claimed_directory(RunConfig.model_validate(settings)):
         pass

@@ -2,24 +2,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
+from preceptor.wire import SegmentationPolicy
 from preceptor_client.errors import CorruptAnswerError, TeacherUnavailableError
-from preceptor_client.train.config import RolloutConfig, TeacherConfig
+from preceptor_client.train.config import RolloutConfig
 from preceptor_client.train.data import Example, ExamplePrompt
 from preceptor_client.train.rollout import Rollout
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import Scoring, teacher_prompt
 from preceptor_client.train.student import Student
+from preceptor_client.train.teacher_config import TeacherConfig
 from preceptor_client.types import Chat, ChatMessage, StudentIds, Text
 
-from tests.unit.client.train.fake_scorer import FakeScorer
+from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 
 MESSAGES = (ChatMessage(role="user", content="hi"),)
 
 
 def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 259) -> Scoring:
     config = TeacherConfig(address="a:1", top_k=4, temperature=0.5, reproducible=True)
-    return Scoring(scorer, config=config, tokenizer_id="t", vocabulary_size=vocabulary_size)
+    return Scoring(scorer, config=config, agreement=agreement_with(scorer.teacher), vocabulary_size=vocabulary_size)
 
 
 def _batches(student: Student, *, num_prompts: int = 3) -> list[list[Rollout]]:
@@ -31,7 +34,7 @@ def _batches(student: Student, *, num_prompts: int = 3) -> list[list[Rollout]]:
 
 def _submit(scoring: Scoring, batches: Sequence[Sequence[Rollout]]) -> None:
     for batch in batches:
-        scoring.submit(batch, step=1)
+        scoring.submit(batch, name="step-1")
 
 
 def test_every_rollout_comes_back_once_in_order_with_its_own_scores(student: Student, scorer: FakeScorer) -> None:
@@ -50,7 +53,8 @@ def test_each_prompt_is_one_group_with_the_settings_of_the_run(student: Student,
     assert all(len(call.responses) == 2 for call in scorer.calls)
     options = scorer.calls[0].options
     assert (options["top_k"], options["temperature"], options["batch_invariant"]) == (4, 0.5, True)
-    assert options["tokenizer_id"] == "t"
+    assert (options["tokenizer_id"], options["segmentation"]) == ("registered", SegmentationPolicy.MASK)
+    assert options["paper_token_ids"] == ()
 
 
 def test_groups_are_submitted_before_the_next_batch_is_written(student: Student, scorer: FakeScorer) -> None:
@@ -60,7 +64,7 @@ def test_groups_are_submitted_before_the_next_batch_is_written(student: Student,
     seen = []
     for batch in HfRollouts(student, config=config, seed=0).generate(examples, step=1):
         seen.append(len(scorer.calls))
-        scoring.submit(batch, step=1)
+        scoring.submit(batch, name="step-1")
     assert seen == [0, 1]
 
 
@@ -71,6 +75,40 @@ def test_groups_are_submitted_before_the_next_batch_is_written(student: Student,
 def test_teacher_reads_its_own_prompt_or_the_students_exact_ids(prompt: ExamplePrompt | None, expected: object) -> None:
     example = Example(index=0, prompt="abc", teacher_prompt=prompt)
     assert teacher_prompt(example, prompt_ids=(1, 2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [
+        (Example(index=0, prompt="abc"), Text("abc")),
+        (Example(index=0, prompt=MESSAGES), Chat(MESSAGES)),
+        (Example(index=0, prompt=MESSAGES, teacher_prompt="be brief"), Text("be brief")),
+    ],
+)
+def test_teacher_with_other_ids_reads_the_text_or_conversation_itself(example: Example, expected: object) -> None:
+    assert teacher_prompt(example, prompt_ids=(1, 2), is_one_to_one=False) == expected
+
+
+def test_rows_of_fewer_than_two_tokens_are_dropped_from_every_column_and_counted(
+    student: Student, scorer: FakeScorer
+) -> None:
+    whole, parts = _scoring(scorer), _scoring(scorer)
+    batches = _batches(student)
+    _submit(whole, batches)
+    full = whole.gather()
+    # None left, one left, two left, all four.
+    scorer.support_of = lambda position: (0, 1, 2, None)[position % 4]
+    _submit(parts, batches)
+    for one, other in zip(full, parts.gather(), strict=True):
+        is_kept_N = one.scores.positions_N % 4 >= 2
+        assert other.num_single_support == int((~is_kept_N).sum()) > 0
+        assert np.array_equal(other.scores.positions_N, one.scores.positions_N[is_kept_N])
+        assert np.array_equal(other.scores.sampled_logprobs_N, one.scores.sampled_logprobs_N[is_kept_N])
+        assert np.array_equal(other.scores.entropies_N, one.scores.entropies_N[is_kept_N])
+        mass_N = np.exp(other.scores.support_logprobs_NK).sum(axis=1) + np.exp(other.scores.log_tail_mass_N)
+        assert mass_N == pytest.approx(1.0, abs=1e-5)  # fp32; rows that are shifted do not sum to 1
+        assert np.array_equal(other.scores.support_ids_NK[:, 0], one.scores.support_ids_NK[is_kept_N, 0])
+        assert np.array_equal(other.scores.status_T, one.scores.status_T)
 
 
 def test_one_failed_group_fails_the_step_and_leaves_nothing_behind(student: Student, scorer: FakeScorer) -> None:

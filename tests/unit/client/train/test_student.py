@@ -46,6 +46,16 @@ def test_generation_defaults_do_not_bend_rollouts_and_are_saved(tmp_path: Path) 
     assert saved["repetition_penalty"] == 1.5
 
 
+def test_end_tokens_of_the_settings_replace_those_of_the_model_and_are_saved_with_it(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "a")
+    student = load_student(StudentConfig(model=str(tmp_path / "a"), end_token_ids=(10, 2, 10)))
+    assert student.end_token_ids == (10, 2)
+    student.save(tmp_path / "b")
+    assert load_student(StudentConfig(model=str(tmp_path / "b"))).end_token_ids == (10, 2)
+    with pytest.raises(InvalidStudentError, match=r"student\.end_token_ids holds 259, .* are in \[0, 259\)"):
+        load_student(StudentConfig(model=str(tmp_path / "a"), end_token_ids=(2, 259)))
+
+
 def test_conversation_is_rendered_with_the_template_and_an_open_turn(student: Student) -> None:
     ids = student.encode_prompt((ChatMessage(role="user", content="hi"),))
     assert student.tokenizer.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"

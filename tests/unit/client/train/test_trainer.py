@@ -6,56 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from preceptor.wire import PositionStatus
+from preceptor.wire import PositionStatus, SegmentationPolicy
 from preceptor_client.errors import TeacherUnavailableError
-from preceptor_client.train.checkpoint import checkpoint_step, latest_checkpoint
-from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
-from preceptor_client.train.display import SilentDisplay
 from preceptor_client.train.errors import RunDirectoryError, TrainingStoppedError
-from preceptor_client.train.metrics import Metrics, read_rows
-from preceptor_client.train.run import load_train_examples
-from preceptor_client.train.student import load_student
+from preceptor_client.train.metrics import read_rows
 from preceptor_client.train.trainer import Trainer
 
 from tests.unit.client.train.fake_scorer import FakeScorer
+from tests.unit.client.train.runs import Runs, Warnings
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
 
 
-class Runs:
-    """Makes trainers the way a run does: from the newest checkpoint of the directory where there is one."""
-
-    def __init__(self, settings: Settings, scorer: FakeScorer) -> None:
-        self._settings = settings
-        self._scorer = scorer
-        self._open: list[Metrics] = []
-
-    def trainer(self, *, name: str = "run", heldout: bool = False, **changes: object) -> Trainer:
-        self.close()
-        base = Path(self._settings["run"]["directory"]).parent
-        self._settings["run"] |= {"directory": str(base / name), **changes}
-        config = RunConfig.model_validate(self._settings)
-        config.run.directory.mkdir(exist_ok=True)
-        checkpoint = latest_checkpoint(config.run.directory)
-        metrics = Metrics(config.run.directory, step=checkpoint_step(checkpoint) if checkpoint else 0)
-        self._open.append(metrics)
-        examples = load_train_examples(config.data)
-        return Trainer(
-            load_student(config.student, folder=checkpoint),
-            scorer=self._scorer,
-            config=config,
-            examples=examples,
-            heldout=[Example(index=9, prompt="say tan", answer="tan")] if heldout else [],
-            metrics=metrics,
-            display=SilentDisplay(),
-            checkpoint=checkpoint,
-        )
-
-    def close(self) -> None:
-        for metrics in self._open:
-            metrics.close()
-        self._open.clear()
+HELDOUT = [Example(index=9, prompt="say tan", answer="tan")]
+UNANSWERED = [Example(index=index, prompt=f"say {word}") for index, word in enumerate(("tan", "teal", "lime"))]
 
 
 @pytest.fixture
@@ -155,13 +120,91 @@ def test_too_many_non_finite_positions_stop_the_run(runs: Runs, scorer: FakeScor
 def test_heldout_is_measured_once_before_when_due_and_after(runs: Runs, settings: Settings) -> None:
     settings["data"]["heldout"] = "unused.jsonl"
     settings["evaluation"]["every_steps"] = 2
-    trainer = runs.trainer(heldout=True, num_steps=4)
+    trainer = runs.trainer(heldout=HELDOUT, num_steps=4)
     trainer.run()
     measured = [row["step"] for row in trainer.metrics.rows if row["kind"] == "heldout"]
     assert measured == [0, 2, 4]
-    again = runs.trainer(heldout=True, num_steps=4)
+    again = runs.trainer(heldout=HELDOUT, num_steps=4)
     again.run()
     assert again.metrics.rows == trainer.metrics.rows
+
+
+def test_heldout_loss_without_answers_is_measured_before_when_due_and_after_and_never_twice(
+    runs: Runs, settings: Settings, scorer: FakeScorer
+) -> None:
+    settings["data"]["heldout"] = "unused.jsonl"
+    settings["evaluation"] |= {"every_steps": 2, "loss": True}
+    trainer = runs.trainer(heldout=UNANSWERED, num_steps=4)
+    trainer.run()
+    measured = [row for row in trainer.metrics.rows if row["kind"] == "heldout"]
+    assert [row["step"] for row in measured] == [0, 2, 4]
+    for row in measured:
+        assert isinstance(row["loss"], float)
+        assert row["loss"] > 0
+        assert row["scored_share"] == 1.0
+        assert not {"accuracy", "num_correct", "mean_answer_length", "answers"} & row.keys()
+    num_calls = len(scorer.calls)
+    again = runs.trainer(heldout=UNANSWERED, num_steps=4)
+    again.run()
+    assert again.metrics.rows == trainer.metrics.rows
+    assert len(scorer.calls) == num_calls
+
+
+def test_heldout_loss_changes_no_step(runs: Runs, settings: Settings) -> None:
+    plain = runs.trainer(name="plain", num_steps=3)
+    plain.run()
+    settings["data"]["heldout"] = "unused.jsonl"
+    settings["evaluation"] |= {"every_steps": 1, "loss": True}
+    measured = runs.trainer(name="measured", heldout=UNANSWERED, num_steps=3)
+    measured.run()
+    assert _are_equal(_weights(measured), _weights(plain))
+
+
+def test_outage_during_a_measurement_saves_and_the_run_continues(
+    runs: Runs, settings: Settings, scorer: FakeScorer
+) -> None:
+    settings["data"]["heldout"] = "unused.jsonl"
+    settings["evaluation"]["loss"] = True
+    scorer.error_at = lambda index: TeacherUnavailableError("gone") if index == 1 else None
+    with pytest.raises(TrainingStoppedError, match="Step 0 is saved in"):
+        runs.trainer(heldout=UNANSWERED, num_steps=1).run()
+    scorer.error_at = lambda index: None
+    resumed = runs.trainer(heldout=UNANSWERED, num_steps=1)
+    resumed.run()
+    assert [(row["kind"], row["step"]) for row in resumed.metrics.rows] == [("heldout", 0), ("step", 1), ("heldout", 1)]
+
+
+def test_step_without_much_of_a_score_warns_once_and_names_the_setting(runs: Runs, scorer: FakeScorer) -> None:
+    scorer.status_of = lambda position: PositionStatus.OK if position == 0 else PositionStatus.MISALIGNED
+    display = Warnings()
+    trainer = runs.trainer(display=display)
+    shares = [trainer.train_step()["scored_share"] for _ in range(2)]
+    assert all(isinstance(share, float) and 0 < share < 0.5 for share in shares)
+    assert len(display.texts) == 1
+    assert "are misaligned" in display.texts[0]
+    assert "teacher.segmentation" in display.texts[0]
+
+
+def test_row_tells_apart_excluded_single_and_scored_positions(runs: Runs, scorer: FakeScorer) -> None:
+    scorer.status_of = lambda position: PositionStatus.EXCLUDED if position == 0 else PositionStatus.OK
+    scorer.support_of = lambda position: 1 if position == 1 else None
+    scorer.unmapped_mass = 0.25
+    row = runs.trainer().train_step()
+    num_ok, num_single, num_positions = row["num_ok"], row["num_single_support"], row["num_positions"]
+    assert isinstance(num_ok, int)
+    assert isinstance(num_single, int)
+    # A response of one token has no second one.
+    assert 1 <= num_single <= 6
+    assert num_positions == num_ok - num_single
+    assert row["scored_share"] == num_positions / num_ok
+    assert row["unmapped_mass"] == 0.25
+
+
+def test_scores_are_asked_for_as_agreed(runs: Runs, scorer: FakeScorer) -> None:
+    runs.trainer().train_step()
+    for call in scorer.calls:
+        assert call.options["tokenizer_id"] == "registered"
+        assert call.options["segmentation"] == SegmentationPolicy.MASK
 
 
 def test_run_that_is_further_than_asked_is_refused(runs: Runs) -> None:

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 from preceptor.wire import PositionStatus
-from preceptor_client.train.config import OptimizerConfig, RolloutConfig, TeacherConfig
+from preceptor_client.train.config import OptimizerConfig, RolloutConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.errors import TrainingStoppedError
+from preceptor_client.train.objective.lsm import lsm
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import ScoredRollout, Scoring
 from preceptor_client.train.student import Student
+from preceptor_client.train.teacher_config import TeacherConfig
 from preceptor_client.train.update import Update
 from preceptor_client.types import ResponseScores
 
-from tests.unit.client.train.fake_scorer import FakeScorer
+from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 
 
@@ -24,9 +26,9 @@ def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts
     config = RolloutConfig(prompts_per_step=num_prompts, max_new_tokens=7, batch_size=8, responses_per_prompt=2)
     examples = [Example(index=index, prompt="ab" * (index + 1)) for index in range(num_prompts)]
     teacher = TeacherConfig(address="a:1", top_k=top_k)
-    scoring = Scoring(scorer, config=teacher, tokenizer_id="t", vocabulary_size=259)
+    scoring = Scoring(scorer, config=teacher, agreement=agreement_with(scorer.teacher), vocabulary_size=259)
     for batch in HfRollouts(student, config=config, seed=0).generate(examples, step=1):
-        scoring.submit(batch, step=1)
+        scoring.submit(batch, name="step-1")
     return scoring.gather()
 
 
@@ -86,6 +88,35 @@ def test_positions_without_score_change_neither_loss_nor_gradient(student: Stude
         assert torch.equal(ours, theirs)
 
 
+def test_rows_that_are_filled_up_count_what_is_left_of_them(student: Student, scorer: FakeScorer) -> None:
+    """Row 0 of each response has one token left and is dropped, the others have three of six: the same as K = 3 there,
+    loss, gradient and mass."""
+    scorer.support_of = lambda position: 3 if position else 1
+    filled_up = _scored(student, scorer, top_k=6)
+    scorer.support_of = lambda position: None
+    narrow = [
+        ScoredRollout(rollout=one.rollout, scores=_without_first(one.scores))
+        for one in _scored(student, scorer, top_k=3)
+    ]
+    expected = _update(student).accumulate_gradients(narrow)
+    gradients = _gradients(student)
+    # Sums of six terms, three of them zeros, in another order.
+    assert _update(student).accumulate_gradients(filled_up) == pytest.approx(expected, rel=1e-6)
+    for ours, theirs in zip(_gradients(student), gradients, strict=True):
+        assert torch.isfinite(ours).all()
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_one_token_alone_has_neither_loss_nor_gradient() -> None:
+    """Why such rows are dropped; here they do no harm either."""
+    logits_NK = torch.tensor([[0.5, 0.5, 0.5]], requires_grad=True)
+    loss_N = lsm(logits_NK, torch.tensor([[-0.1, -math.inf, -math.inf]]))
+    torch.autograd.backward(loss_N.sum())
+    assert loss_N.tolist() == [0.0]
+    assert logits_NK.grad is not None
+    assert logits_NK.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
 def test_responses_without_any_score_are_not_counted(student: Student, scorer: FakeScorer) -> None:
     scored = _scored(student, scorer)
     alone = _update(student).accumulate_gradients(scored[:2])
@@ -130,6 +161,15 @@ def test_student_equal_to_the_teacher_has_no_loss_and_full_agreement(scorer: Fak
     totals = _update(same).accumulate_gradients(_scored(same, scorer, top_k=64))
     assert totals is not None
     assert totals[1] == pytest.approx(0.0, abs=1e-6)
+
+
+def _without_first(scores: ResponseScores) -> ResponseScores:
+    return replace(
+        scores,
+        positions_N=scores.positions_N[1:],
+        support_ids_NK=scores.support_ids_NK[1:],
+        support_logprobs_NK=scores.support_logprobs_NK[1:],
+    )
 
 
 def _every_second(scores: ResponseScores) -> ResponseScores:

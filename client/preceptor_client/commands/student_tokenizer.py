@@ -1,0 +1,73 @@
+"""Reads of a student what has to be known to hand its tokenizer over: from a folder or the hub, without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PROBE_SENTENCE = "The capital of Norway is Oslo, which lies at the northern end of a fjord."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentTokenizer:
+    """A student's tokenizer, and what its model's settings say about it."""
+
+    tokenizer_json: str
+    chat_template: str | None
+    end_token_ids: tuple[int, ...]
+    """In the order in which the trainer takes them; the first is the one that the student is to learn."""
+    vocabulary_size: int
+    """The model's number of logits; 0 = as many as the tokenizer has tokens."""
+    probe_ids: tuple[int, ...]
+    """PROBE_SENTENCE."""
+
+
+def load_student(student: str, *, gguf_file: str = "") -> StudentTokenizer:
+    """The student's tokenizer. Raises OSError or ValueError where there is none, ImportError without transformers."""
+    from transformers import AutoTokenizer  # heavy, and only the extra `train` has it
+
+    options = {"gguf_file": gguf_file} if gguf_file else {}
+    tokenizer = AutoTokenizer.from_pretrained(student, **options)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(f"the tokenizer of {student} has no tokenizer.json: only fast tokenizers can be compared")
+    config = {} if gguf_file else _model_config(student)
+    generation_end = None if gguf_file else _generation_end(student)
+    return StudentTokenizer(
+        tokenizer_json=backend.to_str(),
+        chat_template=tokenizer.chat_template,
+        end_token_ids=_joined(generation_end, config.get("eos_token_id"), tokenizer.eos_token_id),
+        vocabulary_size=int(config.get("vocab_size") or 0),
+        probe_ids=tuple(tokenizer(PROBE_SENTENCE, add_special_tokens=False)["input_ids"]),
+    )
+
+
+def _generation_end(student: str) -> int | list[int] | None:
+    from transformers import GenerationConfig
+
+    try:
+        end: int | list[int] | None = GenerationConfig.from_pretrained(student).eos_token_id
+    except OSError:
+        # There is no generation_config.json.
+        return None
+    return end
+
+
+def _model_config(student: str) -> dict[str, Any]:  # Any: a config.json holds what its model's author put in
+    from transformers import PretrainedConfig
+
+    try:
+        config: dict[str, Any] = PretrainedConfig.get_config_dict(student)[0]
+    except OSError:
+        # A folder of a tokenizer alone.
+        return {}
+    # Models that also see or hear keep the part about text apart.
+    return {**config.get("text_config", {}), **config}
+
+
+def _joined(*given: int | list[int] | None) -> tuple[int, ...]:
+    """All ids once, in order: model and tokenizer may each name their own."""
+    ids: list[int] = []
+    for one in given:
+        ids += [] if one is None else list(one) if isinstance(one, list) else [one]
+    return tuple(dict.fromkeys(ids))

@@ -1,0 +1,108 @@
+"""One address and the calls to it: channel, caller's name, limits, retries. Knows nothing of what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from preceptor.v1.teacher_pb2_grpc import TeacherServiceStub
+from preceptor.wire import CALLER_METADATA_KEY
+
+from preceptor_client.channel import checked_address, checked_caller, open_channel
+from preceptor_client.errors import MessageTooLargeError
+from preceptor_client.retry import Cure, RetryEvent, RetryingCall, RetryPolicy
+
+if TYPE_CHECKING:  # exists in the stubs' types alone
+    from preceptor.v1.teacher_pb2_grpc import TeacherServiceAsyncStub
+
+RequestT = TypeVar("RequestT", bound=Message)
+AnswerT = TypeVar("AnswerT", bound=Message)
+
+
+class Connection:
+    """Calls one server from inside one event loop; opened by the first call."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_seconds: float,
+        attempt_timeout_seconds: float | None,
+        retry: RetryPolicy,
+        caller: str,
+        max_message_bytes: int,
+        on_retry: Callable[[RetryEvent], None] | None,
+    ) -> None:
+        refuse_unless_positive("timeout_seconds", timeout_seconds)
+        refuse_unless_positive("attempt_timeout_seconds", attempt_timeout_seconds)
+        refuse_unless_positive("max_message_bytes", max_message_bytes)
+        self.address = checked_address(address)
+        self._timeout_seconds = timeout_seconds
+        self._attempt_timeout_seconds = attempt_timeout_seconds
+        self._retry = retry
+        self._metadata = ((CALLER_METADATA_KEY, checked_caller(caller)),)
+        self._max_message_bytes = max_message_bytes
+        self._on_retry = on_retry
+        self._channel: grpc.aio.Channel | None = None
+        self._is_closed = False
+
+    def timeout(self, timeout_seconds: float | None) -> float:
+        """The deadline of a call, over all attempts. Raises ValueError unless it is above 0."""
+        refuse_unless_positive("timeout_seconds", timeout_seconds)
+        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
+
+    async def call(
+        self,
+        method: Callable[[TeacherServiceAsyncStub], grpc.aio.UnaryUnaryMultiCallable[RequestT, AnswerT]],
+        request: RequestT,
+        *,
+        timeout_seconds: float,
+        smaller: str,
+        cure: Cure | None = None,
+    ) -> AnswerT:
+        """The answer to `request`, after retries. `smaller` says how to make a message smaller that is too large."""
+        request_bytes = request.ByteSize()
+        if request_bytes > self._max_message_bytes:
+            raise MessageTooLargeError(
+                f"the request has {request_bytes} bytes, more than max_message_bytes={self._max_message_bytes}: "
+                f"{smaller}, or raise max_message_bytes here and on the server"
+            )
+
+        async def attempt(seconds: float) -> AnswerT:
+            return await method(self._stub())(request, timeout=seconds, metadata=self._metadata)
+
+        call = RetryingCall(
+            address=self.address,
+            policy=self._retry,
+            timeout_seconds=timeout_seconds,
+            attempt_timeout_seconds=self._attempt_timeout_seconds,
+            max_message_bytes=self._max_message_bytes,
+            request_bytes=request_bytes,
+            smaller=smaller,
+            on_retry=self._on_retry,
+            cure=cure,
+        )
+        return await call.run(attempt)
+
+    async def close(self) -> None:
+        """Cancels what is in flight. Closing twice is fine."""
+        self._is_closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    def _stub(self) -> TeacherServiceAsyncStub:
+        if self._is_closed:
+            raise RuntimeError(f"the client of {self.address} is closed")
+        if self._channel is None:
+            # Opened on first use: a channel belongs to the loop that runs when it is made.
+            self._channel = open_channel(self.address, max_message_bytes=self._max_message_bytes)
+        return TeacherServiceStub(self._channel)
+
+
+def refuse_unless_positive(name: str, value: float | None) -> None:
+    """Raises ValueError, naming the setting."""
+    if value is not None and not value > 0:
+        raise ValueError(f"{name}={value} must be above 0")

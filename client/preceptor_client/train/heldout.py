@@ -1,0 +1,99 @@
+"""One measurement on the held-out examples, as a row of metrics: greedy answers, and the loss against the teacher.
+
+Knows nothing of when to measure, and moves no weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+
+from preceptor_client.train.agreement import Agreement
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.data import Example
+from preceptor_client.train.errors import TrainingStoppedError
+from preceptor_client.train.evaluate import PromptsOf, evaluate
+from preceptor_client.train.loss import micro_batches, position_losses
+from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record import view_teacher
+from preceptor_client.train.rollout.hf import HfRollouts
+from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
+from preceptor_client.train.student import Student
+
+MAX_SAVED_ANSWERS = 32
+"""Held-out answers that a row of metrics keeps, for the report."""
+_DRAWS_OF_NO_STEP = 0
+"""Steps count from 1: every measurement draws alike, and like no step."""
+
+
+class Heldout:
+    """Measures one student again and again. Equal weights give equal numbers, as far as the teacher's are equal."""
+
+    def __init__(
+        self,
+        student: Student,
+        *,
+        examples: Sequence[Example],
+        config: RunConfig,
+        scorer: Scorer,
+        agreement: Agreement,
+    ) -> None:
+        self.examples = examples
+        self._student = student
+        self._config = config
+        once = config.rollout.model_copy(update={"responses_per_prompt": 1})
+        self._rollouts = HfRollouts(student, config=once, seed=config.run.seed)
+        self._scoring = Scoring(
+            scorer, config=config.teacher, agreement=agreement, vocabulary_size=student.head_VD.shape[0]
+        )
+
+    def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:
+        """The row. Where `evaluation.loss` is measured and no example has an answer, it holds no answers. The teacher's
+        prompts are only ever answered: what the teacher reads is its own business in the loss."""
+        started = time.perf_counter()
+        has_loss = self._config.evaluation.loss and prompts == "student"
+        row: MetricRow = {
+            "kind": "heldout" if prompts == "student" else "heldout_teacher",
+            "step": step,
+            "num_examples": len(self.examples),
+        }
+        if not has_loss or any(example.answer is not None for example in self.examples):
+            row |= self._answers(prompts)
+        if has_loss:
+            row |= self._loss(step)
+        return row | {"seconds": time.perf_counter() - started}
+
+    def _answers(self, prompts: PromptsOf) -> MetricRow:
+        result = evaluate(self._student, self.examples, config=self._config.evaluation, prompts=prompts)
+        return {
+            "accuracy": result.accuracy,
+            "num_correct": result.num_correct,
+            "mean_answer_length": result.mean_answer_length,
+            "answers": [asdict(answer) for answer in result.answers[:MAX_SAVED_ANSWERS]],
+        }
+
+    def _loss(self, step: int) -> MetricRow:
+        """Mean over all scored positions of the held-out examples, None without any."""
+        try:
+            for batch in self._rollouts.generate(self.examples, step=_DRAWS_OF_NO_STEP):
+                self._scoring.submit(batch, name=f"heldout-{step}")
+            scored = self._scoring.gather()
+        finally:
+            self._scoring.cancel()
+        num_positions = sum(len(one.scores.positions_N) for one in scored)
+        loss = self._loss_sum(scored) / num_positions if num_positions else None
+        if loss is not None and not math.isfinite(loss):
+            raise TrainingStoppedError(f"the held-out loss after step {step} is {loss}: the student's numbers overflow")
+        return {"loss": loss, "num_positions": num_positions, "scored_share": view_teacher(scored).scored_share}
+
+    @torch.no_grad()
+    def _loss_sum(self, scored: Sequence[ScoredRollout]) -> float:
+        total = 0.0
+        for batch in micro_batches(scored, size=self._config.optimizer.micro_batch_size):
+            loss_N, _ = position_losses(self._student, batch, temperature=self._config.teacher.temperature)
+            total += float(loss_N.double().sum())
+        return total

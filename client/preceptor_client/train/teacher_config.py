@@ -1,0 +1,70 @@
+"""Settings of a run: whom to ask, what for, and how its tokens stand for the student's. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from preceptor.settings import Section
+from pydantic import Field, field_validator
+
+from preceptor_client.channel import checked_address
+
+
+class TeacherConfig(Section):
+    """The server to ask, and what to ask it for."""
+
+    address: str = Field(min_length=1)
+    """host:port of the teacher server."""
+    name: str = ""
+    """Name of the teacher on that server; may be empty where it hosts one."""
+    top_k: int = Field(32, le=1024)
+    """Teacher tokens per position that the student is matched on, at least 2."""
+    temperature: float = Field(1.0, gt=0, le=100)
+    """Divides the logits of teacher and student in the loss; rollouts have their own."""
+    reproducible: bool = False
+    """Ask for scores that do not depend on what else the teacher computes: a resumed run on CPU is then bit-equal."""
+    logprob_dtype: Literal["f16", "f32"] = "f16"
+    """Number format in which the teacher's logprobs travel."""
+    patience_seconds: float = Field(1800, gt=0)
+    """How long the run waits for a teacher that does not answer before it saves a checkpoint and stops."""
+    accept_other_tokenizer: bool = False
+    """Train although the teacher's tokenizer has other ids or other tokens than the student's."""
+    end_token_ids: tuple[int, ...] = ()
+    """Ids that end the teacher's responses, in its own tokenizer; empty takes what the server says."""
+    special_pairs: dict[str, str] = Field(default_factory=dict)
+    """Special tokens to pair although their texts differ: the student's text to the teacher's."""
+    segmentation: Literal["auto", "as_is", "mask", "canonical", "paper"] = "auto"
+    """Where the student cuts text into other tokens than the teacher would: score it as_is, mask the position, score
+    the teacher's own (canonical) tokens, or do as arXiv 2603.25562's code (paper). auto: mask where ids correspond one
+    to one, else canonical."""
+    paper_tokens: tuple[str, ...] = ("<", "think", "<|im_end|>")
+    """Texts for segmentation=paper: the first occurrence in a response of each of their tokens is not trained on."""
+
+    @field_validator("address")
+    @classmethod
+    def _address_can_be_dialled(cls, address: str) -> str:
+        return checked_address(address)
+
+    @field_validator("top_k")
+    @classmethod
+    def _top_k_has_a_choice(cls, top_k: int) -> int:
+        if top_k < 2:
+            raise ValueError(
+                "must be 2 or more: with one token both distributions are renormalised to 1, so the loss is always 0 "
+                "and nothing would be learnt"
+            )
+        return top_k
+
+    @field_validator("paper_tokens")
+    @classmethod
+    def _paper_tokens_are_texts(cls, paper_tokens: tuple[str, ...]) -> tuple[str, ...]:
+        if not paper_tokens or not all(paper_tokens):
+            raise ValueError("must hold at least one text, and none that is empty; segmentation=mask needs none")
+        return paper_tokens
+
+    @field_validator("end_token_ids")
+    @classmethod
+    def _end_token_ids_are_ids(cls, end_token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        if any(token < 0 for token in end_token_ids):
+            raise ValueError("must hold ids, which are 0 or above")
+        return end_token_ids

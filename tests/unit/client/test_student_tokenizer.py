@@ -1,0 +1,48 @@
+"""What is read of a student's folder: tokenizer, end tokens, number of logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from preceptor_client.commands.student_tokenizer import load_student
+
+from tests.unit.client.tiny_student import WORDS, save_student
+
+
+@pytest.mark.parametrize(
+    ("generation_end", "config_end", "tokenizer_end", "expected"),
+    [
+        ([9, 8], 7, "<eos>", (9, 8, 7, 1)),
+        (9, None, "<eos>", (9, 1)),
+        (None, [7, 1], "<eos>", (7, 1)),
+        (None, None, "<eos>", (1,)),
+        (None, None, None, ()),
+    ],
+)
+def test_end_tokens_are_generations_then_the_models_then_the_tokenizers(
+    generation_end: Any, config_end: Any, tokenizer_end: str | None, expected: tuple[int, ...], tmp_path: Path
+) -> None:
+    generation = None if generation_end is None else {"eos_token_id": generation_end}
+    config = {} if config_end is None else {"eos_token_id": config_end}
+    folder = save_student(tmp_path, generation_config=generation, eos_token=tokenizer_end, **config)
+    assert load_student(str(folder)).end_token_ids == expected
+
+
+def test_number_of_logits_is_the_models(tmp_path: Path) -> None:
+    assert load_student(str(save_student(tmp_path / "alone"))).vocabulary_size == 0
+    assert load_student(str(save_student(tmp_path / "model", vocab_size=90))).vocabulary_size == 90
+    seeing = save_student(tmp_path / "seeing", text_config={"vocab_size": 80, "eos_token_id": 5})
+    assert load_student(str(seeing)).vocabulary_size == 80
+    assert load_student(str(seeing)).end_token_ids == (5, 1)
+
+
+def test_probe_is_the_sentence_in_the_students_ids(tmp_path: Path) -> None:
+    student = load_student(str(save_student(tmp_path)))
+    assert [WORDS[token] for token in student.probe_ids[:6]] == ["The", "capital", "of", "Norway", "is", "Oslo"]
+
+
+def test_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises((OSError, ValueError)):
+        load_student(str(tmp_path))

@@ -1,0 +1,68 @@
+"""Trainers for tests, made the way a run makes them; a run directory is as good as its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from preceptor_client.train.checkpoint import checkpoint_step, latest_checkpoint
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.data import Example
+from preceptor_client.train.display import Display, SilentDisplay
+from preceptor_client.train.metrics import Metrics
+from preceptor_client.train.run import load_train_examples
+from preceptor_client.train.student import load_student
+from preceptor_client.train.trainer import Trainer
+
+from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
+
+Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
+
+
+class Warnings(SilentDisplay):
+    """Keeps what a person would have been warned of."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.texts.append(text)
+
+
+class Runs:
+    """Makes trainers the way a run does: from the newest checkpoint of the directory where there is one."""
+
+    def __init__(self, settings: Settings, scorer: FakeScorer) -> None:
+        self._settings = settings
+        self._scorer = scorer
+        self._open: list[Metrics] = []
+
+    def trainer(
+        self, *, name: str = "run", heldout: Sequence[Example] = (), display: Display | None = None, **changes: object
+    ) -> Trainer:
+        self.close()
+        base = Path(self._settings["run"]["directory"]).parent
+        self._settings["run"] |= {"directory": str(base / name), **changes}
+        config = RunConfig.model_validate(self._settings)
+        config.run.directory.mkdir(exist_ok=True)
+        checkpoint = latest_checkpoint(config.run.directory)
+        metrics = Metrics(config.run.directory, step=checkpoint_step(checkpoint) if checkpoint else 0)
+        self._open.append(metrics)
+        examples = load_train_examples(config.data)
+        return Trainer(
+            load_student(config.student, folder=checkpoint),
+            scorer=self._scorer,
+            agreement=agreement_with(self._scorer.teacher),
+            config=config,
+            examples=examples,
+            heldout=heldout,
+            metrics=metrics,
+            display=display or SilentDisplay(),
+            checkpoint=checkpoint,
+        )
+
+    def close(self) -> None:
+        for metrics in self._open:
+            metrics.close()
+        self._open.clear()
