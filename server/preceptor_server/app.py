@@ -15,11 +15,13 @@ from preceptor.settings import dump_settings
 from preceptor.v1 import teacher_pb2
 from preceptor.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 
+from preceptor_server.alignment.aligner import Aligner, build_aligner
+from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
 from preceptor_server.config import EngineConfig, ServerConfig
 from preceptor_server.engines.base import Engine
 from preceptor_server.engines.fake import FakeEngine
-from preceptor_server.errors import StartupError
+from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.selftest import check_engine
@@ -44,14 +46,19 @@ async def serve(config: ServerConfig) -> None:
     engine = build_engine(config.engine, tokenizer)
     await asyncio.to_thread(engine.load)
     scheduler = Scheduler(engine, config.scheduler)
+    aligner: Aligner | None = None
     try:
         check_vocabularies(engine, tokenizer)
         await check_engine(engine)
+        aligner = await asyncio.to_thread(_build_aligner, tokenizer, engine, config)
+        if aligner is not None:
+            await check_alignment(engine, aligner)
         scheduler.start()
         teacher = HostedTeacher(
             name=config.teacher,
             info=engine.info(),
             tokenizer=tokenizer,
+            aligner=aligner,
             scheduler=scheduler,
             limits=config.limits,
             max_queue_tokens=config.scheduler.max_queue_tokens,
@@ -65,6 +72,8 @@ async def serve(config: ServerConfig) -> None:
         await set_health(health_servicer, is_serving=False)
         await server.stop(config.listen.drain_seconds)
     finally:
+        if aligner is not None:
+            await aligner.registry.close()
         await scheduler.stop()
         await asyncio.to_thread(engine.close)
     logger.info("stopped")
@@ -138,6 +147,16 @@ def _load_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
         return None
     gguf_file = config.gguf_file if config.tokenizer is None else None
     return load_tokenizer(name, gguf_file=gguf_file, trust_remote_code=config.trust_remote_code)
+
+
+def _build_aligner(tokenizer: TeacherTokenizer | None, engine: Engine, config: ServerConfig) -> Aligner | None:
+    if tokenizer is None:
+        return None
+    try:
+        return build_aligner(tokenizer, engine.info(), config.limits)
+    except InvalidTokenizerError as error:
+        logger.warning("only students with the teacher's own tokenizer can be scored: %s", error)
+        return None
 
 
 def _announce(address: str, address_file: Path | None) -> None:

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from preceptor.v1 import teacher_pb2 as pb
-from preceptor.wire import LogprobDtype, TokenArray, WireError, decode_score_mask, decode_token_ids
+from preceptor.wire import (
+    LogprobDtype,
+    SegmentationPolicy,
+    TokenArray,
+    WireError,
+    decode_score_mask,
+    decode_token_ids,
+)
 
+from preceptor_server.alignment.prompts import read_prompt
+from preceptor_server.alignment.types import Alignment
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, UnknownTeacherError
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.segmentation import choose_alignment
 from preceptor_server.types import ResponseToScore, ScoreCall, ScoreGroup
 
 if TYPE_CHECKING:
@@ -23,13 +33,17 @@ MAX_SHOWN_NAME = 128
 """Characters of a caller's own words that an error repeats: it travels in metadata, whose size is bounded."""
 _BYTES_PER_POSITION = 4 + 4 + 4 + 1
 """Sampled logprob, tail mass, entropy, status."""
+_BYTES_PER_READING = 4 + 4
+"""A teacher's token, and the index of a row."""
 
 
 def decode_score_request(request: pb.ScoreRequest, teacher: HostedTeacher) -> ScoreCall:
-    """Raises InvalidRequestError, UnknownTeacherError or NotYetImplementedError, each with the field's name."""
+    """Raises InvalidRequestError (unknown teachers and tokenizers among them) or NotYetImplementedError, each with the
+    field's name."""
     _check_names(request, teacher)
     _check_numbers(request, teacher)
-    prompt_ids = _decode_prompt(request, teacher)
+    alignment, segmentation = choose_alignment(request, teacher)
+    sent_ids, prompt_ids = _decode_prompt(request, teacher, alignment)
     if not request.responses:
         raise InvalidRequestError("responses", "a group needs at least one response")
     if len(request.responses) > teacher.limits.max_responses:
@@ -37,22 +51,27 @@ def decode_score_request(request: pb.ScoreRequest, teacher: HostedTeacher) -> Sc
             "responses",
             f"{len(request.responses)} exceed max_responses={teacher.limits.max_responses}: split them",
         )
-    group = ScoreGroup(
+    num_ids = alignment.pairing.student.size if alignment else teacher.info.vocabulary_size
+    call = ScoreCall(
+        request_id=request.request_id,
+        tokenizer_id=request.tokenizer_id or teacher.tokenizer_id,
         prompt_ids_P=prompt_ids,
-        responses=tuple(_decode_response(request, index, teacher) for index in range(len(request.responses))),
+        sent_prompt_ids=sent_ids,
+        returns_prompt_ids=request.prompt.WhichOneof("kind") in ("text", "chat")
+        or not np.array_equal(sent_ids, prompt_ids),
+        responses=tuple(_decode_response(request, index, num_ids=num_ids) for index in range(len(request.responses))),
+        alignment=alignment,
+        segmentation=segmentation,
+        paper_token_ids=tuple(request.paper_token_ids),
         top_k=request.top_k,
         temperature=request.temperature,
         batch_invariant=request.batch_invariant,
+        logprob_dtype=LogprobDtype(request.logprob_dtype or LogprobDtype.F16),
+        student_vocabulary_size=num_ids,
     )
-    _check_lengths(group, teacher)
-    dtype = LogprobDtype(request.logprob_dtype or LogprobDtype.F16)
-    _check_answer_size(group, teacher, dtype)
-    return ScoreCall(
-        request_id=request.request_id,
-        group=group,
-        logprob_dtype=dtype,
-        returns_prompt_ids=request.prompt.WhichOneof("kind") in ("text", "chat"),
-    )
+    _check_lengths(call, teacher)
+    _check_answer_size(call, teacher)
+    return call
 
 
 def check_teacher_name(name: str, teacher: HostedTeacher) -> None:
@@ -65,24 +84,12 @@ def check_teacher_name(name: str, teacher: HostedTeacher) -> None:
         )
 
 
-def check_tokenizer_id(tokenizer_id: str, teacher: HostedTeacher) -> None:
-    """Raises NotYetImplementedError unless this is the teacher's own tokenizer."""
-    if tokenizer_id != teacher.tokenizer_id:
-        raise NotYetImplementedError(
-            "tokenizer_id",
-            f"{tokenizer_id[:MAX_SHOWN_NAME]!r} is not the teacher's own tokenizer ({teacher.tokenizer_id!r}), and "
-            "this server does not align others yet: use a student with the teacher's tokenizer",
-        )
-
-
 def _check_names(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:
     if len(request.request_id) > MAX_REQUEST_ID_LENGTH:
         raise InvalidRequestError("request_id", f"longer than {MAX_REQUEST_ID_LENGTH} characters")
     check_teacher_name(request.teacher, teacher)
     if request.adapter:
         raise NotYetImplementedError("adapter", "this server hosts no adapters: leave it empty")
-    if request.tokenizer_id:
-        check_tokenizer_id(request.tokenizer_id, teacher)
 
 
 def _check_numbers(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:
@@ -98,26 +105,45 @@ def _check_numbers(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:
         raise InvalidRequestError("logprob_dtype", f"{request.logprob_dtype} is unknown: use F16 (1) or F32 (2)")
 
 
-def _decode_prompt(request: pb.ScoreRequest, teacher: HostedTeacher) -> TokenArray:
+def _decode_prompt(
+    request: pb.ScoreRequest, teacher: HostedTeacher, alignment: Alignment | None
+) -> tuple[TokenArray, TokenArray]:
+    """The prompt as it was sent, and in the teacher's ids; where it was not sent as ids, both are the latter."""
     prompt = request.prompt
     kind = prompt.WhichOneof("kind")
     match kind:
-        case "student_ids" | "teacher_ids":
-            return _decode_ids(getattr(prompt, kind), f"prompt.{kind}", teacher)
+        case "student_ids":
+            return _decode_student_prompt(prompt.student_ids, teacher, alignment)
+        case "teacher_ids":
+            ids = _decode_ids(prompt.teacher_ids, "prompt.teacher_ids", num_ids=teacher.info.vocabulary_size)
         case "text":
             if not prompt.text.text:
                 raise InvalidRequestError("prompt.text.text", "the prompt is empty")
             tokenizer = _tokenizer_of(teacher, "prompt.text")
-            return tokenizer.encode(
+            ids = tokenizer.encode(
                 prompt.text.text, add_special_tokens=not prompt.text.omit_special_tokens, field="prompt.text.text"
             )
         case "chat":
             if not prompt.chat.messages:
                 raise InvalidRequestError("prompt.chat.messages", "the prompt is empty")
             messages = [{"role": message.role, "content": message.content} for message in prompt.chat.messages]
-            return _tokenizer_of(teacher, "prompt.chat").render(messages, field="prompt.chat.messages")
+            ids = _tokenizer_of(teacher, "prompt.chat").render(messages, field="prompt.chat.messages")
         case _:
             raise InvalidRequestError("prompt", "is missing: set one of student_ids, teacher_ids, text, chat")
+    return ids, ids
+
+
+def _decode_student_prompt(
+    sent: pb.TokenIds, teacher: HostedTeacher, alignment: Alignment | None
+) -> tuple[TokenArray, TokenArray]:
+    field = "prompt.student_ids"
+    num_ids = alignment.pairing.student.size if alignment else teacher.info.vocabulary_size
+    ids = _decode_ids(sent, field, num_ids=num_ids)
+    if alignment is None:
+        return ids, ids
+    assert teacher.aligner is not None, "an alignment comes from the teacher's aligner"
+    tokenizer = _tokenizer_of(teacher, field)
+    return ids, read_prompt(ids, alignment, tokenizer=tokenizer, segmenter=teacher.aligner.segmenter, field=field)
 
 
 def _tokenizer_of(teacher: HostedTeacher, field: str) -> TeacherTokenizer:
@@ -126,11 +152,11 @@ def _tokenizer_of(teacher: HostedTeacher, field: str) -> TeacherTokenizer:
     return teacher.tokenizer
 
 
-def _decode_response(request: pb.ScoreRequest, index: int, teacher: HostedTeacher) -> ResponseToScore:
+def _decode_response(request: pb.ScoreRequest, index: int, *, num_ids: int) -> ResponseToScore:
     response, field = request.responses[index], f"responses[{index}]"
     if response.HasField("candidates"):
         raise NotYetImplementedError(f"{field}.candidates", "this server does not score given ids yet: leave it out")
-    ids_T = _decode_ids(response.ids, f"{field}.ids", teacher)
+    ids_T = _decode_ids(response.ids, f"{field}.ids", num_ids=num_ids)
     try:
         mask_T = decode_score_mask(response.score_mask, num_tokens=len(ids_T), field=f"{field}.score_mask")
     except WireError as error:
@@ -140,46 +166,66 @@ def _decode_response(request: pb.ScoreRequest, index: int, teacher: HostedTeache
     return ResponseToScore(ids_T=ids_T, score_mask_T=mask_T)
 
 
-def _decode_ids(ids: pb.TokenIds, field: str, teacher: HostedTeacher) -> TokenArray:
+def _decode_ids(ids: pb.TokenIds, field: str, *, num_ids: int) -> TokenArray:
     if not ids.data:
         raise InvalidRequestError(field, "is empty: at least one token is needed", reason="EMPTY")
     try:
         array = decode_token_ids(ids.data, ids.dtype, field=field)
     except WireError as error:
         raise _as_invalid(error) from error
-    outside = np.flatnonzero(array >= teacher.info.vocabulary_size)
+    outside = np.flatnonzero(array >= num_ids)
     if len(outside):
         raise InvalidRequestError(
             field,
-            f"token id {array[outside[0]]} at position {outside[0]} is outside the vocabulary "
-            f"[0, {teacher.info.vocabulary_size})",
+            f"token id {array[outside[0]]} at position {outside[0]} is outside the vocabulary [0, {num_ids})",
             reason="TOKEN_OUT_OF_RANGE",
         )
     return array
 
 
-def _check_lengths(group: ScoreGroup, teacher: HostedTeacher) -> None:
-    longest = max(len(response.ids_T) for response in group.responses)
-    index = next(i for i, response in enumerate(group.responses) if len(response.ids_T) == longest)
-    if len(group.prompt_ids_P) + longest > teacher.info.max_model_len:
-        raise InvalidRequestError(
-            f"responses[{index}].ids",
-            f"prompt ({len(group.prompt_ids_P)}) + response ({longest}) exceed the teacher's "
-            f"max_model_len={teacher.info.max_model_len} tokens",
-            reason="BEYOND_CONTEXT",
-        )
-    if group.num_tokens > teacher.limits.max_group_tokens:
+def _check_lengths(call: ScoreCall, teacher: HostedTeacher) -> None:
+    """Where the teacher segments anew, its own count of a response's tokens is known, and checked, later."""
+    num_prompt, context = len(call.prompt_ids_P), teacher.info.max_model_len
+    if call.segmentation is SegmentationPolicy.CANONICAL:
+        if num_prompt >= context:
+            raise InvalidRequestError(
+                "prompt",
+                f"has {num_prompt} of the teacher's tokens, which leave no room in its max_model_len={context}",
+                reason="BEYOND_CONTEXT",
+            )
+    else:
+        lengths = [len(response.ids_T) for response in call.responses]
+        longest = max(lengths)
+        if num_prompt + longest > context:
+            raise InvalidRequestError(
+                f"responses[{lengths.index(longest)}].ids",
+                f"prompt ({num_prompt}) + response ({longest}) exceed the teacher's max_model_len={context} tokens",
+                reason="BEYOND_CONTEXT",
+            )
+    _check_num_tokens(num_prompt + sum(len(response.ids_T) for response in call.responses), teacher)
+
+
+def check_group_tokens(group: ScoreGroup, teacher: HostedTeacher) -> None:
+    """Raises InvalidRequestError where the teacher's own segmentation makes a group too large."""
+    _check_num_tokens(group.num_tokens, teacher)
+
+
+def _check_num_tokens(num_tokens: int, teacher: HostedTeacher) -> None:
+    if num_tokens > teacher.limits.max_group_tokens:
         raise InvalidRequestError(
             "responses",
-            f"the group has {group.num_tokens} tokens, above max_group_tokens={teacher.limits.max_group_tokens}: "
+            f"the group has {num_tokens} tokens, above max_group_tokens={teacher.limits.max_group_tokens}: "
             "split its responses over several requests",
         )
 
 
-def _check_answer_size(group: ScoreGroup, teacher: HostedTeacher, dtype: LogprobDtype) -> None:
-    num_positions = sum(len(response.ids_T) for response in group.responses)
-    bytes_per_entry = (2 if teacher.info.vocabulary_size <= 1 << 16 else 4) + (2 if dtype is LogprobDtype.F16 else 4)
-    num_bytes = num_positions * (group.top_k * bytes_per_entry + _BYTES_PER_POSITION)
+def _check_answer_size(call: ScoreCall, teacher: HostedTeacher) -> None:
+    num_positions = sum(len(response.ids_T) for response in call.responses)
+    bytes_per_entry = (2 if call.student_vocabulary_size <= 1 << 16 else 4) + (
+        2 if call.logprob_dtype is LogprobDtype.F16 else 4
+    )
+    bytes_per_position = _BYTES_PER_POSITION + (_BYTES_PER_READING if call.alignment else 0)
+    num_bytes = num_positions * (call.top_k * bytes_per_entry + bytes_per_position)
     if num_bytes > teacher.limits.max_message_bytes:
         raise InvalidRequestError(
             "top_k",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from preceptor import __version__
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import (
+    TokenArray,
     TokenDtype,
     digest_of_scored_ids,
     encode_bytes,
@@ -14,49 +15,65 @@ from preceptor.wire import (
 )
 
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.types import ResponseColumns, ResponseToScore, ScoreCall, ScoredGroup
+from preceptor_server.types import ResponseToScore, ScoreCall, ScoredCall, ScoredResponse
 
 
 def encode_score_response(
-    call: ScoreCall, scored: ScoredGroup, teacher: HostedTeacher, *, decode_ms: float, total_ms: float
+    call: ScoreCall, scored: ScoredCall, teacher: HostedTeacher, *, decode_ms: float, total_ms: float
 ) -> pb.ScoreResponse:
     """The answer to one call."""
-    token_dtype = token_dtype_for(teacher.info.vocabulary_size)
-    response = pb.ScoreResponse(
+    token_dtype = token_dtype_for(call.student_vocabulary_size)
+    teacher_dtype = token_dtype_for(teacher.info.vocabulary_size)
+    answer = pb.ScoreResponse(
         request_id=call.request_id,
         teacher=teacher.name,
         revision=teacher.info.revision,
-        tokenizer_id=teacher.tokenizer_id,
-        top_k=call.group.top_k,
-        temperature=call.group.temperature,
+        tokenizer_id=call.tokenizer_id,
+        top_k=call.top_k,
+        temperature=call.temperature,
         token_dtype=pb.TokenDtype.ValueType(token_dtype),
         logprob_dtype=pb.LogprobDtype.ValueType(call.logprob_dtype),
         responses=[
-            _encode_columns(call, response, columns, token_dtype)
-            for response, columns in zip(call.group.responses, scored.columns, strict=True)
+            _encode_response(call, response, answered, token_dtype=token_dtype, teacher_dtype=teacher_dtype)
+            for response, answered in zip(call.responses, scored.responses, strict=True)
         ],
         timings=pb.Timings(
             decode_ms=decode_ms, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms, total_ms=total_ms
         ),
+        segmentation=pb.SegmentationPolicy.ValueType(call.segmentation),
     )
     if call.returns_prompt_ids:
-        data = encode_token_ids(call.group.prompt_ids_P, token_dtype)
-        response.prompt_ids.CopyFrom(pb.TokenIds(data=data, dtype=pb.TokenDtype.ValueType(token_dtype)))
-    return response
+        answer.prompt_ids.CopyFrom(_encode_ids(call.prompt_ids_P, teacher_dtype))
+    return answer
 
 
-def _encode_columns(
-    call: ScoreCall, response: ResponseToScore, columns: ResponseColumns, token_dtype: TokenDtype
+def _encode_response(
+    call: ScoreCall,
+    response: ResponseToScore,
+    answered: ScoredResponse,
+    *,
+    token_dtype: TokenDtype,
+    teacher_dtype: TokenDtype,
 ) -> pb.ResponseScores:
-    return pb.ResponseScores(
+    columns = answered.columns
+    scores = pb.ResponseScores(
         status=encode_bytes(columns.status_T),
         support_ids=encode_token_ids(columns.support_ids_NK, token_dtype),
         support_logprobs=encode_logprobs(columns.support_logprobs_NK, call.logprob_dtype),
         sampled_logprobs=columns.sampled_logprobs_N.astype("<f4").tobytes(),
         log_tail_mass=columns.log_tail_mass_N.astype("<f4").tobytes(),
         entropies=columns.entropies_N.astype("<f4").tobytes(),
-        digest=digest_of_scored_ids(call.group.prompt_ids_P, response.ids_T),
+        digest=digest_of_scored_ids(call.sent_prompt_ids, response.ids_T),
+        unmapped_mass=answered.unmapped_mass,
     )
+    if answered.teacher_ids_M is not None and answered.teacher_rows_N is not None:
+        scores.teacher_ids.CopyFrom(_encode_ids(answered.teacher_ids_M, teacher_dtype))
+        scores.teacher_rows = answered.teacher_rows_N.astype("<u4").tobytes()
+    return scores
+
+
+def _encode_ids(ids: TokenArray, dtype: TokenDtype) -> pb.TokenIds:
+    return pb.TokenIds(data=encode_token_ids(ids, dtype), dtype=pb.TokenDtype.ValueType(dtype))
 
 
 def encode_info(teacher: HostedTeacher, *, include_tokenizer: bool) -> pb.GetInfoResponse:
@@ -82,7 +99,9 @@ def encode_info(teacher: HostedTeacher, *, include_tokenizer: bool) -> pb.GetInf
                 end_token_ids=info.end_token_ids,
                 has_chat_template=tokenizer is not None and tokenizer.has_chat_template,
                 capabilities=pb.Capabilities(
-                    temperature=info.applies_temperature, batch_invariant=info.is_batch_invariant_on_request
+                    temperature=info.applies_temperature,
+                    batch_invariant=info.is_batch_invariant_on_request,
+                    other_tokenizers=teacher.aligner is not None,
                 ),
                 tokenizer_json=tokenizer.json.encode() if tokenizer and include_tokenizer else b"",
             )
@@ -93,5 +112,6 @@ def encode_info(teacher: HostedTeacher, *, include_tokenizer: bool) -> pb.GetInf
             max_group_tokens=limits.max_group_tokens,
             max_message_bytes=limits.max_message_bytes,
             max_queue_tokens=teacher.max_queue_tokens,
+            max_tokenizer_bytes=limits.max_tokenizer_bytes,
         ),
     )

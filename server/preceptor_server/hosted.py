@@ -10,6 +10,7 @@ from preceptor_server.scheduler import Scheduler
 from preceptor_server.types import EngineInfo
 
 if TYPE_CHECKING:
+    from preceptor_server.alignment.aligner import Aligner
     from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer  # imports transformers
 
 
@@ -20,6 +21,8 @@ class HostedTeacher:
     name: str
     info: EngineInfo
     tokenizer: TeacherTokenizer | None
+    aligner: Aligner | None
+    """None where there is no tokenizer, or where it cannot be known which bytes its tokens stand for."""
     scheduler: Scheduler
     limits: LimitsConfig
     max_queue_tokens: int

@@ -11,10 +11,12 @@ from preceptor.v1 import teacher_pb2 as pb
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceServicer
 from preceptor.wire import CALLER_METADATA_KEY
 
-from preceptor_server.decoding import check_teacher_name, check_tokenizer_id, decode_score_request
+from preceptor_server.decoding import check_teacher_name, decode_score_request
 from preceptor_server.encoding import encode_info, encode_score_response
 from preceptor_server.errors import InvalidRequestError
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.registration import check_registers_nothing, decode_registration, encode_report
+from preceptor_server.scoring import score_call
 from preceptor_server.status import failure_of
 
 # What grpc.aio hands to a servicer; its type parameters are not checked at run time.
@@ -38,7 +40,7 @@ class TeacherServicer(TeacherServiceServicer):
         self, request: pb.RegisterTokenizerRequest, context: RegisterContext
     ) -> pb.RegisterTokenizerResponse:
         try:
-            return self._register(request)
+            return await self._register(request)
         except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
             await context.abort_with_status(failure_of(error).to_status())
             raise
@@ -98,19 +100,27 @@ class TeacherServicer(TeacherServiceServicer):
         started = time.monotonic()
         call = decode_score_request(request, self._teacher)
         decode_ms = (time.monotonic() - started) * 1000
-        scored = await self._teacher.scheduler.score(
-            call.group, caller=_caller_of(context), timeout_seconds=context.time_remaining()
+        scored = await score_call(
+            call, self._teacher, caller=_caller_of(context), timeout_seconds=context.time_remaining()
         )
         total_ms = (time.monotonic() - started) * 1000
         return encode_score_response(call, scored, self._teacher, decode_ms=decode_ms, total_ms=total_ms)
 
-    def _register(self, request: pb.RegisterTokenizerRequest) -> pb.RegisterTokenizerResponse:
+    async def _register(self, request: pb.RegisterTokenizerRequest) -> pb.RegisterTokenizerResponse:
         check_teacher_name(request.teacher, self._teacher)
-        if not request.tokenizer_id:
-            raise InvalidRequestError("tokenizer_id", "is missing: preceptor.fingerprint.tokenizer_id computes it")
-        check_tokenizer_id(request.tokenizer_id, self._teacher)
-        report = pb.AlignmentReport(relation=pb.VOCABULARY_RELATION_IDENTICAL, mapped_share=1.0)
-        return pb.RegisterTokenizerResponse(tokenizer_id=request.tokenizer_id, report=report)
+        registration = decode_registration(request)
+        aligner = self._teacher.aligner
+        if aligner is None:
+            check_registers_nothing(registration, self._teacher)
+            report = pb.AlignmentReport(
+                relation=pb.VOCABULARY_RELATION_IDENTICAL, mapped_share=1.0, projected_share=1.0, is_one_to_one=True
+            )
+            return pb.RegisterTokenizerResponse(tokenizer_id=request.tokenizer_id, report=report)
+        alignment = await aligner.registry.register(registration)
+        if alignment is None:
+            return pb.RegisterTokenizerResponse(tokenizer_id=request.tokenizer_id, needs_tokenizer=True)
+        report = encode_report(alignment, aligner.vocabulary)
+        return pb.RegisterTokenizerResponse(tokenizer_id=alignment.tokenizer_id, report=report)
 
 
 def _caller_of(context: AnyContext) -> str:

@@ -29,6 +29,7 @@ class TeacherTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self.json: str = tokenizer.backend_tokenizer.to_str()
+        self.chat_template: str | None = tokenizer.chat_template
         self.has_chat_template = tokenizer.chat_template is not None
         self.tokenizer_id = tokenizer_id(self.json, tokenizer.chat_template)
         self.vocabulary_id = vocabulary_id(self.json)
@@ -38,6 +39,13 @@ class TeacherTokenizer:
             for token_id, token in sorted(tokenizer.added_tokens_decoder.items())
             if token.special
         )
+
+    @property
+    def prefix_ids(self) -> TokenArray:
+        """What it writes before every text by itself, such as a BOS; may be empty."""
+        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = self._tokenizer("a")["input_ids"]
+        return np.asarray(whole[: whole.index(bare[0])], np.int64)
 
     def encode(self, text: str, *, add_special_tokens: bool, field: str) -> TokenArray:
         """Ids of a text."""

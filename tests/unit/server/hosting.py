@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
 from preceptor_server.engines.fake import FakeEngine
@@ -25,14 +26,16 @@ def hosted_teacher(
 ) -> HostedTeacher:
     config = EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size, max_model_len=max_model_len)
     engine = FakeEngine(config)
+    info = replace(
+        engine.info(),
+        applies_temperature=applies_temperature,
+        is_batch_invariant_on_request=is_batch_invariant_on_request,
+    )
     return HostedTeacher(
         name="professor",
-        info=replace(
-            engine.info(),
-            applies_temperature=applies_temperature,
-            is_batch_invariant_on_request=is_batch_invariant_on_request,
-        ),
+        info=info,
         tokenizer=tokenizer,
+        aligner=build_aligner(tokenizer, info, limits or LimitsConfig()) if tokenizer else None,
         scheduler=Scheduler(engine, SchedulerConfig()),
         limits=limits or LimitsConfig(),
         max_queue_tokens=1_000_000,

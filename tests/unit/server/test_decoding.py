@@ -68,18 +68,17 @@ def test_request_becomes_a_group() -> None:
     assert call.request_id == "r-7"
     assert call.logprob_dtype is LogprobDtype.F32
     assert not call.returns_prompt_ids
-    group = call.group
-    assert group.prompt_ids_P.tolist() == [1, 2, 299]
-    assert [r.ids_T.tolist() for r in group.responses] == [[4, 5, 6], [0]]
-    assert [r.score_mask_T.tolist() for r in group.responses] == [[False, True, True], [True]]
-    assert (group.top_k, group.temperature, group.batch_invariant) == (17, 0.7, True)
+    assert call.prompt_ids_P.tolist() == [1, 2, 299]
+    assert [r.ids_T.tolist() for r in call.responses] == [[4, 5, 6], [0]]
+    assert [r.score_mask_T.tolist() for r in call.responses] == [[False, True, True], [True]]
+    assert (call.top_k, call.temperature, call.batch_invariant) == (17, 0.7, True)
 
 
 def test_what_a_request_leaves_open_has_the_documented_default() -> None:
     call = decode_score_request(request(), hosted_teacher())
     assert call.request_id == ""
     assert call.logprob_dtype is LogprobDtype.F16
-    assert not call.group.batch_invariant
+    assert not call.batch_invariant
 
 
 def clear_prompt(r: pb.ScoreRequest) -> None:
@@ -195,9 +194,9 @@ def test_mistake_is_told_by_field_and_reason(edit: Edit, field: str, reason: str
 def test_numbers_at_their_bounds_are_taken() -> None:
     longest = request(responses=[response(*[7] * 61)], top_k=300, temperature=1e-3)
     longest.request_id = "x" * 128
-    group = decode_score_request(longest, hosted_teacher()).group
-    assert group.top_k == 300
-    assert len(group.responses[0].ids_T) == 61
+    call = decode_score_request(longest, hosted_teacher())
+    assert call.top_k == 300
+    assert len(call.responses[0].ids_T) == 61
 
 
 def test_largest_support_is_also_bounded_by_the_servers_limit() -> None:
@@ -230,7 +229,7 @@ def test_answer_that_would_not_fit_a_message_is_refused_beforehand(
     largest_k = (65_536 // 40 - 13) // bytes_per_entry
     wanted = request(responses=[response(*[7] * 20), response(*[8] * 20)], top_k=largest_k)
     wanted.logprob_dtype = dtype
-    assert decode_score_request(wanted, teacher).group.top_k == largest_k
+    assert decode_score_request(wanted, teacher).top_k == largest_k
     wanted.top_k += 1
     num_bytes = 40 * ((largest_k + 1) * bytes_per_entry + 13)
     with pytest.raises(InvalidRequestError, match=f"the answer would have {num_bytes} bytes") as caught:
@@ -281,7 +280,7 @@ def test_what_this_teacher_cannot_do_is_refused_not_ignored(edit: Edit, field: s
 
 
 def test_engine_without_temperature_still_scores_at_one() -> None:
-    assert decode_score_request(request(), hosted_teacher(applies_temperature=False)).group.temperature == 1
+    assert decode_score_request(request(), hosted_teacher(applies_temperature=False)).temperature == 1
 
 
 def test_unknown_teacher_is_told_with_the_name_of_the_one_here() -> None:
@@ -306,8 +305,8 @@ def test_text_is_tokenized_by_the_teacher_and_its_ids_are_returned(reader: Hoste
     asked = request()
     prompt_as_text(asked)
     call = decode_score_request(asked, reader)
-    assert call.group.prompt_ids_P.tolist() == tiny_tokenizer()("Hello")["input_ids"]
-    assert len(call.group.prompt_ids_P) == 5
+    assert call.prompt_ids_P.tolist() == tiny_tokenizer()("Hello")["input_ids"]
+    assert len(call.prompt_ids_P) == 5
     assert call.returns_prompt_ids
 
 
@@ -316,7 +315,7 @@ def test_leading_token_of_the_tokenizer_may_be_left_out(omit_special_tokens: boo
     asked = request()
     prompt_as_text(asked)
     asked.prompt.text.omit_special_tokens = omit_special_tokens
-    ids = decode_score_request(asked, hosted_teacher(tokenizer=bos_tokenizer())).group.prompt_ids_P.tolist()
+    ids = decode_score_request(asked, hosted_teacher(tokenizer=bos_tokenizer())).prompt_ids_P.tolist()
     assert ids == [*first, *tiny_tokenizer()("Hello")["input_ids"]]
 
 
@@ -325,7 +324,7 @@ def test_chat_is_rendered_by_the_teachers_template(reader: HostedTeacher) -> Non
     prompt_as_chat(asked)
     call = decode_score_request(asked, reader)
     rendered = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
-    assert call.group.prompt_ids_P.tolist() == tiny_tokenizer()(rendered, add_special_tokens=False)["input_ids"]
+    assert call.prompt_ids_P.tolist() == tiny_tokenizer()(rendered, add_special_tokens=False)["input_ids"]
     assert call.returns_prompt_ids
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from preceptor import __version__, wire
 from preceptor.v1 import teacher_pb2 as pb
-from preceptor.wire import LogprobDtype, PositionStatus, TokenDtype
+from preceptor.wire import LogprobDtype, PositionStatus, SegmentationPolicy, TokenDtype
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.config import LimitsConfig
 from preceptor_server.encoding import encode_info, encode_score_response
-from preceptor_server.types import ResponseColumns, ScoreCall, ScoredGroup
+from preceptor_server.types import ResponseColumns, ScoreCall, ScoredCall, ScoredResponse
 
 from tests.tiny import tiny_tokenizer
-from tests.unit.server.groups import group_of, response_of
+from tests.unit.server.groups import response_of
 from tests.unit.server.hosting import hosted_teacher
 
 FIRST = ResponseColumns(
@@ -34,11 +34,23 @@ NON_FINITE = ResponseColumns(
 )
 CALL = ScoreCall(
     request_id="r-7",
-    group=group_of([1, 2], response_of([4, 5, 6], [1, 0, 1]), [9], top_k=2, temperature=0.7),
-    logprob_dtype=LogprobDtype.F16,
+    tokenizer_id="none-300",
+    prompt_ids_P=np.array([1, 2], np.int64),
+    sent_prompt_ids=np.array([1, 2], np.int64),
     returns_prompt_ids=False,
+    responses=(response_of([4, 5, 6], [1, 0, 1]), response_of([9])),
+    alignment=None,
+    segmentation=SegmentationPolicy.AS_IS,
+    paper_token_ids=(),
+    top_k=2,
+    temperature=0.7,
+    batch_invariant=False,
+    logprob_dtype=LogprobDtype.F16,
+    student_vocabulary_size=300,
 )
-SCORED = ScoredGroup(columns=(FIRST, NON_FINITE), queue_ms=1.5, forward_ms=2.5)
+SCORED = ScoredCall(
+    responses=(ScoredResponse(columns=FIRST), ScoredResponse(columns=NON_FINITE)), queue_ms=1.5, forward_ms=2.5
+)
 
 
 def encode(call: ScoreCall = CALL, *, vocabulary_size: int = 300) -> pb.ScoreResponse:
@@ -59,7 +71,8 @@ def test_answer_says_what_was_asked_and_who_answered() -> None:
     ("vocabulary_size", "token_dtype"), [(65_536, TokenDtype.U16), (65_537, TokenDtype.U32)]
 )  # fmt: skip
 def test_columns_survive_the_wire(logprob_dtype: LogprobDtype, vocabulary_size: int, token_dtype: TokenDtype) -> None:
-    answer = encode(replace(CALL, logprob_dtype=logprob_dtype), vocabulary_size=vocabulary_size)
+    call = replace(CALL, logprob_dtype=logprob_dtype, student_vocabulary_size=vocabulary_size)
+    answer = encode(call, vocabulary_size=17)
     assert (int(answer.token_dtype), int(answer.logprob_dtype)) == (token_dtype.value, logprob_dtype.value)
     scores = answer.responses[0]
     assert wire.decode_statuses(scores.status, num_tokens=3, field="status").tolist() == [1, 2, 1]
@@ -98,15 +111,44 @@ def test_every_response_carries_the_digest_of_its_own_ids() -> None:
 
 def test_prompt_ids_travel_only_where_the_caller_cannot_know_them() -> None:
     assert not encode().HasField("prompt_ids")
-    answer = encode(replace(CALL, returns_prompt_ids=True))
-    assert answer.prompt_ids.dtype == pb.TOKEN_DTYPE_U16
+    answer = encode(replace(CALL, returns_prompt_ids=True), vocabulary_size=70_000)
+    # They are the teacher's, whose vocabulary may need wider ids than the student's.
+    assert (answer.prompt_ids.dtype, answer.token_dtype) == (pb.TOKEN_DTYPE_U32, pb.TOKEN_DTYPE_U16)
     assert wire.decode_token_ids(answer.prompt_ids.data, answer.prompt_ids.dtype, field="prompt").tolist() == [1, 2]
+
+
+def test_digest_is_of_the_prompt_as_it_was_sent() -> None:
+    answer = encode(replace(CALL, sent_prompt_ids=np.array([8], np.int64), returns_prompt_ids=True))
+    sent, response = np.array([8], np.int64), np.array([4, 5, 6], np.int64)
+    assert answer.responses[0].digest == wire.digest_of_scored_ids(sent, response)
+    assert wire.decode_token_ids(answer.prompt_ids.data, answer.prompt_ids.dtype, field="prompt").tolist() == [1, 2]
+
+
+def test_answer_names_the_policy_and_the_students_tokenizer() -> None:
+    answer = encode(replace(CALL, tokenizer_id="abc", segmentation=SegmentationPolicy.CANONICAL))
+    assert (answer.tokenizer_id, answer.segmentation) == ("abc", pb.SEGMENTATION_POLICY_CANONICAL)
+
+
+def test_teachers_own_reading_travels_where_it_is_another_than_the_students() -> None:
+    own = encode().responses[0]
+    assert not own.HasField("teacher_ids")
+    assert own.teacher_rows == b""
+    first = ScoredResponse(
+        columns=FIRST, teacher_ids_M=np.array([5, 69_999, 7]), teacher_rows_N=np.array([0, 2]), unmapped_mass=0.25
+    )
+    scored = replace(SCORED, responses=(first, SCORED.responses[1]))
+    answer = encode_score_response(CALL, scored, hosted_teacher(vocabulary_size=70_000), decode_ms=0, total_ms=0)
+    scores = answer.responses[0]
+    ids = wire.decode_token_ids(scores.teacher_ids.data, scores.teacher_ids.dtype, field="teacher_ids")
+    assert ids.tolist() == [5, 69_999, 7]
+    assert np.frombuffer(scores.teacher_rows, "<u4").tolist() == [0, 2]
+    assert scores.unmapped_mass == 0.25
 
 
 def test_answer_to_fewer_responses_than_asked_is_our_own_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         encode_score_response(
-            CALL, replace(SCORED, columns=(FIRST,)), hosted_teacher(), decode_ms=0, total_ms=0
+            CALL, replace(SCORED, responses=SCORED.responses[:1]), hosted_teacher(), decode_ms=0, total_ms=0
         )  # fmt: skip
 
 
@@ -116,7 +158,12 @@ def test_info_of_a_teacher_without_a_tokenizer() -> None:
     assert info.server_version == __version__
     # K is bounded by the vocabulary too.
     assert info.limits == pb.Limits(
-        max_top_k=300, max_responses=3, max_group_tokens=99, max_message_bytes=70_000, max_queue_tokens=1_000_000
+        max_top_k=300,
+        max_responses=3,
+        max_group_tokens=99,
+        max_message_bytes=70_000,
+        max_queue_tokens=1_000_000,
+        max_tokenizer_bytes=50_331_648,
     )
     assert list(info.teachers) == [
         pb.TeacherInfo(
@@ -150,6 +197,7 @@ def test_info_of_a_teacher_with_a_tokenizer() -> None:
         (2, "<|im_end|>"),
     ]
     assert teacher.has_chat_template
+    assert teacher.capabilities.other_tokenizers
     assert teacher.tokenizer_json == b""
 
 

@@ -1,0 +1,119 @@
+"""One call from its decoded form to its answer: read it in the teacher's tokens, await the scheduler, project back.
+
+Knows nothing of gRPC. What takes more than a moment runs in a thread, so that other calls are not kept waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+from preceptor.wire import SegmentationPolicy
+
+from preceptor_server.alignment.projection import num_teacher_tokens, project
+from preceptor_server.alignment.reading import Reading
+from preceptor_server.alignment.types import Alignment
+from preceptor_server.decoding import check_group_tokens
+from preceptor_server.hosted import HostedTeacher
+from preceptor_server.types import (
+    ResponseColumns,
+    ResponseToScore,
+    ScoreCall,
+    ScoredCall,
+    ScoredGroup,
+    ScoredResponse,
+    ScoreGroup,
+)
+
+
+async def score_call(
+    call: ScoreCall, teacher: HostedTeacher, *, caller: str, timeout_seconds: float | None
+) -> ScoredCall:
+    """Raises what the scheduler raises, and InvalidRequestError where the teacher's reading exceeds a limit."""
+    if call.alignment is None:
+        group = _group(call, call.responses, top_k=call.top_k)
+        scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds)
+        answers = tuple(ScoredResponse(columns=columns) for columns in scored.columns)
+        return ScoredCall(responses=answers, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms)
+    started = asyncio.get_running_loop().time()
+    readings = await asyncio.to_thread(_read, call, teacher)
+    askable = [reading for reading in readings if reading.wanted_M.any()]
+    if not askable:
+        return ScoredCall(responses=tuple(_unscored(reading, call.top_k) for reading in readings))
+    top_k = num_teacher_tokens(call.alignment, top_k=call.top_k, merges_end_tokens=_merges(call))
+    responses = [ResponseToScore(ids_T=reading.teacher_ids_M, score_mask_T=reading.wanted_M) for reading in askable]
+    group = _group(call, responses, top_k=min(top_k, teacher.info.vocabulary_size))
+    check_group_tokens(group, teacher)
+    if timeout_seconds is not None:
+        timeout_seconds -= asyncio.get_running_loop().time() - started
+    scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds)
+    return await asyncio.to_thread(_project, call, call.alignment, readings, scored)
+
+
+def _group(call: ScoreCall, responses: Sequence[ResponseToScore], *, top_k: int) -> ScoreGroup:
+    return ScoreGroup(
+        prompt_ids_P=call.prompt_ids_P,
+        responses=tuple(responses),
+        top_k=top_k,
+        temperature=call.temperature,
+        batch_invariant=call.batch_invariant,
+    )
+
+
+def _read(call: ScoreCall, teacher: HostedTeacher) -> list[Reading]:
+    assert call.alignment is not None, "read only what is aligned"
+    assert teacher.aligner is not None, "an alignment comes from the teacher's aligner"
+    return teacher.aligner.reader.read(
+        call.responses,
+        call.alignment,
+        policy=call.segmentation,
+        paper_token_ids=call.paper_token_ids,
+        room=teacher.info.max_model_len - len(call.prompt_ids_P),
+    )
+
+
+def _project(call: ScoreCall, alignment: Alignment, readings: Sequence[Reading], scored: ScoredGroup) -> ScoredCall:
+    columns = iter(scored.columns)
+    answers = [
+        _projected(call, alignment, reading, response, next(columns))
+        if reading.wanted_M.any()
+        else _unscored(reading, call.top_k)
+        for reading, response in zip(readings, call.responses, strict=True)
+    ]
+    return ScoredCall(responses=tuple(answers), queue_ms=scored.queue_ms, forward_ms=scored.forward_ms)
+
+
+def _projected(
+    call: ScoreCall, alignment: Alignment, reading: Reading, response: ResponseToScore, columns: ResponseColumns
+) -> ScoredResponse:
+    projected = project(columns, reading, alignment, top_k=call.top_k, merges_end_tokens=_merges(call))
+    is_own = np.array_equal(reading.teacher_ids_M, response.ids_T)
+    return ScoredResponse(
+        columns=projected.columns,
+        teacher_ids_M=None if is_own else reading.teacher_ids_M,
+        teacher_rows_N=None if is_own else projected.rows_N,
+        unmapped_mass=projected.unmapped_mass,
+    )
+
+
+def _unscored(reading: Reading, top_k: int) -> ScoredResponse:
+    """No position of the response can be scored."""
+    nothing, no_rows = np.zeros(0, np.float32), np.zeros((0, top_k))
+    return ScoredResponse(
+        teacher_ids_M=reading.teacher_ids_M,
+        teacher_rows_N=np.zeros(0, np.int64),
+        columns=ResponseColumns(
+            status_T=reading.status_T,
+            support_ids_NK=no_rows.astype(np.int64),
+            support_logprobs_NK=no_rows.astype(np.float32),
+            sampled_logprobs_N=nothing,
+            log_tail_mass_N=nothing,
+            entropies_N=nothing,
+        ),
+    )
+
+
+def _merges(call: ScoreCall) -> bool:
+    """AS_IS and PAPER leave every end token by itself."""
+    return call.segmentation in (SegmentationPolicy.MASK, SegmentationPolicy.CANONICAL)

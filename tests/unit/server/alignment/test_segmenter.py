@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from preceptor_server.alignment.segmenter import Segmentation, Segmenter
+from preceptor_server.alignment.token_table import read_token_table
+from tokenizers import Tokenizer
+
+from tests.unit.server.alignment.tokenizers_for_tests import (
+    FAMILIES,
+    WRITES_ALL,
+    byte_level,
+    gemma_like,
+    llama2_like,
+    unigram,
+    with_extra_specials,
+    with_parts,
+)
+
+MIXED = "  the mother's caf\u00e9\n\n\t\u4f60\u597d \U0001f600  12 = 3; e\u0301 <|end|> </s>".encode()
+RANDOM = settings(database=None, deadline=None, max_examples=60)
+
+texts = st.lists(
+    st.one_of(st.text(max_size=12), st.sampled_from(["the ", " mother", "  ", "\u2581", "<|end|>", "</s>", "<0x41>"])),
+    max_size=6,
+).map("".join)
+some_bytes = st.lists(st.one_of(st.binary(max_size=6), texts.map(str.encode)), max_size=6).map(b"".join)
+
+
+@cache
+def segmenter(family: str) -> Segmenter:
+    return segmenter_of(FAMILIES[family]())
+
+
+def segmenter_of(tokenizer_json: str) -> Segmenter:
+    return Segmenter(tokenizer_json, read_token_table(tokenizer_json))
+
+
+def tokens_of(owner: Segmenter, segmentation: Segmentation) -> list[bytes]:
+    return [owner.table.bytes_of(int(token_id)) for token_id in segmentation.ids_M]
+
+
+def cut(owner: Segmenter, text: bytes) -> list[bytes]:
+    (segmentation,) = owner.segment([text])
+    return tokens_of(owner, segmentation)
+
+
+def check(owner: Segmenter, segmentation: Segmentation, text: bytes) -> None:
+    """Every token's bytes are the text's at its place; places ascend and are disjoint."""
+    end_before = 0
+    columns = (segmentation.ids_M, segmentation.starts_M, segmentation.ends_M)
+    for token_id, start, end in zip(*(column.tolist() for column in columns), strict=True):
+        assert end_before <= start < end <= len(text)
+        assert text[start:end] == owner.table.bytes_of(token_id)
+        end_before = end
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(batch=st.lists(some_bytes, max_size=4))
+@RANDOM
+def test_any_bytes_are_cut_into_tokens_of_these_bytes(family: str, batch: list[bytes]) -> None:
+    owner = segmenter(family)
+    segmentations = owner.segment(batch)
+    assert len(segmentations) == len(batch)
+    for segmentation, text in zip(segmentations, batch, strict=True):
+        check(owner, segmentation, text)
+
+
+@pytest.mark.parametrize("family", WRITES_ALL)
+@given(text=some_bytes.filter(lambda text: "\u2581".encode() not in text))
+@RANDOM
+def test_a_tokenizer_that_writes_every_byte_leaves_no_gap(family: str, text: bytes) -> None:
+    assert b"".join(cut(segmenter(family), text)) == text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_is_cut_as_its_texts_are_one_by_one(family: str) -> None:
+    batch = [MIXED, b"", b"the \xff\xfe mother", b"the", "\u2581 \u2581the".encode()]
+    owner = segmenter(family)
+    for one, text in zip(owner.segment(batch), batch, strict=True):
+        (alone,) = owner.segment([text])
+        assert one.ids_M.tolist() == alone.ids_M.tolist()
+        assert one.starts_M.tolist() == alone.starts_M.tolist()
+        assert one.ends_M.tolist() == alone.ends_M.tolist()
+
+
+def test_plain_text_is_cut_as_the_library_cuts_it() -> None:
+    text = "the mother sleeps, and 345 brothers jump\n\n  over it"
+    for tokenizer_json in (byte_level(), gemma_like()):
+        (segmentation,) = segmenter_of(tokenizer_json).segment([text.encode()])
+        expected = Tokenizer.from_str(tokenizer_json).encode(text, add_special_tokens=False).ids
+        assert segmentation.ids_M.tolist() == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_put_in_front_of_a_text(family: str) -> None:
+    assert cut(segmenter(family), b"the dog")[0].startswith(b"t")
+
+
+def test_a_leading_space_is_the_texts_own() -> None:
+    assert cut(segmenter_of(llama2_like()), b" the") == [b" the"]
+    assert cut(segmenter_of(llama2_like()), b"the") == [b"the"]
+
+
+def test_special_tokens_in_a_text_are_text() -> None:
+    owner = segmenter_of(with_extra_specials())
+    tokens = cut(owner, b"the<|extra|><think>")
+    assert b"".join(tokens) == b"the<|extra|><think>"
+    assert tokens[-1] == b"<think>"
+    assert len(tokens) > 5, "<|extra|> is written in pieces"
+
+
+@pytest.mark.parametrize("normalizer", ["NFC", "NFKC", "Lowercase", "StripAccents", "Nmt"])
+def test_no_normaliser_changes_the_bytes(normalizer: str) -> None:
+    owner = segmenter_of(with_parts(byte_level(), normalizer={"type": normalizer}))
+    text = "  E\u0301cole \ufb01n \u212b\u200b ".encode()
+    assert b"".join(cut(owner, text)) == text
+    assert owner.lossy_steps == (normalizer,)
+
+
+def test_truncation_padding_and_dropout_are_off() -> None:
+    parts = json.loads(byte_level())
+    parts["model"]["dropout"] = 0.9
+    parts["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    parts["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<|end|>",
+    }
+    text = b"the mother sleeps over there"
+    assert cut(segmenter_of(json.dumps(parts)), text) == cut(segmenter_of(byte_level()), text)
+
+
+def test_what_the_tokenizer_cannot_write_is_a_gap_between_tokens_in_their_places() -> None:
+    text = "the \u6f22 dog\U0001f680 the".encode()
+    owner = segmenter_of(unigram())
+    (segmentation,) = owner.segment([text])
+    check(owner, segmentation, text)
+    covered = set()
+    for start, end in zip(segmentation.starts_M.tolist(), segmentation.ends_M.tolist(), strict=True):
+        covered |= set(range(start, end))
+    assert bytes(byte for place, byte in enumerate(text) if place not in covered) == "\u6f22\U0001f680".encode()
+
+
+def test_a_model_that_drops_what_it_lacks_keeps_the_places_of_the_rest() -> None:
+    parts = {
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+    }
+    (segmentation,) = segmenter_of(json.dumps(parts)).segment([b"bxab\xc3\xa9yb"])
+    assert segmentation.ids_M.tolist() == [1, 2, 1]
+    assert segmentation.starts_M.tolist() == [0, 2, 7]
+
+
+def test_the_character_that_stands_for_a_space_is_a_gap() -> None:
+    owner = segmenter_of(gemma_like())
+    (segmentation,) = owner.segment(["the\u2581 the".encode()])
+    assert tokens_of(owner, segmentation)[0] == b"the"
+    assert b"".join(tokens_of(owner, segmentation)) == b"the the"
+
+
+def test_bytes_that_are_no_text_become_byte_tokens_between_the_text() -> None:
+    for tokenizer_json in (byte_level(), gemma_like()):
+        tokens = cut(segmenter_of(tokenizer_json), b"the\xff\xfe the\xe4")
+        assert tokens == [b"the", b"\xff", b"\xfe", b" the", b"\xe4"]
+
+
+def test_a_piece_of_a_character_is_the_token_that_the_vocabulary_has_for_it() -> None:
+    parts = json.loads(byte_level())
+    vocabulary, merges = parts["model"]["vocab"], parts["model"]["merges"]
+    vocabulary["\u00e6\u00bc"] = len(vocabulary)
+    merges.append(["\u00e6", "\u00bc"])  # the letters of the bytes E6 BC
+    assert cut(segmenter_of(json.dumps(parts)), b"the\xe6\xbc") == [b"the", b"\xe6\xbc"]
