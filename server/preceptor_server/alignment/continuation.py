@@ -36,7 +36,7 @@ def as_continuation(tokenizer: Tokenizer) -> tuple[str, ...]:
 def rebuild(normalizer: Json | None, pre_tokenizer: Json | None) -> Tokenizer:
     """A tokenizer of these steps and no vocabulary: the library makes a step from JSON within a tokenizer only."""
     model: Json = {"type": "BPE", "vocab": {}, "merges": []}
-    parts = {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "model": model, "added_tokens": []}
+    parts: Json = {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "model": model, "added_tokens": []}
     return load_tokenizer_json(json.dumps(parts))
 
 

@@ -55,15 +55,17 @@ def put_specials(ids: IdMap, source: TokenTable, target: TokenTable) -> IdMap:
     return ids
 
 
+def is_as_large(one: TokenTable, other: TokenTable) -> bool:
+    """Whether they hold as many tokens of each kind, and as many bytes, as permutations of each other do."""
+    counts = [np.bincount(table.kinds_V, minlength=len(TokenKind))[1:].tolist() for table in (one, other)]
+    return counts[0] == counts[1] and len(one.blob) == len(other.blob)
+
+
 def permutation(student: TokenTable, teacher: TokenTable, *, written: Sequence[int]) -> IdMap | None:
     """The one-to-one map of student ids to teacher ids; None where the two do not hold the same tokens, each as often.
 
     `written`: for those of the student's ids that share their bytes, the one that its tokenizer writes.
     """
-    if Counter(student.kinds_V[student.kinds_V > 0].tolist()) != Counter(teacher.kinds_V[teacher.kinds_V > 0].tolist()):
-        return None
-    if len(student.blob) != len(teacher.blob):
-        return None
     is_written = set(written)
     students = sorted(_keys(student), key=lambda entry: (entry[0], entry[1] in is_written, entry[1]))
     teachers = sorted(_keys(teacher))

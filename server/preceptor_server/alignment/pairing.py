@@ -14,6 +14,7 @@ from preceptor.wire import VocabularyRelation
 
 from preceptor_server.alignment.correspondence import (
     inverse,
+    is_as_large,
     is_same_table,
     match,
     permutation,
@@ -103,13 +104,14 @@ def _differences(parts: dict[str, str], teacher: TeacherVocabulary) -> tuple[str
 def _relate(student: TokenTable, teacher: TokenTable, first_tokens: FirstTokens) -> tuple[VocabularyRelation, IdMap]:
     """How the vocabularies relate, and the teacher's id of every student id."""
     if is_same_table(student, teacher):
-        is_as_large = student.size == teacher.size
-        relation = VocabularyRelation.IDENTICAL if is_as_large else VocabularyRelation.PADDED
+        is_unpadded = student.size == teacher.size
+        relation = VocabularyRelation.IDENTICAL if is_unpadded else VocabularyRelation.PADDED
         return relation, same_ids(student, teacher)
-    written = first_tokens.find(shared_bytes(student)).tolist()
-    permuted_U = permutation(student, teacher, written=written)
-    if permuted_U is not None:
-        return VocabularyRelation.PERMUTED, permuted_U
+    if is_as_large(student, teacher):
+        written = first_tokens.find(shared_bytes(student)).tolist()
+        permuted_U = permutation(student, teacher, written=written)
+        if permuted_U is not None:
+            return VocabularyRelation.PERMUTED, permuted_U
     matched_U = match(student, teacher)
     return relation_of(matched_U, student), matched_U
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer
 
 from tests.unit.server.alignment.tokenizers_for_tests import (
     FAMILIES,
+    Parts,
     added,
     byte_level,
     gemma_like,
@@ -24,14 +24,14 @@ from tests.unit.server.alignment.tokenizers_for_tests import (
 )
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-GOOD = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}, "decoder": BYTE_LEVEL}
+GOOD: Parts = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}, "decoder": BYTE_LEVEL}
 
 
 def changed(**model: object) -> str:
     return json.dumps(GOOD | {"model": GOOD["model"] | model})
 
 
-def with_added(*tokens: dict[str, Any]) -> str:
+def with_added(*tokens: Parts) -> str:
     return json.dumps(GOOD | {"added_tokens": list(tokens)})
 
 
