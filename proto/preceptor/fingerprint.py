@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 _RUNTIME_STATE = ("truncation", "padding", "version")
@@ -15,10 +16,13 @@ _RUNTIME_STATE = ("truncation", "padding", "version")
 
 def tokenizer_id(tokenizer_json: str, chat_template: str | None) -> str:
     """SHA-256 (hex) of vocabulary, merges, normaliser, pre-tokeniser, added tokens and chat template."""
-    parts = _parse(tokenizer_json)
-    for name in _RUNTIME_STATE:
-        parts.pop(name, None)
-    return _sha256({"tokenizer": parts, "chat_template": chat_template or ""})
+    return tokenizer_id_of(_parse(tokenizer_json), chat_template)
+
+
+def tokenizer_id_of(parts: Mapping[str, Any], chat_template: str | None) -> str:  # Any: as in `_parse`
+    """The same of a tokenizer.json that is parsed already; of a large one, parsing is half the work."""
+    lasting = {name: part for name, part in parts.items() if name not in _RUNTIME_STATE}
+    return _sha256({"tokenizer": lasting, "chat_template": chat_template or ""})
 
 
 def vocabulary_id(tokenizer_json: str) -> str:

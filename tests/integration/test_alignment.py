@@ -57,6 +57,12 @@ def client(server: RunningServer) -> Iterator[BlockingTeacherClient]:
         yield opened
 
 
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    token_id = tokenizer.token_to_id(token)
+    assert token_id is not None
+    return token_id
+
+
 def encoded(tokenizer_json: str) -> list[list[int]]:
     tokenizer = Tokenizer.from_str(tokenizer_json)
     end = tokenizer.token_to_id(END)
@@ -69,7 +75,8 @@ def test_a_permuted_copy_gets_the_same_supports_and_logprobs_to_the_bit(client: 
     assert registration.report.relation is VocabularyRelation.PERMUTED
     assert registration.report.mapped_share == 1.0
     tokens, own_tokens = Tokenizer.from_str(student_json), Tokenizer.from_str(byte_level())
-    new_of_old = np.array([tokens.token_to_id(own_tokens.id_to_token(i)) for i in range(own_tokens.get_vocab_size())])
+    names = [own_tokens.id_to_token(i) or "" for i in range(own_tokens.get_vocab_size())]
+    new_of_old = np.array([id_of(tokens, name) for name in names])
 
     for policy in (SegmentationPolicy.AS_IS, SegmentationPolicy.MASK, SegmentationPolicy.CANONICAL):
         own = client.score(TeacherIds([5, 6, 7]), encoded(byte_level()), top_k=K, batch_invariant=True)
@@ -92,7 +99,7 @@ def test_a_permuted_copy_gets_the_same_supports_and_logprobs_to_the_bit(client: 
 def test_the_teachers_own_tokenizer_is_bit_equal_to_the_unaligned_path(
     client: BlockingTeacherClient, policy: SegmentationPolicy
 ) -> None:
-    end = Tokenizer.from_str(byte_level()).token_to_id(END)
+    end = id_of(Tokenizer.from_str(byte_level()), END)
     registration = client.register_tokenizer(byte_level(), chat_template=CHAT_TEMPLATE, end_token_ids=[end])
     assert registration.report.relation is VocabularyRelation.IDENTICAL
     plain = client.score(TeacherIds([5, 6, 7]), encoded(byte_level()), top_k=K, batch_invariant=True)
@@ -174,7 +181,7 @@ def _check_replay(ids: list[int], aligned: ResponseScores, own: ResponseScores) 
 def test_bytes_that_are_no_text_are_scored_where_they_can_be(client: BlockingTeacherClient) -> None:
     registration = client.register_tokenizer(permuted(byte_level(), seed=3))
     tokenizer = Tokenizer.from_str(permuted(byte_level(), seed=3))
-    broken = [tokenizer.token_to_id(token) for token in ("Ġ", "Ł", "ð", "t")]  # a space, two torn bytes, a letter
+    broken = [id_of(tokenizer, token) for token in ("Ġ", "Ł", "ð", "t")]  # a space, two torn bytes, a letter
     policy = SegmentationPolicy.CANONICAL
     scores = client.score(
         Text("the"), [broken], top_k=K, tokenizer_id=registration.tokenizer_id, segmentation=policy

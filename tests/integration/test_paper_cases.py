@@ -55,7 +55,8 @@ V = len(TOKENIZER)
 
 
 def ids_of(*names: str) -> list[int]:
-    return [int(TOKENIZER.convert_tokens_to_ids(name)) for name in names]
+    vocabulary = TOKENIZER.get_vocab()
+    return [vocabulary[name] for name in names]
 
 
 PROMPT = ids_of("a")

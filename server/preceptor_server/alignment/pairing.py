@@ -59,11 +59,18 @@ def own_pairing(teacher: TeacherVocabulary, *, vocabulary_size: int) -> Pairing:
     )
 
 
-def pair(student_json: str, *, chat_template: str | None, vocabulary_size: int, teacher: TeacherVocabulary) -> Pairing:
+def pair(
+    student_json: str,
+    parts: Json | None = None,
+    *,
+    chat_template: str | None,
+    vocabulary_size: int,
+    teacher: TeacherVocabulary,
+) -> Pairing:
     """The student's tokenizer against the teacher's; `vocabulary_size` is the student's number of logits, 0 = as many
-    as its tokenizer has tokens. Raises InvalidTokenizerError.
+    as its tokenizer has tokens. `parts` is the JSON where it is parsed already. Raises InvalidTokenizerError.
     """
-    parts = parse_tokenizer(student_json)
+    parts = parse_tokenizer(student_json) if parts is None else parts
     student = token_table_of(parts, vocabulary_size=vocabulary_size)
     differences = _differences(tokenizer_parts(parts, chat_template), teacher)
     segmenter = _verified(student_json, parts, student)

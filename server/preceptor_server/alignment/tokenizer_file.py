@@ -26,6 +26,8 @@ def parse_tokenizer(tokenizer_json: str) -> Json:
         raise InvalidTokenizerError(f"is not JSON: {error}") from error
     if not isinstance(parts, dict):
         raise InvalidTokenizerError(f"is not a tokenizer.json: it holds a {type(parts).__name__}, not an object")
+    if parts.get("model") is None:
+        raise InvalidTokenizerError("is not a tokenizer.json: it has no 'model'")
     return parts
 
 

@@ -13,10 +13,11 @@ import resource
 import sys
 import traceback
 
-from preceptor.fingerprint import tokenizer_id
+from preceptor.fingerprint import tokenizer_id_of
 
 from preceptor_server.alignment import pairing
 from preceptor_server.alignment.exchange import PairingJob, pack_pairing, pack_refusal, unpack_job
+from preceptor_server.alignment.tokenizer_file import Json, parse_tokenizer
 from preceptor_server.alignment.types import Pairing
 from preceptor_server.errors import InvalidTokenizerError
 
@@ -62,15 +63,15 @@ def _pair(job: PairingJob) -> Pairing:
         text = job.tokenizer_json.decode()
     except UnicodeDecodeError as error:
         raise InvalidTokenizerError(f"is not UTF-8: byte {error.start} is not part of any character") from error
-    _check_fingerprint(text, job)
-    return pairing.pair(text, chat_template=job.chat_template, vocabulary_size=job.vocabulary_size, teacher=job.teacher)
+    parts = parse_tokenizer(text)
+    _check_fingerprint(parts, job)
+    return pairing.pair(
+        text, parts, chat_template=job.chat_template, vocabulary_size=job.vocabulary_size, teacher=job.teacher
+    )
 
 
-def _check_fingerprint(text: str, job: PairingJob) -> None:
-    try:
-        actual = tokenizer_id(text, job.chat_template)
-    except ValueError as error:
-        raise InvalidTokenizerError(f"is not a tokenizer.json: {error}") from error
+def _check_fingerprint(parts: Json, job: PairingJob) -> None:
+    actual = tokenizer_id_of(parts, job.chat_template)
     if actual != job.tokenizer_id:
         raise InvalidTokenizerError(
             f"{job.tokenizer_id[:80]} is not the fingerprint of this tokenizer_json and chat_template, which is "

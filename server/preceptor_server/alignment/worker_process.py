@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 _COMMAND = (sys.executable, "-P", "-m", "preceptor_server.alignment.worker")
 _FINDS_PYTHON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 """What of the server's environment the worker gets: enough to start, and no secrets."""
-_ONE_THREAD = {
+_FEW_THREADS = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
+    "RAYON_NUM_THREADS": "4",
+    "TOKENIZERS_PARALLELISM": "true",
 }
-"""A worker takes one core from the server, and starts no threads that it does not need."""
+"""Cutting hundreds of thousands of texts is half of a worker's time, and the rest is not parallel."""
 _TOO_COSTLY = (signal.SIGXCPU, signal.SIGKILL, signal.SIGABRT)
 """What ends a worker that used up its time, or for which there was no more memory: Rust then aborts."""
 _MAX_LOGGED_BYTES = 2000
@@ -43,7 +43,7 @@ class WorkerProcess:
 
     async def pair(self, job: PairingJob) -> Pairing:
         """Raises InvalidTokenizerError where the tokenizer cannot be used; cancelling it ends the process."""
-        environment = {name: os.environ[name] for name in _FINDS_PYTHON if name in os.environ} | _ONE_THREAD
+        environment = {name: os.environ[name] for name in _FINDS_PYTHON if name in os.environ} | _FEW_THREADS
         # A session of its own: Ctrl-C in a terminal is for the server, which then ends this process itself.
         process = await asyncio.create_subprocess_exec(
             *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
