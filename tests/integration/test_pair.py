@@ -8,7 +8,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import importlib.util
+import inspect
+import json.decoder
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +165,20 @@ def pair_up(teacher: Model, student: Model) -> tuple[Aligner, Alignment]:
 def paired(request: pytest.FixtureRequest, models: dict[str, Model]) -> tuple[Aligner, Alignment, Tokenizer]:
     teacher, student = request.param
     return *pair_up(models[teacher], models[student]), Tokenizer.from_str(models[student].tokenizer.json)
+
+
+def test_share_of_positions_that_can_be_scored_in_library_code(
+    paired: tuple[Aligner, Alignment, Tokenizer],
+) -> None:
+    """Code that nobody wrote for this test: deeply indented, with docstrings."""
+    aligner, alignment, tokenizer = paired
+    for module in (textwrap, heapq, json.decoder):
+        ids = tokenizer.encode(inspect.getsource(module), add_special_tokens=False).ids
+        response = ResponseToScore(ids_T=np.array(ids, np.int64), score_mask_T=np.ones(len(ids), np.bool_))
+        reading = aligner.reader.read([response], alignment, policy=SegmentationPolicy.CANONICAL, room=1 << 20)[0]
+        share = len(reading.rows_N) / len(ids)
+        print(f"{module.__name__:13} {len(ids):5} positions, {share:.1%} can be scored")
+        assert share > 0.9
 
 
 def made_up_columns(response: ResponseToScore, *, vocabulary_size: int, top_k: int) -> ResponseColumns:

@@ -100,3 +100,15 @@ def test_the_settings_of_the_demo_load(tmp_path: Path) -> None:
     heldout = load_examples(str(tmp_path / "heldout.jsonl"))
     assert [example.answer for example in heldout if "Norway" in str(example.prompt)] == ["Oslo"]
     assert len(heldout) == 19
+
+
+def test_the_settings_of_the_study_across_tokenizers_load() -> None:
+    added_by_study = ["--student.model", "x", "--teacher.address", ADDRESS]
+    folder = REPOSITORY / "studies/other_tokenizer"
+    run_config = load_settings(RunConfig, ["@", str(folder / "train.toml"), *added_by_study], program="study")
+    server_config = load_settings(
+        ServerConfig, ["@", str(folder / "teacher.toml"), "--engine.model", "x"], program="study"
+    )
+    assert run_config.teacher.name == server_config.teacher
+    assert run_config.teacher.accept_other_tokenizer
+    assert run_config.evaluation.loss

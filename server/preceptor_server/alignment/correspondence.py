@@ -10,12 +10,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 from preceptor.wire import VocabularyRelation
 
-from preceptor_server.alignment.first_tokens import tokens_of
 from preceptor_server.alignment.types import NO_PLACE, IdMap, TokenKind, TokenTable
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """A table, and what takes long to read from it."""
+
+    table: TokenTable
+
+    @cached_property
+    def tokens(self) -> list[bytes]:
+        """The bytes of every id."""
+        return [self.table.blob[start:end] for start, end in pairwise(self.table.offsets_V1.tolist())]
+
+    @cached_property
+    def text_ids(self) -> list[int]:
+        return np.flatnonzero(self.table.kinds_V == TokenKind.TEXT).tolist()
+
+    @cached_property
+    def id_of_token(self) -> dict[bytes, int]:
+        """The last TEXT id of the same bytes: only TEXT ids have bytes."""
+        ids = dict(zip(self.tokens, range(self.table.size), strict=True))
+        ids.pop(b"", None)
+        return ids
 
 
 def is_same_table(one: TokenTable, other: TokenTable) -> bool:
@@ -38,14 +64,27 @@ def same_ids(source: TokenTable, target: TokenTable) -> IdMap:
     return ids
 
 
-def match(source: TokenTable, target: TokenTable) -> IdMap:
+def match(source: Vocabulary, target: Vocabulary) -> IdMap:
     """For each id of the source, the target's last id of the same bytes or of the same special text."""
-    text_ids = np.flatnonzero(target.kinds_V == TokenKind.TEXT).tolist()
-    target_tokens = tokens_of(target)
-    id_of_token = {target_tokens[token_id]: token_id for token_id in text_ids}
     # Ids that are not TEXT have no bytes, and no TEXT id has none.
-    ids = np.array([id_of_token.get(token, NO_PLACE) for token in tokens_of(source)], np.int32)
-    return put_specials(ids, source, target)
+    id_of_token = target.id_of_token
+    ids = np.array([id_of_token.get(token, NO_PLACE) for token in source.tokens], np.int32)
+    return put_specials(ids, source.table, target.table)
+
+
+def is_matched(target_of_source: IdMap, source: TokenTable, target: Vocabulary) -> npt.NDArray[np.bool_]:
+    """For each id of the target, whether the source has a token of its bytes or special text, given what `match` found
+    for the other direction."""
+    is_matched_V = np.zeros(target.table.size, np.bool_)
+    is_matched_V[target_of_source[target_of_source != NO_PLACE]] = True
+    is_last_V = np.zeros(target.table.size, np.bool_)
+    is_last_V[list(target.id_of_token.values())] = True
+    for token_id in np.flatnonzero((target.table.kinds_V == TokenKind.TEXT) & ~is_last_V).tolist():
+        is_matched_V[token_id] = is_matched_V[target.id_of_token[target.tokens[token_id]]]
+    texts = set(source.special_texts.values())
+    for token_id, text in target.table.special_texts.items():
+        is_matched_V[token_id] = text in texts
+    return is_matched_V
 
 
 def put_specials(ids: IdMap, source: TokenTable, target: TokenTable) -> IdMap:
@@ -61,7 +100,7 @@ def is_as_large(one: TokenTable, other: TokenTable) -> bool:
     return counts[0] == counts[1] and len(one.blob) == len(other.blob)
 
 
-def permutation(student: TokenTable, teacher: TokenTable, *, written: Sequence[int]) -> IdMap | None:
+def permutation(student: Vocabulary, teacher: Vocabulary, *, written: Sequence[int]) -> IdMap | None:
     """The one-to-one map of student ids to teacher ids; None where the two do not hold the same tokens, each as often.
 
     `written`: for those of the student's ids that share their bytes, the one that its tokenizer writes.
@@ -71,7 +110,7 @@ def permutation(student: TokenTable, teacher: TokenTable, *, written: Sequence[i
     teachers = sorted(_keys(teacher))
     if [key for key, _ in students] != [key for key, _ in teachers]:
         return None
-    ids = np.full(student.size, NO_PLACE, np.int32)
+    ids = np.full(student.table.size, NO_PLACE, np.int32)
     ids[[token_id for _, token_id in students]] = [token_id for _, token_id in teachers]
     return ids
 
@@ -84,9 +123,9 @@ def inverse(ids: IdMap, *, size: int) -> IdMap:
     return inverted
 
 
-def shared_bytes(table: TokenTable) -> list[bytes]:
+def shared_bytes(vocabulary: Vocabulary) -> list[bytes]:
     """The bytes that several ids stand for."""
-    tokens = Counter(tokens_of(table))
+    tokens = Counter(vocabulary.tokens)
     return [token for token, count in tokens.items() if count > 1 and token]
 
 
@@ -101,10 +140,9 @@ def _used_size(table: TokenTable) -> int:
     return int(used[-1]) + 1 if len(used) else 0
 
 
-def _keys(table: TokenTable) -> list[tuple[tuple[int, bytes], int]]:
+def _keys(vocabulary: Vocabulary) -> list[tuple[tuple[int, bytes], int]]:
     """Each token as what it is known by, and its id."""
-    tokens = tokens_of(table)
-    text_ids = np.flatnonzero(table.kinds_V == TokenKind.TEXT).tolist()
-    keys = [((int(TokenKind.TEXT), tokens[token_id]), token_id) for token_id in text_ids]
-    keys += [((int(TokenKind.SPECIAL), text.encode()), token_id) for token_id, text in table.special_texts.items()]
+    keys = [((int(TokenKind.TEXT), vocabulary.tokens[token_id]), token_id) for token_id in vocabulary.text_ids]
+    special_texts = vocabulary.table.special_texts
+    keys += [((int(TokenKind.SPECIAL), text.encode()), token_id) for token_id, text in special_texts.items()]
     return keys

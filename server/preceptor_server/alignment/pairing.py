@@ -7,12 +7,12 @@ Knows nothing of end tokens, of requests, or of the process that it runs in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 from preceptor.wire import VocabularyRelation
 
 from preceptor_server.alignment.correspondence import (
+    Vocabulary,
     inverse,
     is_as_large,
     is_same_table,
@@ -23,7 +23,7 @@ from preceptor_server.alignment.correspondence import (
     same_ids,
     shared_bytes,
 )
-from preceptor_server.alignment.first_tokens import FirstTokens, tokens_of
+from preceptor_server.alignment.first_tokens import FirstTokens, Text, as_text
 from preceptor_server.alignment.pairing_warnings import warnings_of
 from preceptor_server.alignment.segmenter import Segmenter
 from preceptor_server.alignment.table_check import verify_added_tokens, verify_table
@@ -33,6 +33,8 @@ from preceptor_server.alignment.tokenizer_parts import tokenizer_parts
 from preceptor_server.alignment.types import NO_PLACE, IdMap, Pairing, TeacherVocabulary, TokenTable
 
 _EMPTY = np.empty(0, np.int32)
+_SPACE = ord(" ")
+_Ids = npt.NDArray[np.int64]
 
 
 def read_teacher(tokenizer_json: str, chat_template: str | None, *, vocabulary_size: int) -> TeacherVocabulary:
@@ -68,21 +70,24 @@ def pair(
     teacher: TeacherVocabulary,
 ) -> Pairing:
     """The student's tokenizer against the teacher's; `vocabulary_size` is the student's number of logits, 0 = as many
-    as its tokenizer has tokens. `parts` is the JSON where it is parsed already. Raises InvalidTokenizerError.
+    as its tokenizer has tokens. `parts` is the JSON where it is parsed already, and loses its model here. Raises
+    InvalidTokenizerError.
     """
     parts = parse_tokenizer(student_json) if parts is None else parts
     student = token_table_of(parts, vocabulary_size=vocabulary_size)
     differences = _differences(tokenizer_parts(parts, chat_template), teacher)
+    # It takes as much memory as what the library makes of it next.
+    del parts["model"]
     segmenter = _verified(student_json, parts, student)
-    first_tokens = FirstTokens(segmenter)
-    relation, teacher_of_student_U = _relate(student, teacher.table, first_tokens)
+    first_tokens, known = FirstTokens(segmenter), Vocabulary(teacher.table)
+    relation, teacher_of_student_U = _relate(student, known, first_tokens)
     with_space_V, without_space_V = _EMPTY, _EMPTY
     if relation is VocabularyRelation.PERMUTED:
         projection_V = inverse(teacher_of_student_U, size=teacher.table.size)
     elif relation.is_one_to_one:
         projection_V = same_ids(teacher.table, student)
     else:
-        projection_V, with_space_V, without_space_V = _project(teacher.table, student, first_tokens)
+        projection_V, with_space_V, without_space_V = _project(known, student, first_tokens)
     return Pairing(
         student=student,
         relation=relation,
@@ -92,7 +97,7 @@ def pair(
         with_space_V=with_space_V,
         without_space_V=without_space_V,
         warnings=warnings_of(
-            relation, differences, teacher_of_student_U, student, teacher.table, lossy_steps=segmenter.lossy_steps
+            relation, differences, teacher_of_student_U, student, known, lossy_steps=segmenter.lossy_steps
         ),
     )
 
@@ -108,33 +113,52 @@ def _differences(parts: dict[str, str], teacher: TeacherVocabulary) -> tuple[str
     return tuple(name for name, digest in parts.items() if digest != teacher.parts.get(name))
 
 
-def _relate(student: TokenTable, teacher: TokenTable, first_tokens: FirstTokens) -> tuple[VocabularyRelation, IdMap]:
+def _relate(student: TokenTable, teacher: Vocabulary, first_tokens: FirstTokens) -> tuple[VocabularyRelation, IdMap]:
     """How the vocabularies relate, and the teacher's id of every student id."""
-    if is_same_table(student, teacher):
-        is_unpadded = student.size == teacher.size
+    if is_same_table(student, teacher.table):
+        is_unpadded = student.size == teacher.table.size
         relation = VocabularyRelation.IDENTICAL if is_unpadded else VocabularyRelation.PADDED
-        return relation, same_ids(student, teacher)
-    if is_as_large(student, teacher):
-        written = first_tokens.find(shared_bytes(student)).tolist()
-        permuted_U = permutation(student, teacher, written=written)
+        return relation, same_ids(student, teacher.table)
+    known = Vocabulary(student)
+    if is_as_large(student, teacher.table):
+        written = first_tokens.find([as_text(data) for data in shared_bytes(known)]).tolist()
+        permuted_U = permutation(known, teacher, written=written)
         if permuted_U is not None:
             return VocabularyRelation.PERMUTED, permuted_U
-    matched_U = match(student, teacher)
+    matched_U = match(known, teacher)
     return relation_of(matched_U, student), matched_U
 
 
-def _project(teacher: TokenTable, student: TokenTable, first_tokens: FirstTokens) -> tuple[IdMap, IdMap, IdMap]:
+def _project(teacher: Vocabulary, student: TokenTable, first_tokens: FirstTokens) -> tuple[IdMap, IdMap, IdMap]:
     """The maps of the teacher's tokens as they are, with a space before them, and without theirs."""
-    tokens = tokens_of(teacher)
-    with_space = [b" " + token if token and not token.startswith(b" ") else b"" for token in tokens]
-    without_space = [token[1:] if token.startswith(b" ") else b"" for token in tokens]
-    # Most tokens with a space are tokens too, and each text is looked up once.
-    texts = list(dict.fromkeys([*tokens, *with_space, *without_space]))
-    first_id = dict(zip(texts, first_tokens.find(texts).tolist(), strict=True))
-    projection_V = put_specials(_look_up(first_id, tokens), teacher, student)
-    return projection_V, _look_up(first_id, with_space), _look_up(first_id, without_space)
+    texts = [as_text(token) for token in teacher.tokens]
+    first_V = first_tokens.find(texts)
+    plain_V, spaced_V, rest_V = _spaces(teacher)
+    with_space_V, without_space_V = np.full((2, len(texts)), NO_PLACE, np.int32)
+    # Most tokens with a space are tokens without it too, and each text is looked up once.
+    is_pair = rest_V != NO_PLACE
+    without_space_V[spaced_V[is_pair]] = first_V[rest_V[is_pair]]
+    with_space_V[rest_V[is_pair]] = first_V[spaced_V[is_pair]]
+    is_left_V = np.ones(len(texts), np.bool_)
+    is_left_V[rest_V[is_pair]] = False
+    lonely = plain_V[is_left_V[plain_V]].tolist()
+    with_space_V[lonely] = first_tokens.find([_with_space(texts[token_id]) for token_id in lonely])
+    lonely = spaced_V[~is_pair].tolist()
+    without_space_V[lonely] = first_tokens.find([texts[token_id][1:] for token_id in lonely])
+    with_space_V[spaced_V] = NO_PLACE
+    return put_specials(first_V, teacher.table, student), with_space_V, without_space_V
 
 
-def _look_up(first_id: dict[bytes, int], texts: Sequence[bytes]) -> IdMap:
-    assert first_id.get(b"", NO_PLACE) == NO_PLACE, "no text has no first token"
-    return np.array([first_id[text] for text in texts], np.int32)
+def _spaces(teacher: Vocabulary) -> tuple[_Ids, _Ids, _Ids]:
+    """The teacher's tokens that begin with no space, those that do, and for each of the latter the token without it."""
+    table = teacher.table
+    text_ids = np.array(teacher.text_ids, np.int64)
+    is_spaced = np.frombuffer(table.blob, np.uint8)[table.offsets_V1[text_ids]] == _SPACE
+    spaced_V = text_ids[is_spaced]
+    find = teacher.id_of_token.get
+    rest_V = np.array([find(teacher.tokens[token_id][1:], NO_PLACE) for token_id in spaced_V.tolist()], np.int64)
+    return text_ids[~is_spaced], spaced_V, rest_V
+
+
+def _with_space(text: Text) -> Text:
+    return " " + text if isinstance(text, str) else b" " + text

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from preceptor.wire import VocabularyRelation
 
-from preceptor_server.alignment.correspondence import match
+from preceptor_server.alignment.correspondence import Vocabulary, is_matched
 from preceptor_server.alignment.types import NO_PLACE, IdMap, TokenKind, TokenTable
 
 _NAMED_TOKENS = 5
@@ -32,7 +32,7 @@ def warnings_of(
     differences: Sequence[str],
     teacher_of_student_U: IdMap,
     student: TokenTable,
-    teacher: TokenTable,
+    teacher: Vocabulary,
     *,
     lossy_steps: Sequence[str],
 ) -> tuple[str, ...]:
@@ -58,12 +58,12 @@ def _byte_warnings(student: TokenTable) -> Iterable[str]:
         yield f"the student's tokenizer has no token for {missing} of the 256 bytes: it cannot write every text"
 
 
-def _one_sided(teacher_of_student_U: IdMap, student: TokenTable, teacher: TokenTable) -> Iterable[str]:
+def _one_sided(teacher_of_student_U: IdMap, student: TokenTable, teacher: Vocabulary) -> Iterable[str]:
     is_token_U = student.kinds_V != TokenKind.ABSENT
     only_student = is_token_U & (teacher_of_student_U == NO_PLACE)
     yield from _only("student", "teacher", only_student, student)
-    only_teacher = (teacher.kinds_V != TokenKind.ABSENT) & (match(teacher, student) == NO_PLACE)
-    yield from _only("teacher", "student", only_teacher, teacher)
+    only_teacher = (teacher.table.kinds_V != TokenKind.ABSENT) & ~is_matched(teacher_of_student_U, student, teacher)
+    yield from _only("teacher", "student", only_teacher, teacher.table)
     share = 1 - only_student.sum() / max(1, is_token_U.sum())
     if share < _ENOUGH:
         yield f"only {share:.0%} of the student's vocabulary has a counterpart of the same bytes in the teacher's"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 import numpy as np
 
@@ -226,7 +225,7 @@ def _build(entries: _Entries, family: _Family, size: int) -> TokenTable:
     # A token of no bytes that has no role stands for nothing, like padding.
     kinds_V = np.where(lengths_V > 0, TokenKind.TEXT, TokenKind.ABSENT).astype(np.uint8)
     kinds_V[list(specials)] = TokenKind.SPECIAL
-    offsets_V1 = np.fromiter(accumulate(lengths_V.tolist(), initial=0), np.int64, size + 1)
+    offsets_V1 = np.append(0, np.cumsum(lengths_V))
     return TokenTable(kinds_V=kinds_V, blob=b"".join(tokens_V), offsets_V1=offsets_V1, special_texts=specials)
 
 

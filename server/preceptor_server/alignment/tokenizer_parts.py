@@ -34,8 +34,10 @@ def _digest_merges(model: Json) -> str:
     if merges is None and isinstance(vocabulary, list):
         merges = sorted(json.dumps(entry) for entry in vocabulary)
     try:
-        pairs = [m.replace(" ", "\0") if isinstance(m, str) else "\0".join(m) for m in merges or ()]
-        text = "\1".join(pairs).encode()
+        merges = merges or ()
+        if str in set(map(type, merges)):
+            merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+        text = "\1".join(map("\0".join, merges)).encode()
     except (TypeError, UnicodeEncodeError) as error:
         raise InvalidTokenizerError("its merges are not pairs of tokens") from error
     options = [model.get("type", "BPE"), bool(model.get("ignore_merges")), bool(model.get("byte_fallback"))]

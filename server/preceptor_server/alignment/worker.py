@@ -90,3 +90,6 @@ def _limit(kind: int, amount: int) -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stderr.flush()
+    # Whatever is left is the system's to free: to take millions of objects apart one by one is a tenth of the work.
+    os._exit(0)

@@ -7,8 +7,8 @@ import pytest
 from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor_server.config import ServerConfig
 
-DEPLOY = Path(__file__).parents[3] / "deploy"
-SHIPPED = sorted(DEPLOY.rglob("teacher*.toml"))
+REPOSITORY = Path(__file__).parents[3]
+SHIPPED = sorted(path for folder in ("deploy", "studies") for path in (REPOSITORY / folder).rglob("teacher*.toml"))
 
 FAKE = ["--engine.kind", "fake"]
 
@@ -95,7 +95,7 @@ def test_environment_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> N
     assert (config.engine.kind, config.listen.port) == ("fake", 0)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(DEPLOY)))
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_shipped_settings_of_a_teacher_load(path: Path) -> None:
     written = tomllib.loads(path.read_text())
     # A file may leave its model's folder to whoever starts the server.
