@@ -17,7 +17,8 @@ from preceptor.fingerprint import tokenizer_id_of
 
 from preceptor_server.alignment import pairing
 from preceptor_server.alignment.exchange import PairingJob, pack_pairing, pack_refusal, unpack_job
-from preceptor_server.alignment.tokenizer_file import Json, parse_tokenizer
+from preceptor_server.alignment.forked import Forked
+from preceptor_server.alignment.tokenizer_file import parse_tokenizer
 from preceptor_server.alignment.types import Pairing
 from preceptor_server.errors import InvalidTokenizerError
 
@@ -64,14 +65,19 @@ def _pair(job: PairingJob) -> Pairing:
     except UnicodeDecodeError as error:
         raise InvalidTokenizerError(f"is not UTF-8: byte {error.start} is not part of any character") from error
     parts = parse_tokenizer(text)
-    _check_fingerprint(parts, job)
-    return pairing.pair(
-        text, parts, chat_template=job.chat_template, vocabulary_size=job.vocabulary_size, teacher=job.teacher
-    )
+    # Both take long, and neither needs the other.
+    fingerprint = Forked(lambda: tokenizer_id_of(parts, job.chat_template))
+    try:
+        paired = pairing.pair(
+            text, parts, chat_template=job.chat_template, vocabulary_size=job.vocabulary_size, teacher=job.teacher
+        )
+    finally:
+        actual = fingerprint.result()
+    _check_fingerprint(actual, job)
+    return paired
 
 
-def _check_fingerprint(parts: Json, job: PairingJob) -> None:
-    actual = tokenizer_id_of(parts, job.chat_template)
+def _check_fingerprint(actual: str, job: PairingJob) -> None:
     if actual != job.tokenizer_id:
         raise InvalidTokenizerError(
             f"{job.tokenizer_id[:80]} is not the fingerprint of this tokenizer_json and chat_template, which is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -78,7 +79,9 @@ class WorkerProcess:
 
 
 async def _end(process: Process) -> None:
-    """Kills the process if it still runs, and waits until it is gone."""
+    """Kills the process, and the copies that it made of itself, if it still runs; waits until it is gone."""
     if process.returncode is None:
-        process.kill()
+        # Its session is its own, and with it the group, whose number is its own too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
