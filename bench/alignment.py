@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -55,11 +56,12 @@ from tests.integration.texts import BY_KIND
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOP_K = 32
-ROUNDS = 7
+ROUNDS = 15
 NUM_RESPONSES = 8
 RESPONSE_LENGTH = 192
 PROMPT_LENGTH = 64
 NUM_REGISTRATIONS = 3
+OWN_CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 REGISTER = "register"
 """The argument with which this program measures one registration."""
 
@@ -147,26 +149,35 @@ async def register(student_json: str, student_size: str, teacher_json: str, teac
         tokenizer_id=tokenizer_id(data.decode(), None), tokenizer_json=data, vocabulary_size=int(student_size)
     )
     ctypes.CDLL(None).malloc_trim(0)
-    seconds, grown = [], []
+    seconds, grown, children = [], [], [0]
     for _ in range(NUM_REGISTRATIONS):
         registry = AlignmentRegistry(teacher, own_tokenizer_id="another", teacher_end_ids=(), limits=LimitsConfig())
         before = resident_bytes()
         highest = [before]
-        watch = asyncio.create_task(watch_memory(highest))
+        watch = asyncio.create_task(watch_memory(highest, children))
         started = time.perf_counter()
         await registry.register(registration)
         seconds.append(time.perf_counter() - started)
         watch.cancel()
         grown.append((max(highest) - before) / 1e6)
         await registry.close()
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
-    return {"seconds": statistics.median(seconds), "server_mb": max(grown), "child_mb": child}
+    return {"seconds": statistics.median(seconds), "server_mb": max(grown), "child_mb": max(children) / 1e6}
 
 
-async def watch_memory(highest: list[int]) -> None:
+async def watch_memory(highest: list[int], children: list[int]) -> None:
     while True:
         highest.append(resident_bytes())
+        children += [peak_bytes(int(pid)) for pid in OWN_CHILDREN.read_text().split()]
         await asyncio.sleep(0.005)
+
+
+def peak_bytes(pid: int) -> int:
+    """The most that a running process has held since it began to run its own program (Linux)."""
+    try:
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except FileNotFoundError:
+        found = None
+    return int(found[1]) * 1024 if found else 0
 
 
 def resident_bytes() -> int:
