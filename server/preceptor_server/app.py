@@ -50,9 +50,7 @@ async def serve(config: ServerConfig) -> None:
     try:
         check_vocabularies(engine, tokenizer)
         await check_engine(engine)
-        aligner = await asyncio.to_thread(_build_aligner, tokenizer, engine, config)
-        if aligner is not None:
-            await check_alignment(engine, aligner)
+        aligner = await _checked_aligner(tokenizer, engine, config)
         scheduler.start()
         teacher = HostedTeacher(
             name=config.teacher,
@@ -149,14 +147,17 @@ def _load_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
     return load_tokenizer(name, gguf_file=gguf_file, trust_remote_code=config.trust_remote_code)
 
 
-def _build_aligner(tokenizer: TeacherTokenizer | None, engine: Engine, config: ServerConfig) -> Aligner | None:
+async def _checked_aligner(tokenizer: TeacherTokenizer | None, engine: Engine, config: ServerConfig) -> Aligner | None:
+    """None, with a warning, where the teacher's tokenizer is not one that others can be laid beside."""
     if tokenizer is None:
         return None
     try:
-        return build_aligner(tokenizer, engine.info(), config.limits)
+        aligner = await asyncio.to_thread(build_aligner, tokenizer, engine.info(), config.limits)
+        await check_alignment(engine, aligner)
     except InvalidTokenizerError as error:
-        logger.warning("only students with the teacher's own tokenizer can be scored: %s", error)
+        logger.warning("students are scored as they are, and only with the teacher's own tokenizer: %s", error)
         return None
+    return aligner
 
 
 def _announce(address: str, address_file: Path | None) -> None:

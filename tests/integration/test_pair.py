@@ -137,7 +137,16 @@ def test_share_of_positions_and_of_mass_that_survives(
         assert shares[kind] >= 0.92, kind
 
 
-def pair_up(teacher: Model, student: Model) -> tuple[Aligner, Alignment]:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Paired:
+    """A student with its teacher. hypothesis shows what it calls a test with, and this holds megabytes."""
+
+    aligner: Aligner
+    alignment: Alignment
+    tokenizer: Tokenizer
+
+
+def pair_up(teacher: Model, student: Model) -> Paired:
     info = EngineInfo(
         engine="none",
         model="none",
@@ -158,20 +167,18 @@ def pair_up(teacher: Model, student: Model) -> tuple[Aligner, Alignment]:
     )
     alignment = asyncio.run(aligner.registry.register(registration))
     assert alignment is not None
-    return aligner, alignment
+    return Paired(aligner=aligner, alignment=alignment, tokenizer=Tokenizer.from_str(student.tokenizer.json))
 
 
 @pytest.fixture(scope="module", params=DIRECTIONS, ids=NAMES)
-def paired(request: pytest.FixtureRequest, models: dict[str, Model]) -> tuple[Aligner, Alignment, Tokenizer]:
+def paired(request: pytest.FixtureRequest, models: dict[str, Model]) -> Paired:
     teacher, student = request.param
-    return *pair_up(models[teacher], models[student]), Tokenizer.from_str(models[student].tokenizer.json)
+    return pair_up(models[teacher], models[student])
 
 
-def test_share_of_positions_that_can_be_scored_in_library_code(
-    paired: tuple[Aligner, Alignment, Tokenizer],
-) -> None:
+def test_share_of_positions_that_can_be_scored_in_library_code(paired: Paired) -> None:
     """Code that nobody wrote for this test: deeply indented, with docstrings."""
-    aligner, alignment, tokenizer = paired
+    aligner, alignment, tokenizer = paired.aligner, paired.alignment, paired.tokenizer
     for module in (textwrap, heapq, json.decoder):
         ids = tokenizer.encode(inspect.getsource(module), add_special_tokens=False).ids
         response = ResponseToScore(ids_T=np.array(ids, np.int64), score_mask_T=np.ones(len(ids), np.bool_))
@@ -204,10 +211,8 @@ def made_up_columns(response: ResponseToScore, *, vocabulary_size: int, top_k: i
 
 @settings(max_examples=NUM_STRINGS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), is_cut=st.booleans())
-def test_random_unicode_never_raises_and_keeps_all_mass(
-    paired: tuple[Aligner, Alignment, Tokenizer], text: str, is_cut: bool
-) -> None:
-    aligner, alignment, tokenizer = paired
+def test_random_unicode_never_raises_and_keeps_all_mass(paired: Paired, text: str, is_cut: bool) -> None:
+    aligner, alignment, tokenizer = paired.aligner, paired.alignment, paired.tokenizer
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     ids = ids[: len(ids) // 2 + 1] if is_cut else ids  # may end inside a character
     response = ResponseToScore(ids_T=np.array(ids, np.int64), score_mask_T=np.ones(len(ids), np.bool_))

@@ -12,7 +12,7 @@ from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.scoring import Scorer
 from preceptor_client.train.student import Student
 from preceptor_client.train.teacher_config import TeacherConfig
-from preceptor_client.types import Registration, TeacherInfo
+from preceptor_client.types import AlignmentReport, Registration, TeacherInfo
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ def align(scorer: Scorer, *, teacher: TeacherInfo, config: TeacherConfig, studen
 
 
 def _register(scorer: Scorer, *, teacher: TeacherInfo, config: TeacherConfig, student: Student) -> Registration:
+    if not teacher.capabilities.other_tokenizers and student.tokenizer_id == teacher.tokenizer_id:
+        return _as_it_is(teacher, config=config)
     try:
         return scorer.register_tokenizer(
             student.tokenizer.backend_tokenizer.to_str(),
@@ -68,6 +70,29 @@ def _register(scorer: Scorer, *, teacher: TeacherInfo, config: TeacherConfig, st
         ) from error
 
 
+def _as_it_is(teacher: TeacherInfo, *, config: TeacherConfig) -> Registration:
+    """With a teacher that aligns nothing, its own tokenizer can still be scored unchanged."""
+    if config.end_token_ids or config.special_pairs or config.segmentation not in ("auto", "as_is"):
+        raise UnsuitableTeacherError(
+            f"the server of teacher {teacher.name!r} does not align tokens: set teacher.segmentation=as_is, and leave "
+            "out teacher.end_token_ids and teacher.special_pairs"
+        )
+    report = AlignmentReport(
+        relation=VocabularyRelation.IDENTICAL,
+        is_one_to_one=True,
+        mapped_share=1.0,
+        projected_share=1.0,
+        differences=(),
+        paired=(),
+        masked=(),
+        dropped=(),
+        student_end_tokens=(),
+        teacher_end_tokens=(),
+        warnings=("the server does not align tokens: what the teacher would cut otherwise is scored as it is",),
+    )
+    return Registration(tokenizer_id=teacher.tokenizer_id, report=report)
+
+
 def _check_relation(registration: Registration, *, teacher: TeacherInfo, config: TeacherConfig) -> None:
     report = registration.report
     if report.relation in _NEEDS_NO_CONSENT or config.accept_other_tokenizer:
@@ -83,6 +108,8 @@ def _check_relation(registration: Registration, *, teacher: TeacherInfo, config:
 
 def _resolve_policy(registration: Registration, *, teacher: TeacherInfo, config: TeacherConfig) -> SegmentationPolicy:
     report = registration.report
+    if not teacher.capabilities.other_tokenizers:
+        return SegmentationPolicy.AS_IS
     if config.segmentation == "auto":
         return SegmentationPolicy.MASK if report.is_one_to_one else SegmentationPolicy.CANONICAL
     policy = _POLICIES[config.segmentation]

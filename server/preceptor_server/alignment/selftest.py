@@ -20,7 +20,7 @@ from preceptor_server.alignment.pairing import own_pairing
 from preceptor_server.alignment.projection import num_teacher_tokens, project
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.engines.base import Engine
-from preceptor_server.errors import StartupError
+from preceptor_server.errors import InvalidTokenizerError
 from preceptor_server.selftest import check_against_reference
 from preceptor_server.types import ResponseToScore, ScoreGroup
 
@@ -37,7 +37,8 @@ _TOP_K = 8
 async def check_alignment(engine: Engine, aligner: Aligner) -> float:
     """Scores the canary through the alignment. Returns the largest difference from a plain forward, in nats.
 
-    Raises StartupError where a position is lost, moved, or off by more than arithmetic explains.
+    Raises InvalidTokenizerError where the tokenizer is not one that alignment can rely on, and StartupError where a
+    position is off by more than arithmetic explains.
     """
     info = engine.info()
     ids_T = _canary_ids(aligner, room=info.max_model_len // 2)
@@ -46,9 +47,9 @@ async def check_alignment(engine: Engine, aligner: Aligner) -> float:
     policy, room = SegmentationPolicy.CANONICAL, info.max_model_len - 1
     reading = aligner.reader.read([response], alignment, policy=policy, room=room)[0]
     if not np.array_equal(reading.teacher_ids_M, ids_T) or not np.array_equal(reading.rows_N, np.arange(len(ids_T))):
-        raise StartupError(
-            "self-test failed: the teacher's tokenizer cuts the bytes of its own tokens into other tokens; its "
-            "tokenizer.json is not one that alignment understands"
+        raise InvalidTokenizerError(
+            "it cuts the bytes of its own tokens into other tokens, so it cannot be laid beside another",
+            reason="UNSUPPORTED_TOKENIZER",
         )
     top_k = min(_TOP_K, info.vocabulary_size)
     asked = min(num_teacher_tokens(alignment, top_k=top_k, merges_end_tokens=True), info.vocabulary_size)
@@ -74,7 +75,7 @@ def _canary_ids(aligner: Aligner, *, room: int) -> TokenArray:
         ids = aligner.segmenter.segment([known])[0].ids_M
         if 0 < len(ids) <= room:
             return ids
-    raise StartupError("self-test failed: the teacher's tokenizer can write nothing of a plain English text")
+    raise InvalidTokenizerError("it can write nothing of a plain English text", reason="UNSUPPORTED_TOKENIZER")
 
 
 def _as_a_stranger(aligner: Aligner) -> Alignment:

@@ -190,7 +190,7 @@ def teacher_info(teacher: Student, *, name: str = "tiny", max_model_len: int = 2
         special_tokens=(),
         end_token_ids=(2,),
         has_chat_template=True,
-        capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=False, other_tokenizers=False),
+        capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=False, other_tokenizers=True),
         tokenizer_json="",
     )
 

@@ -110,3 +110,20 @@ def test_server_that_cannot_align_is_refused_with_both_ids(student: Student, sco
     ours = student.tokenizer_id
     with pytest.raises(UnsuitableTeacherError, match=rf"{ours}.*'tiny'.*not implemented.*shares the"):
         _align(scorer, student, accept_other_tokenizer=True)
+
+
+def test_server_that_aligns_nothing_scores_its_own_tokenizer_as_it_is(student: Student, scorer: FakeScorer) -> None:
+    info = teacher_info(scorer.teacher)
+    teacher = replace(
+        info,
+        tokenizer_id=student.tokenizer_id,
+        capabilities=replace(info.capabilities, other_tokenizers=False),
+    )
+    agreement = align(scorer, teacher=teacher, config=TeacherConfig(address="a:1"), student=student)
+    assert agreement.policy is SegmentationPolicy.AS_IS
+    assert agreement.registration.tokenizer_id == student.tokenizer_id
+    assert "does not align" in agreement.warnings[0]
+    assert not scorer.registrations
+    asks_for_more = TeacherConfig(address="a:1", segmentation="mask")
+    with pytest.raises(UnsuitableTeacherError, match=r"set teacher\.segmentation=as_is"):
+        align(scorer, teacher=teacher, config=asks_for_more, student=student)

@@ -16,7 +16,7 @@ from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.config import EngineConfig, LimitsConfig
 from preceptor_server.engines.fake import FakeEngine
-from preceptor_server.errors import StartupError
+from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -90,5 +90,5 @@ class LateReader(Reader):
 
 async def test_reading_that_asks_one_token_late_fails() -> None:
     aligner, size = aligner_of(byte_level())
-    with pytest.raises(StartupError, match="cuts the bytes of its own tokens into other tokens"):
+    with pytest.raises(InvalidTokenizerError, match="cuts the bytes of its own tokens into other tokens"):
         await check_alignment(fake(vocabulary_size=size), replace(aligner, reader=LateReader(aligner.segmenter)))
