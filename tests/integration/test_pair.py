@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from preceptor.fingerprint import tokenizer_id
 from preceptor.wire import PositionStatus, SegmentationPolicy, VocabularyRelation
@@ -137,13 +137,13 @@ def test_share_of_positions_and_of_mass_that_survives(
         assert shares[kind] >= 0.92, kind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Paired:
-    """A student with its teacher. hypothesis shows what it calls a test with, and this holds megabytes."""
+    """A student with its teacher. No dataclass: hypothesis writes out the fields of those, and this holds megabytes."""
 
-    aligner: Aligner
-    alignment: Alignment
-    tokenizer: Tokenizer
+    def __init__(self, aligner: Aligner, alignment: Alignment, tokenizer: Tokenizer) -> None:
+        self.aligner = aligner
+        self.alignment = alignment
+        self.tokenizer = tokenizer
 
 
 def pair_up(teacher: Model, student: Model) -> Paired:
@@ -167,7 +167,7 @@ def pair_up(teacher: Model, student: Model) -> Paired:
     )
     alignment = asyncio.run(aligner.registry.register(registration))
     assert alignment is not None
-    return Paired(aligner=aligner, alignment=alignment, tokenizer=Tokenizer.from_str(student.tokenizer.json))
+    return Paired(aligner, alignment, Tokenizer.from_str(student.tokenizer.json))
 
 
 @pytest.fixture(scope="module", params=DIRECTIONS, ids=NAMES)
@@ -214,6 +214,8 @@ def made_up_columns(response: ResponseToScore, *, vocabulary_size: int, top_k: i
 def test_random_unicode_never_raises_and_keeps_all_mass(paired: Paired, text: str, is_cut: bool) -> None:
     aligner, alignment, tokenizer = paired.aligner, paired.alignment, paired.tokenizer
     ids = tokenizer.encode(text, add_special_tokens=False).ids
+    # SmolLM2 lacks some bytes and writes nothing for them: such a response is refused as empty before it is read.
+    assume(ids)
     ids = ids[: len(ids) // 2 + 1] if is_cut else ids  # may end inside a character
     response = ResponseToScore(ids_T=np.array(ids, np.int64), score_mask_T=np.ones(len(ids), np.bool_))
     reading = aligner.reader.read([response], alignment, policy=SegmentationPolicy.CANONICAL, room=4096)[0]
