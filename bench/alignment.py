@@ -39,8 +39,9 @@ from preceptor.fingerprint import tokenizer_id
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import TokenArray, encode_token_ids, token_dtype_for
 from preceptor_server.alignment.aligner import build_aligner
+from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.pairing import read_teacher
-from preceptor_server.alignment.registry import AlignmentRegistry, Registration
+from preceptor_server.alignment.registry import AlignmentRegistry
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
 from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
 from preceptor_server.decoding import decode_score_request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from preceptor.v1 import teacher_pb2 as pb
 
-from preceptor_server.alignment.registry import Registration
+from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.types import Alignment, TeacherVocabulary, TokenKind, TokenTable
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError
 from preceptor_server.hosted import HostedTeacher

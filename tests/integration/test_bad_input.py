@@ -15,6 +15,7 @@ from preceptor.v1 import teacher_pb2 as pb
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceStub
 
 from tests.integration.servers import RunningServer
+from tests.tiny import tiny_tokenizer
 
 VOCABULARY_SIZE = 259
 MAX_MODEL_LEN = 512
@@ -203,11 +204,10 @@ def test_a_tokenizer_that_the_server_lacks_is_asked_for(stub: TeacherServiceStub
 @pytest.mark.parametrize(
     ("tokenizer_json", "message"),
     [
-        pytest.param(b"{", "is not a tokenizer.json", id="torn"),
+        pytest.param(b"{", "is not JSON", id="torn"),
         pytest.param(b"\xff\xfe", "UTF-8", id="not UTF-8"),
         pytest.param(b"[]", "is not a tokenizer.json", id="a list"),
         pytest.param(b"[" * 100_000, "tokenizer_json", id="deep nesting"),
-        pytest.param(b'{"model": {}}', "fingerprint", id="another fingerprint"),
         pytest.param(bytes_of_model({"a": 0, "b": 0}), "one id to several tokens", id="duplicate ids"),
         pytest.param(bytes_of_model({"a": 0, "b": 2**32 - 1}), "claims 4294967296 ids", id="id beyond size"),
     ],
@@ -222,6 +222,15 @@ def test_a_tokenizer_that_is_none_is_refused_with_a_reason(
         )
     assert caught.value.code() is INVALID
     assert_still_serves(stub)
+
+
+def test_a_tokenizer_under_another_ones_name_is_refused(stub: TeacherServiceStub) -> None:
+    tokenizer_json = tiny_tokenizer().backend_tokenizer.to_str().encode()
+    with pytest.raises(grpc.RpcError, match="is not the fingerprint of this tokenizer_json") as caught:
+        stub.RegisterTokenizer(
+            pb.RegisterTokenizerRequest(tokenizer_id="0" * 64, tokenizer_json=tokenizer_json), timeout=60
+        )
+    assert caught.value.code() is INVALID
 
 
 def test_registering_without_an_id_is_refused_by_field(stub: TeacherServiceStub) -> None:

@@ -24,8 +24,8 @@ from preceptor.fingerprint import tokenizer_id
 from preceptor.wire import PositionStatus, SegmentationPolicy, VocabularyRelation
 from preceptor_client import BlockingTeacherClient, Text
 from preceptor_server.alignment.aligner import Aligner, build_aligner
+from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.projection import num_teacher_tokens, project
-from preceptor_server.alignment.registry import Registration
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.config import LimitsConfig

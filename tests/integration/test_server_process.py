@@ -34,7 +34,7 @@ async def test_get_info_tells_the_truth(hf_server: RunningServer) -> None:
     assert teacher.has_chat_template
     assert teacher.capabilities.temperature
     assert not teacher.capabilities.candidates
-    assert not teacher.capabilities.other_tokenizers
+    assert teacher.capabilities.other_tokenizers
     assert info.limits.max_top_k == 259
     assert '"<|im_end|>"' in teacher.tokenizer_json
 

@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from preceptor.wire import TokenArray
 
-from preceptor_server.alignment.segmenter import Segmenter
 from preceptor_server.alignment.student_text import StudentText
-from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.alignment.types import NO_PLACE, Alignment, TokenKind
 from preceptor_server.errors import InvalidRequestError
+
+if TYPE_CHECKING:  # they import the libraries
+    from preceptor_server.alignment.segmenter import Segmenter
+    from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 
 _WAY_OUT = "pair it with one of the teacher's (special_pairs), or send the prompt as text, chat or teacher_ids"
 

@@ -5,17 +5,14 @@ A pairing takes a worker's seconds, and is shared by every alignment of the same
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from preceptor_server.alignment.exchange import PairingJob
 from preceptor_server.alignment.flights import Flights
+from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.kept import KeptAlignments, PairingKey
 from preceptor_server.alignment.pairing import own_pairing
 from preceptor_server.alignment.specials import align
@@ -32,33 +29,6 @@ MAX_CHAT_TEMPLATE_CHARACTERS = 1 << 20
 MAX_VOCABULARY_SIZE = 1 << 22
 _MAX_OWN_PAIRINGS = 4
 """Numbers of logits for which students may use the teacher's own tokenizer at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """What a student hands over; the fields of RegisterTokenizerRequest."""
-
-    tokenizer_id: str
-    tokenizer_json: bytes = field(default=b"", repr=False)
-    chat_template: str | None = field(default=None, repr=False)
-    end_token_ids: tuple[int, ...] = ()
-    teacher_end_token_ids: tuple[int, ...] = ()
-    special_pairs: Mapping[str, str] = field(default_factory=dict)
-    vocabulary_size: int = 0
-
-    @property
-    def registered_id(self) -> str:
-        """The fingerprint itself, unless the registration says more than that."""
-        more = {
-            "end_token_ids": self.end_token_ids,
-            "teacher_end_token_ids": self.teacher_end_token_ids,
-            "special_pairs": dict(self.special_pairs),
-            "vocabulary_size": self.vocabulary_size,
-        }
-        if not any(more.values()):
-            return self.tokenizer_id
-        canonical = json.dumps({"tokenizer_id": self.tokenizer_id, **more}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class PairingWorker(Protocol):

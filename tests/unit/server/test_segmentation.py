@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import PositionStatus, SegmentationPolicy, VocabularyRelation, encode_token_ids
-from preceptor_server.alignment.registry import Registration
+from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.config import LimitsConfig

@@ -9,8 +9,9 @@ import pytest
 from preceptor.wire import VocabularyRelation
 from preceptor_server.alignment.exchange import PairingJob
 from preceptor_server.alignment.flights import MAX_WAITING
+from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.kept import MAX_ALIGNMENTS_PER_PAIRING
-from preceptor_server.alignment.registry import AlignmentRegistry, Registration
+from preceptor_server.alignment.registry import AlignmentRegistry
 from preceptor_server.alignment.types import Pairing, TeacherVocabulary, TokenKind, TokenTable
 from preceptor_server.config import LimitsConfig
 from preceptor_server.errors import InvalidTokenizerError, QueueFullError, UnknownTokenizerError

@@ -20,8 +20,9 @@ from preceptor.fingerprint import tokenizer_id
 from preceptor.wire import VocabularyRelation
 from preceptor_server.alignment import exchange
 from preceptor_server.alignment.exchange import ExchangeError, PairingJob
+from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.pairing import read_teacher
-from preceptor_server.alignment.registry import AlignmentRegistry, Registration
+from preceptor_server.alignment.registry import AlignmentRegistry
 from preceptor_server.alignment.types import TeacherVocabulary
 from preceptor_server.alignment.worker_process import WorkerProcess
 from preceptor_server.config import LimitsConfig
@@ -263,12 +264,13 @@ FATAL = {
 @pytest.mark.parametrize("what", FATAL)
 async def test_a_worker_that_dies_becomes_a_refusal(what: str) -> None:
     code, reason, says = FATAL[what]
+    before = children()
     seconds = 0.8 if what == "never ends" else 10.0
     with pytest.raises(InvalidTokenizerError) as caught:
         await running(DOES.format(code), seconds=seconds).pair(job())
     assert (caught.value.reason, caught.value.field) == (reason, "tokenizer_json")
     assert says in str(caught.value)
-    assert children() == set()
+    assert children() == before
 
 
 def running(script: str, *, seconds: float = 10.0) -> WorkerProcess:
@@ -297,17 +299,18 @@ async def test_a_worker_knows_nothing_of_the_servers_environment(
 
 @pytest.mark.parametrize("how", ["cancel", "close"])
 async def test_cancelling_or_closing_ends_the_worker(how: str) -> None:
+    before = children()
     worker = running("import time; time.sleep(60)", seconds=60.0)
     known = registry(worker=worker)
     task = asyncio.create_task(known.register(handed_over(tiny())))
-    await until(lambda: bool(children()))
+    await until(lambda: children() > before)
     if how == "cancel":
         task.cancel()
     else:
         await known.close()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: not children())
+    await until(lambda: children() == before)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
