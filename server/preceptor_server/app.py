@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -26,6 +27,7 @@ from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.selftest import check_engine
 from preceptor_server.servicer import TeacherServicer
+from preceptor_server.types import EngineInfo
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +52,12 @@ async def serve(config: ServerConfig) -> None:
     try:
         check_vocabularies(engine, tokenizer)
         await check_engine(engine)
-        aligner = await _checked_aligner(tokenizer, engine, config)
+        info = with_turn_end(engine.info(), tokenizer)
+        aligner = await _checked_aligner(tokenizer, engine, info, config)
         scheduler.start()
         teacher = HostedTeacher(
             name=config.teacher,
-            info=engine.info(),
+            info=info,
             tokenizer=tokenizer,
             aligner=aligner,
             scheduler=scheduler,
@@ -123,6 +126,13 @@ def check_vocabularies(engine: Engine, tokenizer: TeacherTokenizer | None) -> No
         )
 
 
+def with_turn_end(info: EngineInfo, tokenizer: TeacherTokenizer | None) -> EngineInfo:
+    """What the chat template ends a turn with is an end too, though the model's settings may not name it."""
+    if tokenizer is None or tokenizer.turn_end_id is None:
+        return info
+    return replace(info, end_token_ids=tuple(dict.fromkeys((*info.end_token_ids, tokenizer.turn_end_id))))
+
+
 def add_services(server: grpc.aio.Server, teacher: HostedTeacher) -> health.aio.HealthServicer:
     """TeacherService, health and reflection."""
     add_TeacherServiceServicer_to_server(TeacherServicer(teacher), server)
@@ -147,12 +157,14 @@ def _load_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
     return load_tokenizer(name, gguf_file=gguf_file, trust_remote_code=config.trust_remote_code)
 
 
-async def _checked_aligner(tokenizer: TeacherTokenizer | None, engine: Engine, config: ServerConfig) -> Aligner | None:
+async def _checked_aligner(
+    tokenizer: TeacherTokenizer | None, engine: Engine, info: EngineInfo, config: ServerConfig
+) -> Aligner | None:
     """None, with a warning, where the teacher's tokenizer is not one that others can be laid beside."""
     if tokenizer is None:
         return None
     try:
-        aligner = await asyncio.to_thread(build_aligner, tokenizer, engine.info(), config.limits)
+        aligner = await asyncio.to_thread(build_aligner, tokenizer, info, config.limits)
         await check_alignment(engine, aligner)
     except InvalidTokenizerError as error:
         logger.warning("students are scored as they are, and only with the teacher's own tokenizer: %s", error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from preceptor.turns import turn_end_id
+
 PROBE_SENTENCE = "The capital of Norway is Oslo, which lies at the northern end of a fjord."
 
 
@@ -36,7 +38,9 @@ def load_student(student: str, *, gguf_file: str = "") -> StudentTokenizer:
     return StudentTokenizer(
         tokenizer_json=backend.to_str(),
         chat_template=tokenizer.chat_template,
-        end_token_ids=_joined(generation_end, config.get("eos_token_id"), tokenizer.eos_token_id),
+        end_token_ids=_joined(
+            generation_end, config.get("eos_token_id"), tokenizer.eos_token_id, turn_end_id(tokenizer)
+        ),
         vocabulary_size=int(config.get("vocab_size") or 0),
         probe_ids=tuple(tokenizer(PROBE_SENTENCE, add_special_tokens=False)["input_ids"]),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from preceptor.fingerprint import tokenizer_id
+from preceptor.turns import turn_end_id
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -188,7 +189,7 @@ def _end_token_ids(
     *,
     instead: Sequence[int],
 ) -> tuple[int, ...]:
-    """Every token that ends a response, for the model or for its tokenizer, or the ones given instead."""
+    """Every token that ends a response, for model, tokenizer or chat template, or the ones given instead."""
     embeddings_VD = model.get_input_embeddings().weight
     assert isinstance(embeddings_VD, torch.Tensor)
     size = embeddings_VD.shape[0]
@@ -197,7 +198,8 @@ def _end_token_ids(
     if instead:
         return tuple(dict.fromkeys(instead))
     ids: list[int] = []
-    for given in (generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+    named = (generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id, turn_end_id(tokenizer))
+    for given in named:
         ids += [] if given is None else [int(one) for one in given] if isinstance(given, list) else [int(given)]
     if not ids:
         raise InvalidStudentError("the student has no end token: name one in its generation_config.json (eos_token_id)")

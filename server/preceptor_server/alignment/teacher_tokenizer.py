@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from preceptor.fingerprint import tokenizer_id, vocabulary_id
+from preceptor.turns import turn_end_id
 from preceptor.wire import TokenArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -31,6 +32,8 @@ class TeacherTokenizer:
         self.json: str = tokenizer.backend_tokenizer.to_str()
         self.chat_template: str | None = tokenizer.chat_template
         self.has_chat_template = tokenizer.chat_template is not None
+        self.turn_end_id = turn_end_id(tokenizer)
+        """What the chat template ends a turn with; None where that is no special token."""
         self.tokenizer_id = tokenizer_id(self.json, tokenizer.chat_template)
         self.vocabulary_id = vocabulary_id(self.json)
         self.vocabulary_size = len(tokenizer)

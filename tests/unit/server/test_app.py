@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
-from preceptor_server.app import bind, build_engine, build_server, check_vocabularies
+from preceptor_server.app import bind, build_engine, build_server, check_vocabularies, with_turn_end
 from preceptor_server.config import EngineConfig, ListenConfig, ServerConfig
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.hf import HfEngine
@@ -77,3 +77,11 @@ def test_tokenizer_with_more_tokens_than_the_model_has_logits_is_refused() -> No
 def test_tokenizer_may_know_fewer_tokens_than_the_model_has_logits(num_logits: int, tiny_folder: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_folder), gguf_file=None, trust_remote_code=False)
     check_vocabularies(FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=num_logits)), tokenizer)
+
+
+def test_what_the_chat_template_ends_a_turn_with_is_an_end_too() -> None:
+    info = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=300)).info()
+    tokenizer = TeacherTokenizer(tiny_tokenizer())
+    assert with_turn_end(info, tokenizer).end_token_ids == (0, 2)
+    assert with_turn_end(with_turn_end(info, tokenizer), tokenizer).end_token_ids == (0, 2)
+    assert with_turn_end(info, None) is info

@@ -103,5 +103,6 @@ def test_student_without_end_token_is_refused() -> None:
     assert model.generation_config is not None
     model.generation_config.eos_token_id = None
     tokenizer.eos_token = None
+    tokenizer.chat_template = None
     with pytest.raises(InvalidStudentError, match="no end token"):
         prepare_student(model, tokenizer)

@@ -1,0 +1,26 @@
+"""Finds the token with which a chat template ends a turn. Imports no tokenizer library: it is given a tokenizer.
+
+Both sides use it, so that they mean the same end: a base model's settings may name `<|endoftext|>` where its template
+ends every turn with `<|im_end|>`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_WORDS = "preceptor"
+
+
+def turn_end_id(tokenizer: Any) -> int | None:  # Any: a tokenizer of transformers, which the base install lacks
+    """The special token right behind an assistant's words; None where the template writes none there, or is none."""
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _WORDS}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # noqa: BLE001  a template is a program, and may refuse these messages with any error
+        return None
+    _, found, rest = str(text).rpartition(_WORDS)
+    ids = tokenizer(rest, add_special_tokens=False)["input_ids"] if found else []
+    is_special = bool(ids) and ids[0] in tokenizer.added_tokens_decoder
+    return int(ids[0]) if is_special and tokenizer.added_tokens_decoder[ids[0]].special else None
