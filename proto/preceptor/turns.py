@@ -1,7 +1,7 @@
-"""Finds the token with which a chat template ends a turn. Imports no tokenizer library: it is given a tokenizer.
+"""What ends a response, from all the places that say so. Imports no tokenizer library: it is given a tokenizer.
 
-Both sides use it, so that they mean the same end: a base model's settings may name `<|endoftext|>` where its template
-ends every turn with `<|im_end|>`.
+All who need it use this, so that they mean the same ends: a base model's settings may name `<|endoftext|>` where its
+template ends every turn with `<|im_end|>`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 _WORDS = "preceptor"
+
+
+def joined_ids(*named: int | list[int] | None) -> tuple[int, ...]:
+    """All ids once, in the order in which they are named: each place names one, several, or none."""
+    ids: list[int] = []
+    for one in named:
+        ids += [] if one is None else one if isinstance(one, list) else [one]
+    return tuple(dict.fromkeys(map(int, ids)))
 
 
 def turn_end_id(tokenizer: Any) -> int | None:  # Any: a tokenizer of transformers, which the base install lacks

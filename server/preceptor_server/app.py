@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from preceptor.settings import dump_settings
+from preceptor.turns import joined_ids
 from preceptor.v1 import teacher_pb2
 from preceptor.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 
@@ -128,9 +129,9 @@ def check_vocabularies(engine: Engine, tokenizer: TeacherTokenizer | None) -> No
 
 def with_turn_end(info: EngineInfo, tokenizer: TeacherTokenizer | None) -> EngineInfo:
     """What the chat template ends a turn with is an end too, though the model's settings may not name it."""
-    if tokenizer is None or tokenizer.turn_end_id is None:
+    if tokenizer is None:
         return info
-    return replace(info, end_token_ids=tuple(dict.fromkeys((*info.end_token_ids, tokenizer.turn_end_id))))
+    return replace(info, end_token_ids=joined_ids(list(info.end_token_ids), tokenizer.turn_end_id))
 
 
 def add_services(server: grpc.aio.Server, teacher: HostedTeacher) -> health.aio.HealthServicer:

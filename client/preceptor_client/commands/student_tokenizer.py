@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from preceptor.turns import turn_end_id
+from preceptor.turns import joined_ids, turn_end_id
 
 PROBE_SENTENCE = "The capital of Norway is Oslo, which lies at the northern end of a fjord."
 
@@ -38,7 +38,7 @@ def load_student(student: str, *, gguf_file: str = "") -> StudentTokenizer:
     return StudentTokenizer(
         tokenizer_json=backend.to_str(),
         chat_template=tokenizer.chat_template,
-        end_token_ids=_joined(
+        end_token_ids=joined_ids(
             generation_end, config.get("eos_token_id"), tokenizer.eos_token_id, turn_end_id(tokenizer)
         ),
         vocabulary_size=int(config.get("vocab_size") or 0),
@@ -67,11 +67,3 @@ def _model_config(student: str) -> dict[str, Any]:  # Any: a config.json holds w
         return {}
     # Models that also see or hear keep the part about text apart.
     return {**config.get("text_config", {}), **config}
-
-
-def _joined(*given: int | list[int] | None) -> tuple[int, ...]:
-    """All ids once, in order: model and tokenizer may each name their own."""
-    ids: list[int] = []
-    for one in given:
-        ids += [] if one is None else list(one) if isinstance(one, list) else [one]
-    return tuple(dict.fromkeys(ids))

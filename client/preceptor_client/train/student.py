@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from preceptor.fingerprint import tokenizer_id
-from preceptor.turns import turn_end_id
+from preceptor.turns import joined_ids, turn_end_id
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -197,13 +197,12 @@ def _end_token_ids(
         raise InvalidStudentError(f"student.end_token_ids holds {outside[0]}, the student's ids are in [0, {size})")
     if instead:
         return tuple(dict.fromkeys(instead))
-    ids: list[int] = []
-    named = (generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id, turn_end_id(tokenizer))
-    for given in named:
-        ids += [] if given is None else [int(one) for one in given] if isinstance(given, list) else [int(given)]
+    ids = joined_ids(
+        generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id, turn_end_id(tokenizer)
+    )
     if not ids:
         raise InvalidStudentError("the student has no end token: name one in its generation_config.json (eos_token_id)")
-    return tuple(dict.fromkeys(ids))
+    return ids
 
 
 @torch.no_grad()

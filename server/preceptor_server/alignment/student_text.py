@@ -37,8 +37,7 @@ class StudentText:
         table = self.alignment.pairing.student
         lengths_T = table.offsets_V1[self.ids_T + 1] - table.offsets_V1[self.ids_T]
         is_text_T = (table.kinds_V[self.ids_T] == TokenKind.TEXT) & (lengths_T > 0)
-        for end in self.alignment.student_end_ids:
-            is_text_T &= self.ids_T != end
+        is_text_T &= ~np.isin(self.ids_T, self.alignment.student_end_ids)
         lengths_T = np.where(is_text_T, lengths_T, 0)
         self.is_text_T = is_text_T
         self.ends_T = np.cumsum(lengths_T)
