@@ -1,6 +1,6 @@
 """What the client library takes and returns: frozen dataclasses over numpy arrays, without protobuf."""
 
-# T = tokens of a response, N = its scored positions, K = support size
+# T = tokens of a response, N = its scored positions, K = support size, C = candidates per position
 
 from __future__ import annotations
 
@@ -195,6 +195,10 @@ class ResponseScores:
     """For each row the index into `teacher_ids_M` of the token before which the teacher was asked."""
     unmapped_mass: float = 0.0
     """Mean teacher mass, among its likeliest tokens, that has no place in the student's vocabulary; it is tail."""
+    candidate_ids_NC: TokenArray | None = None
+    """The ids that the request named at the scored positions; None unless it named some."""
+    candidate_logprobs_NC: LogprobArray | None = None
+    """The teacher's logprobs of those; -inf where the teacher has no such token."""
 
     @property
     def scored_share(self) -> float:

@@ -9,6 +9,7 @@ from preceptor.settings import Section
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from preceptor_client.train.objective_config import ObjectiveConfig
 from preceptor_client.train.teacher_config import TeacherConfig
 
 
@@ -64,13 +65,6 @@ class RolloutConfig(Section):
     """Responses that are written at once; the teacher scores one batch while the next is written."""
 
 
-class ObjectiveConfig(Section):
-    """The loss."""
-
-    kind: Literal["lsm"] = "lsm"
-    """lsm: reverse KL to the teacher over its top K tokens, both sides renormalised inside them."""
-
-
 class OptimizerConfig(Section):
     """AdamW, and how a step is cut into pieces that fit memory."""
 
@@ -115,6 +109,8 @@ class RunSection(Section):
     """Optimizer steps in all, those before a resume included."""
     seed: int = Field(0, ge=0)
     """Order of the examples and draws of the rollouts are functions of it."""
+    sample_rollouts: int = Field(4, ge=0)
+    """Rollouts of a step that are kept token by token for the report, at about eight steps of the run."""
     checkpoint_every_steps: int = Field(50, ge=1)
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = Field(1, ge=1)

@@ -25,6 +25,8 @@ class Example:
     teacher_prompt: ExamplePrompt | None = None
     """What the teacher reads instead of the student's prompt."""
     answer: str | None = None
+    task: str = ""
+    """What it belongs to, in metrics and plots; empty where all examples are of one kind."""
 
 
 class PromptStream:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from preceptor_client.train.prefix import prefix_cache, usable_prefix_length
+from preceptor_client.train.rollout import StudentView
+from preceptor_client.train.rollout.recorder import StudentRecorder
 from preceptor_client.train.student import Student
 
 
@@ -22,11 +24,38 @@ class Sampling:
     top_p: float
 
 
-@torch.no_grad()
 def generate(
     student: Student, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling | None
 ) -> list[list[int]]:
     """Responses to the prompts, each up to its first end token, which it includes. Greedy without `sampling`."""
+    output_BT = _generate(student, prompts, max_new_tokens=max_new_tokens, sampling=sampling, recorder=None)
+    return [_up_to_end(row, student.end_token_ids) for row in output_BT.tolist()]
+
+
+def generate_recorded(
+    student: Student,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+    recorder: StudentRecorder,
+) -> tuple[list[list[int]], list[StudentView]]:
+    """The same, and what the student said at each of their tokens."""
+    output_BT = _generate(student, prompts, max_new_tokens=max_new_tokens, sampling=sampling, recorder=recorder)
+    responses = [_up_to_end(row, student.end_token_ids) for row in output_BT.tolist()]
+    return responses, recorder.finish(output_BT[:, -1], lengths=[len(response) for response in responses])
+
+
+@torch.no_grad()
+def _generate(
+    student: Student,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    recorder: StudentRecorder | None,
+) -> torch.Tensor:
+    """What was written after the prompts, [B, T], padded behind each response's end."""
     length_P = usable_prefix_length(student, prompts)
     length_T = max(map(len, prompts))
     ids_BT = torch.full((len(prompts), length_T), student.pad_token_id)
@@ -45,9 +74,10 @@ def generate(
         attention_mask=mask_BT.to(student.device),
         past_key_values=cache,
         generation_config=_generation_config(student, max_new_tokens=max_new_tokens, sampling=sampling),
+        logits_processor=LogitsProcessorList([recorder] if recorder else []),
     )
     assert isinstance(output, torch.Tensor)
-    return [_up_to_end(row, student.end_token_ids) for row in output[:, length_T:].tolist()]
+    return output[:, length_T:]
 
 
 def _generation_config(student: Student, *, max_new_tokens: int, sampling: Sampling | None) -> GenerationConfig:

@@ -9,16 +9,29 @@ import torch
 
 from preceptor_client.train.config import RolloutConfig
 from preceptor_client.train.data import Example
-from preceptor_client.train.rollout import Rollout
-from preceptor_client.train.rollout.generation import Sampling, generate
+from preceptor_client.train.rollout import Rollout, StudentView
+from preceptor_client.train.rollout.generation import Sampling, generate_recorded
+from preceptor_client.train.rollout.recorder import StudentRecorder
 from preceptor_client.train.student import Student
 
 
 class HfRollouts:
     """Lets the student answer examples. What it draws is a function of its weights, the seed, step and batch."""
 
-    def __init__(self, student: Student, *, config: RolloutConfig, seed: int) -> None:
+    def __init__(
+        self,
+        student: Student,
+        *,
+        config: RolloutConfig,
+        seed: int,
+        loss_temperature: float = 1.0,
+        num_top_ids: int = 0,
+    ) -> None:
+        """`loss_temperature` is that of the student's logprobs in `Rollout.student`; `num_top_ids` asks for that many
+        of its likeliest tokens there."""
         self._student = student
+        self._loss_temperature = loss_temperature
+        self._num_top_ids = num_top_ids
         self._config = config
         self._seed = seed
         self._sampling = Sampling(temperature=config.temperature, top_p=config.top_p)
@@ -35,7 +48,7 @@ class HfRollouts:
                 for _ in range(num_responses)
             ]
             prompts = {slot: tuple(self._student.encode_prompt(examples[slot].prompt)) for slot in dict.fromkeys(slots)}
-            responses = self._draw(
+            responses, views = self._draw(
                 [prompts[slot] for slot in slots], seed=draw_seed(self._seed, step=step, batch=batch)
             )
             yield [
@@ -45,15 +58,22 @@ class HfRollouts:
                     prompt_ids=prompts[slot],
                     response_ids=tuple(response),
                     finish_reason="stop" if response[-1] in self._student.end_token_ids else "length",
+                    student=view,
                 )
-                for slot, response in zip(slots, responses, strict=True)
+                for slot, response, view in zip(slots, responses, views, strict=True)
             ]
 
-    def _draw(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[list[int]]:
+    def _draw(self, prompts: Sequence[Sequence[int]], *, seed: int) -> tuple[list[list[int]], list[StudentView]]:
         devices = [self._student.device] if self._student.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
-            return generate(self._student, prompts, max_new_tokens=self._config.max_new_tokens, sampling=self._sampling)
+            return generate_recorded(
+                self._student,
+                prompts,
+                max_new_tokens=self._config.max_new_tokens,
+                sampling=self._sampling,
+                recorder=StudentRecorder(temperature=self._loss_temperature, num_top_ids=self._num_top_ids),
+            )
 
 
 def draw_seed(seed: int, *, step: int, batch: int) -> int:
