@@ -60,7 +60,7 @@ def _register(scorer: Scorer, *, teacher: TeacherInfo, config: TeacherConfig, st
             end_token_ids=student.end_token_ids,
             teacher_end_token_ids=config.end_token_ids,
             special_pairs=config.special_pairs,
-            vocabulary_size=student.head_VD.shape[0],
+            vocabulary_size=student.vocabulary_size,
         )
     except NotImplementedByServerError as error:
         raise UnsuitableTeacherError(

@@ -1,6 +1,6 @@
 """The model to train and its tokenizer: loads, checks, encodes prompts, saves. Knows nothing of teachers or steps."""
 
-# T = tokens, D = hidden size, V = vocabulary
+# V = vocabulary, D = hidden size
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from transformers import (
 from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.data import ExamplePrompt
 from preceptor_client.train.errors import InvalidStudentError
+from preceptor_client.train.head import Head
+from preceptor_client.train.head.matching import head_of
 
 _log = logging.getLogger(__name__)
-
-HEAD_TOLERANCE = 1e-2
-"""Largest share of the logits' range by which `hidden @ head` may differ from the model's logits: far above the
-rounding of bf16, far below a softcap or a logit scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,6 +34,7 @@ class Student:
     """A causal language model in evaluation mode (no dropout), with its tokenizer."""
 
     model: PreTrainedModel
+    head: Head
     tokenizer: PreTrainedTokenizerFast
     tokenizer_id: str
     end_token_ids: tuple[int, ...]
@@ -45,7 +44,7 @@ class Student:
 
     @property
     def device(self) -> torch.device:
-        return self.head_VD.device
+        return next(self.model.parameters()).device
 
     @property
     def base(self) -> torch.nn.Module:
@@ -53,14 +52,9 @@ class Student:
         return self.model.base_model
 
     @property
-    def head(self) -> torch.nn.Linear:
-        head = self.model.get_output_embeddings()
-        assert isinstance(head, torch.nn.Linear)
-        return head
-
-    @property
-    def head_VD(self) -> torch.Tensor:
-        return self.head.weight
+    def vocabulary_size(self) -> int:
+        """Number of logits."""
+        return self.head.vocabulary_size
 
     @property
     def max_length(self) -> int:
@@ -137,13 +131,13 @@ def prepare_student(
     pad_token_id = tokenizer.pad_token_id
     student = Student(
         model=model,
+        head=head_of(model),
         tokenizer=tokenizer,
         tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
         end_token_ids=ends,
         pad_token_id=ends[0] if pad_token_id is None else int(pad_token_id),
         saved_generation_config=generation_config,
     )
-    _check_head(student)
     _log.info("student loaded: type=%s device=%s dtype=%s", type(model).__name__, student.device, model.dtype)
     return student
 
@@ -203,18 +197,3 @@ def _end_token_ids(
     if not ids:
         raise InvalidStudentError("the student has no end token: name one in its generation_config.json (eos_token_id)")
     return ids
-
-
-@torch.no_grad()
-def _check_head(student: Student) -> None:
-    """Training applies the head to scored rows only, which is right where logits are `hidden @ head` and no more."""
-    if not isinstance(student.model.get_output_embeddings(), torch.nn.Linear):
-        raise InvalidStudentError(f"{type(student.model).__name__} has no linear output head, which training needs")
-    ids_1T = torch.arange(8, device=student.device).unsqueeze(0) % student.head_VD.shape[0]
-    logits_TV = student.model(ids_1T, use_cache=False).logits[0].float()
-    ours_TV = student.head(student.base(ids_1T, use_cache=False).last_hidden_state)[0].float()
-    if (logits_TV - ours_TV).abs().max() > HEAD_TOLERANCE * logits_TV.abs().max():
-        raise InvalidStudentError(
-            f"{type(student.model).__name__} changes its logits after the head (a softcap or a scale), "
-            "which training does not reproduce"
-        )

@@ -37,7 +37,7 @@ def test_checkpoint_is_a_model_that_transformers_loads(
     assert folder == tmp_path / "checkpoints" / "step-000012"
     assert checkpoint_step(folder) == 12
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert torch.equal(model.get_parameter("lm_head.weight"), student.head_VD)
+    assert torch.equal(model.get_parameter("lm_head.weight"), student.model.get_output_embeddings().weight)
     assert AutoTokenizer.from_pretrained(folder).decode([104, 105]) == student.tokenizer.decode([104, 105])
 
 

@@ -31,7 +31,7 @@ def test_student_from_a_gguf_file_is_saved_and_loads_as_the_same_student(
     student.save(tmp_path)
     loaded = load_student(StudentConfig(model=str(tmp_path), device="cpu"))
     assert loaded.tokenizer_id == student.tokenizer_id
-    assert loaded.head_VD is loaded.model.get_parameter("model.embed_tokens.weight")
+    assert loaded.model.get_output_embeddings().weight is loaded.model.get_parameter("model.embed_tokens.weight")
     for (name, ours), theirs in zip(student.model.named_parameters(), loaded.model.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
     assert "Paris" in _answer(student)

@@ -27,7 +27,7 @@ def test_saved_student_loads_equal(tmp_path: Path, student: Student) -> None:
 
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     loaded = load_student(StudentConfig(model=str(save_tiny_model(tmp_path))))
-    assert loaded.head_VD is loaded.model.get_input_embeddings().weight
+    assert loaded.model.get_output_embeddings().weight is loaded.model.get_input_embeddings().weight
 
 
 def test_generation_defaults_do_not_bend_rollouts_and_are_saved(tmp_path: Path) -> None:

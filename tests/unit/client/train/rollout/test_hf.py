@@ -61,7 +61,7 @@ def test_greedy_batch_equals_greedy_one_by_one(student: Student) -> None:
 def test_sampling_ignores_what_the_model_came_with(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a distribution that is flat, tokens beyond the 50 likeliest (the default of transformers) must appear."""
     with torch.no_grad():
-        student.head_VD.zero_()
+        student.model.get_output_embeddings().weight.zero_()
     monkeypatch.setattr(generation, "usable_prefix_length", lambda student, prompts: 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
