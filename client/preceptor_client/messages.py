@@ -3,7 +3,8 @@
 An answer is decoded and verified in one go: nothing that `verify` would refuse leaves this module.
 """
 
-# P = prompt tokens, T = tokens of a response, M = the teacher's tokens for it, N = scored positions, K = support size
+# P = prompt tokens, T = tokens of a response, M = the teacher's tokens for it, N = scored positions, K = support size,
+# C = candidates per position
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from preceptor.v1 import teacher_pb2
 from preceptor.wire import (
+    LogprobArray,
     LogprobDtype,
     PositionStatus,
     SegmentationPolicy,
@@ -59,8 +61,11 @@ def encode_group(group: GroupRequest) -> teacher_pb2.ScoreRequest:
             teacher_pb2.Response(
                 ids=_encode_ids(ids_T),
                 score_mask=b"" if mask_T.all() else encode_bytes(mask_T),
+                candidates=_encode_candidates(candidate_ids_TC),
             )
-            for ids_T, mask_T in zip(group.responses_T, group.score_masks_T, strict=True)
+            for ids_T, mask_T, candidate_ids_TC in zip(
+                group.responses_T, group.score_masks_T, group.candidate_ids_TC, strict=True
+            )
         ],
         top_k=group.top_k,
         temperature=group.temperature,
@@ -77,7 +82,7 @@ def decode_scores(answer: teacher_pb2.ScoreResponse, *, group: GroupRequest) -> 
     read_ids_P = _decode_prompt_ids(answer, group=group)
     responses = []
     for index, scores in enumerate(answer.responses):
-        decoded = _decode_response(answer, index=index, num_tokens=len(group.responses_T[index]))
+        decoded = _decode_response(answer, index=index, group=group)
         verify.verify_response(
             decoded,
             index=index,
@@ -128,6 +133,12 @@ def _encode_ids(ids: TokenArray) -> teacher_pb2.TokenIds:
     return teacher_pb2.TokenIds(data=encode_token_ids(ids, dtype), dtype=wire_dtype)
 
 
+def _encode_candidates(ids_TC: TokenArray | None) -> teacher_pb2.CandidateIds | None:
+    if ids_TC is None:
+        return None
+    return teacher_pb2.CandidateIds(ids=_encode_ids(ids_TC), num_per_position=ids_TC.shape[1])
+
+
 def _wire_logprob_dtype(dtype: LogprobDtype) -> teacher_pb2.LogprobDtype.ValueType:
     return teacher_pb2.LOGPROB_DTYPE_F16 if dtype is LogprobDtype.F16 else teacher_pb2.LOGPROB_DTYPE_F32
 
@@ -164,8 +175,8 @@ def _decode_prompt_ids(answer: teacher_pb2.ScoreResponse, *, group: GroupRequest
     return ids_P
 
 
-def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, num_tokens: int) -> ResponseScores:
-    scores = answer.responses[index]
+def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, group: GroupRequest) -> ResponseScores:
+    scores, num_tokens = answer.responses[index], len(group.responses_T[index])
     f32 = LogprobDtype.F32
     try:
         status_T = decode_statuses(scores.status, num_tokens=num_tokens, field="status")
@@ -179,6 +190,7 @@ def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, num_token
                 ("entropies", scores.entropies),
             )
         }
+        candidates = decode_logprobs(scores.candidate_logprobs, answer.logprob_dtype, field="candidate_logprobs")
         teacher_ids_M, teacher_rows_N = _decode_teacher_side(scores)
     except WireError as error:
         raise CorruptAnswerError(f"responses[{index}].{error}") from error
@@ -189,6 +201,8 @@ def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, num_token
     for name, (size, expected) in sized.items():
         if size != expected:
             raise verify.corrupt(index, name, f"holds {size} entries instead of {expected} (N={N}, K={K})")
+    named_TC = group.candidate_ids_TC[index]
+    candidate_ids_NC = None if named_TC is None else named_TC[positions_N]
     return ResponseScores(
         status_T=status_T,
         positions_N=positions_N,
@@ -200,7 +214,20 @@ def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, num_token
         teacher_ids_M=teacher_ids_M,
         teacher_rows_N=teacher_rows_N,
         unmapped_mass=scores.unmapped_mass,
+        candidate_ids_NC=candidate_ids_NC,
+        candidate_logprobs_NC=_shape_candidates(candidates, candidate_ids_NC, index=index),
     )
+
+
+def _shape_candidates(
+    logprobs: LogprobArray, candidate_ids_NC: TokenArray | None, *, index: int
+) -> LogprobArray | None:
+    """The logprobs of the ids that were named, and of no others; None where none were."""
+    num_named = 0 if candidate_ids_NC is None else candidate_ids_NC.size
+    if logprobs.size != num_named:
+        message = f"holds {logprobs.size} entries instead of {num_named}, one for each id that was named"
+        raise verify.corrupt(index, "candidate_logprobs", message)
+    return None if candidate_ids_NC is None else logprobs.reshape(candidate_ids_NC.shape)
 
 
 def _decode_teacher_side(

@@ -3,7 +3,7 @@
 Fields are named as the server names them, by the request's proto path.
 """
 
-# P = prompt tokens, T = tokens of a response
+# P = prompt tokens, T = tokens of a response, C = candidates per position
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ TokenSequence = Sequence[int] | npt.NDArray[np.integer]
 """Token ids as callers hold them: a list, or an array of any integer dtype."""
 ScoreMask = Sequence[bool] | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer]
 """One entry per response token: true or 1 = score it, false or 0 = context only."""
+CandidateIdArray = npt.NDArray[np.integer]
+"""Ids to score at every token of a response, [T, C]."""
 
 REFUSED_BY_CLIENT = "REFUSED_BY_CLIENT"
 """Reason of a refusal that cost no round trip."""
@@ -39,6 +41,7 @@ class ScoreOptions(TypedDict, total=False):
     adapter: str
     tokenizer_id: str
     score_masks: Sequence[ScoreMask | None] | None
+    candidate_ids: Sequence[CandidateIdArray | None] | None
     logprob_dtype: LogprobDtype
     batch_invariant: bool
     segmentation: SegmentationPolicy | None
@@ -72,6 +75,8 @@ class GroupRequest:
     """None where the prompt is text or chat: only the answer tells its ids."""
     responses_T: tuple[TokenArray, ...]
     score_masks_T: tuple[npt.NDArray[np.bool_], ...]
+    candidate_ids_TC: tuple[TokenArray | None, ...]
+    """One entry per response; None where none are named."""
     top_k: int
     temperature: float
     logprob_dtype: LogprobDtype
@@ -104,6 +109,7 @@ def check_group(
     tokenizer_id: str,
     responses: Sequence[TokenSequence],
     score_masks: Sequence[ScoreMask | None] | None,
+    candidate_ids: Sequence[CandidateIdArray | None] | None,
     top_k: int,
     temperature: float,
     logprob_dtype: LogprobDtype,
@@ -125,6 +131,7 @@ def check_group(
         prompt_ids_P=_prompt_ids(prompt),
         responses_T=arrays_T,
         score_masks_T=_score_masks(score_masks, responses_T=arrays_T),
+        candidate_ids_TC=_candidate_ids(candidate_ids, responses_T=arrays_T),
         top_k=top_k,
         temperature=temperature,
         logprob_dtype=logprob_dtype,
@@ -203,6 +210,11 @@ def _ids(ids: TokenSequence, *, field: str) -> TokenArray:
     array = np.asarray(ids)
     if array.ndim != 1 or not array.size:
         raise _refusal(field, f"has shape {array.shape}, must be one-dimensional with at least one token")
+    return _as_ids(array, field=field)
+
+
+def _as_ids(array: npt.NDArray[np.generic], *, field: str) -> TokenArray:
+    """An array that is not empty, of any shape."""
     if not np.issubdtype(array.dtype, np.integer):
         raise _refusal(field, f"has dtype {array.dtype}, must hold integers")
     low, high = int(array.min()), int(array.max())
@@ -235,6 +247,33 @@ def _score_mask(mask: ScoreMask | None, *, num_tokens: int, field: str) -> npt.N
     if not array.any():
         raise _refusal(field, "excludes every token: at least one must be scored")
     return array.astype(np.bool_)
+
+
+def _candidate_ids(
+    candidate_ids: Sequence[CandidateIdArray | None] | None, *, responses_T: tuple[TokenArray, ...]
+) -> tuple[TokenArray | None, ...]:
+    if candidate_ids is None:
+        return (None,) * len(responses_T)
+    if len(candidate_ids) != len(responses_T):
+        raise _refusal(
+            "responses",
+            f"come {len(responses_T)} with {len(candidate_ids)} arrays of candidate_ids: send one for each, or None",
+        )
+    return tuple(
+        None
+        if ids is None
+        else _candidate_block(ids, num_tokens=len(ids_T), field=f"responses[{index}].candidates.ids")
+        for index, (ids, ids_T) in enumerate(zip(candidate_ids, responses_T, strict=True))
+    )
+
+
+def _candidate_block(ids: CandidateIdArray, *, num_tokens: int, field: str) -> TokenArray:
+    array = np.asarray(ids)
+    if array.ndim != 2 or len(array) != num_tokens or not array.size:
+        raise _refusal(
+            field, f"has shape {array.shape} for {num_tokens} tokens: send one row per token, of one id or more"
+        )
+    return _as_ids(array, field=field)
 
 
 def _refusal(field: str, message: str) -> InvalidRequestError:

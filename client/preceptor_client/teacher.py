@@ -20,6 +20,7 @@ from preceptor_client import descriptions, messages
 from preceptor_client.connection import Connection
 from preceptor_client.registrations import Registrations
 from preceptor_client.request import (
+    CandidateIdArray,
     RegisterOptions,
     ScoreMask,
     ScoreOptions,
@@ -34,7 +35,7 @@ __all__ = ["BlockingTeacherClient", "RetryEvent", "RetryPolicy", "ScoreOptions",
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 _DEFAULT_RETRY = RetryPolicy()
-_SMALLER = "send fewer responses per group or ask for a smaller top_k"
+_SMALLER = "send fewer responses per group, or ask for a smaller top_k or fewer candidates"
 
 ResultT = TypeVar("ResultT")
 
@@ -116,6 +117,7 @@ class TeacherClient:
         adapter: str = "",
         tokenizer_id: str = "",
         score_masks: Sequence[ScoreMask | None] | None = None,
+        candidate_ids: Sequence[CandidateIdArray | None] | None = None,
         logprob_dtype: LogprobDtype = LogprobDtype.F16,
         batch_invariant: bool = False,
         segmentation: SegmentationPolicy | None = None,
@@ -125,7 +127,9 @@ class TeacherClient:
     ) -> GroupScores:
         """The teacher's top-K at every position of the responses, verified. `proto/preceptor/v1/teacher.proto`
         describes the arguments; `timeout_seconds` replaces the client's own for this call. `segmentation`: None = the
-        server's default; `paper_token_ids` go with PAPER alone, and it with at least one."""
+        server's default; `paper_token_ids` go with PAPER alone, and it with at least one. `candidate_ids`: ids whose
+        logprobs are wanted besides, in the vocabulary of the response, one array [T, C] or None for each; they need ids
+        that correspond one to one with the teacher's, and a policy other than CANONICAL."""
         group = check_group(
             prompt,
             request_id=secrets.token_hex(16) if request_id is None else request_id,
@@ -134,6 +138,7 @@ class TeacherClient:
             tokenizer_id=tokenizer_id,
             responses=responses,
             score_masks=score_masks,
+            candidate_ids=candidate_ids,
             top_k=top_k,
             temperature=temperature,
             logprob_dtype=logprob_dtype,

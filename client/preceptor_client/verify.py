@@ -4,7 +4,8 @@ An answer that was torn, shifted by a row, or computed for other ids looks like 
 refused. Knows nothing of protobuf or of gRPC.
 """
 
-# P = prompt tokens, T = tokens of a response, M = the teacher's tokens for it, N = scored positions, K = support size
+# P = prompt tokens, T = tokens of a response, M = the teacher's tokens for it, N = scored positions, K = support size,
+# C = candidates per position
 
 from __future__ import annotations
 
@@ -31,6 +32,8 @@ AGREEMENT_TOLERANCE = 1e-3
 """Two columns that hold the same logprob may differ by this much, in nats, before their own rounding."""
 MASS_ROUNDING = 1e-3
 """A mean of masses may exceed its bound by this much."""
+LEAST_UNMAPPED_LOGPROB = -100.0
+"""Below it a mass may be missing from `unmapped_mass`, whose least value as a float32 is e^-103."""
 _RELATIVE_ROUNDING = {LogprobDtype.F16: 2.0**-10, LogprobDtype.F32: 2.0**-22}
 _LOWEST = {LogprobDtype.F16: float(np.finfo(np.float16).min), LogprobDtype.F32: float(np.finfo(np.float32).min)}
 
@@ -54,6 +57,7 @@ def verify_response(
     verify_mass(scores, index=index, logprob_dtype=logprob_dtype)
     verify_entropies(scores, index=index)
     verify_sampled(scores, index=index, response_ids_T=response_ids_T, logprob_dtype=logprob_dtype)
+    verify_candidates(scores, index=index, response_ids_T=response_ids_T, logprob_dtype=logprob_dtype)
     verify_teacher_rows(scores, index=index, segmentation=segmentation)
     verify_unmapped_mass(scores, index=index)
 
@@ -140,12 +144,7 @@ def verify_sampled(
     # a token among what fills the row up.
     rank_N = np.where(is_inside_N, is_sampled_NK.argmax(axis=1), support_NK.shape[1] - 1)
     expected_N = np.take_along_axis(support_NK, rank_N[:, None], axis=1)[:, 0]
-    # A logprob of -inf agrees with -inf, and with whatever the support's dtype cannot hold.
-    lowest = _LOWEST[logprob_dtype]
-    sampled_N, expected_N = np.maximum(sampled_N, lowest), np.maximum(expected_N, lowest)
-    tolerance_N = AGREEMENT_TOLERANCE + _RELATIVE_ROUNDING[logprob_dtype] * np.abs(expected_N)
-    excess_N = sampled_N - expected_N
-    is_off_N = np.where(is_inside_N, np.abs(excess_N), excess_N) > tolerance_N
+    is_off_N = _disagrees(sampled_N, expected_N, is_bound=~is_inside_N, logprob_dtype=logprob_dtype)
     if is_off_N.any():
         row = int(np.argmax(is_off_N))
         says = "gives it" if is_inside_N[row] else "lacks it and ends at"
@@ -155,6 +154,37 @@ def verify_sampled(
             f"of row {row} is {sampled_N[row]:.4f}, while the row's support {says} {expected_N[row]:.4f}: "
             "rows are shifted, or columns belong to other tokens",
         )
+
+
+def verify_candidates(
+    scores: ResponseScores, *, index: int, response_ids_T: TokenArray, logprob_dtype: LogprobDtype
+) -> None:
+    """A candidate's logprob is the support's, where the support holds it, and else not above the support; where it is
+    the sampled token, it is that token's. Ids correspond one to one, or none would have been answered."""
+    ids_NC, logprobs_NC = scores.candidate_ids_NC, scores.candidate_logprobs_NC
+    if ids_NC is None or logprobs_NC is None or not ids_NC.size:
+        return
+    _refuse_no_logprob(logprobs_NC, index=index, column="candidate_logprobs")
+    is_inside_NC, supported_NC = _find_in_support(scores, ids_NC)
+    # Where a likely token has no place in the student's vocabulary, a less likely one took its place in the support.
+    is_exact = scores.unmapped_mass == 0
+    bound_N1 = np.maximum(scores.support_logprobs_NK[:, -1:], LEAST_UNMAPPED_LOGPROB) if is_exact else np.float32(0.0)
+    sampled_N1 = response_ids_T[scores.positions_N][:, None]
+    for is_so_NC, expected_NC, is_bound, says in (
+        (is_inside_NC, supported_NC, False, "the row's support gives it"),
+        (~is_inside_NC, bound_N1, True, "the row's support lacks it and ends at"),
+        (ids_NC == sampled_N1, scores.sampled_logprobs_N[:, None], False, "it is the sampled token, which has"),
+    ):
+        is_off_NC = is_so_NC & _disagrees(logprobs_NC, expected_NC, is_bound=is_bound, logprob_dtype=logprob_dtype)
+        if is_off_NC.any():
+            row, place = (int(i[0]) for i in np.nonzero(is_off_NC))
+            expected = np.broadcast_to(expected_NC, ids_NC.shape)[row, place]
+            raise corrupt(
+                index,
+                "candidate_logprobs",
+                f"of row {row} gives id {ids_NC[row, place]} {logprobs_NC[row, place]:.4f}, while {says} "
+                f"{expected:.4f}: rows are shifted, or columns belong to other tokens",
+            )
 
 
 def verify_teacher_rows(scores: ResponseScores, *, index: int, segmentation: SegmentationPolicy) -> None:
@@ -194,6 +224,35 @@ def verify_unmapped_mass(scores: ResponseScores, *, index: int) -> None:
 def corrupt(index: int, column: str, message: str) -> CorruptAnswerError:
     """The error for one column of one response."""
     return CorruptAnswerError(f"responses[{index}].{column} {message}")
+
+
+def _find_in_support(scores: ResponseScores, ids_NC: TokenArray) -> tuple[npt.NDArray[np.bool_], LogprobArray]:
+    """Which ids stand in their row's support, and the logprobs there; of an id that stands there twice, the first."""
+    order_NK = np.argsort(scores.support_ids_NK, axis=1, kind="stable")
+    # One ascending sequence of all rows.
+    width = int(max(scores.support_ids_NK.max(), ids_NC.max())) + 1
+    first_N1 = (np.arange(len(ids_NC)) * width)[:, None]
+    keys = (first_N1 + np.take_along_axis(scores.support_ids_NK, order_NK, axis=1)).ravel()
+    found_NC = np.minimum(np.searchsorted(keys, first_N1 + ids_NC), len(keys) - 1)
+    is_inside_NC: npt.NDArray[np.bool_] = keys[found_NC] == first_N1 + ids_NC
+    return is_inside_NC, np.take_along_axis(scores.support_logprobs_NK, order_NK, axis=1).ravel()[found_NC]
+
+
+def _disagrees(
+    logprobs: LogprobArray,
+    expected: LogprobArray | np.float32,
+    *,
+    is_bound: npt.NDArray[np.bool_] | bool,
+    logprob_dtype: LogprobDtype,
+) -> npt.NDArray[np.bool_]:
+    """Whether logprobs differ from what is expected by more than rounding; where that is a bound, lie above it."""
+    # A logprob of -inf agrees with -inf, and with whatever the dtype cannot hold.
+    lowest = _LOWEST[logprob_dtype]
+    logprobs, expected = np.maximum(logprobs, lowest), np.maximum(expected, lowest)
+    tolerance = AGREEMENT_TOLERANCE + _RELATIVE_ROUNDING[logprob_dtype] * np.abs(expected)
+    excess = logprobs - expected
+    is_off: npt.NDArray[np.bool_] = np.where(is_bound, excess, np.abs(excess)) > tolerance
+    return is_off
 
 
 def _refuse_no_logprob(values: LogprobArray, *, index: int, column: str) -> None:

@@ -1,6 +1,6 @@
 """Turns a ScoreRequest into a validated ScoreCall. Everything a caller can get wrong is told here, by field."""
 
-# P = prompt tokens, T = tokens of a response
+# P = prompt tokens, T = tokens of a response, C = candidates per position
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from preceptor.wire import (
     TokenArray,
     WireError,
     decode_score_mask,
-    decode_token_ids,
 )
 
 from preceptor_server.alignment.prompts import read_prompt
 from preceptor_server.alignment.types import Alignment
+from preceptor_server.candidates import decode_candidates
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, UnknownTeacherError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.segmentation import choose_alignment
+from preceptor_server.token_ids import as_invalid, decode_ids
 from preceptor_server.types import ResponseToScore, ScoreCall, ScoreGroup
 
 if TYPE_CHECKING:
@@ -59,7 +60,10 @@ def decode_score_request(request: pb.ScoreRequest, teacher: HostedTeacher) -> Sc
         sent_prompt_ids=sent_ids,
         returns_prompt_ids=request.prompt.WhichOneof("kind") in ("text", "chat")
         or not np.array_equal(sent_ids, prompt_ids),
-        responses=tuple(_decode_response(request, index, num_ids=num_ids) for index in range(len(request.responses))),
+        responses=tuple(
+            _decode_response(request, index, num_ids=num_ids, segmentation=segmentation, teacher=teacher)
+            for index in range(len(request.responses))
+        ),
         alignment=alignment,
         segmentation=segmentation,
         paper_token_ids=tuple(request.paper_token_ids),
@@ -115,7 +119,7 @@ def _decode_prompt(
         case "student_ids":
             return _decode_student_prompt(prompt.student_ids, teacher, alignment)
         case "teacher_ids":
-            ids = _decode_ids(prompt.teacher_ids, "prompt.teacher_ids", num_ids=teacher.info.vocabulary_size)
+            ids = decode_ids(prompt.teacher_ids, "prompt.teacher_ids", num_ids=teacher.info.vocabulary_size)
         case "text":
             if not prompt.text.text:
                 raise InvalidRequestError("prompt.text.text", "the prompt is empty")
@@ -138,7 +142,7 @@ def _decode_student_prompt(
 ) -> tuple[TokenArray, TokenArray]:
     field = "prompt.student_ids"
     num_ids = alignment.pairing.student.size if alignment else teacher.info.vocabulary_size
-    ids = _decode_ids(sent, field, num_ids=num_ids)
+    ids = decode_ids(sent, field, num_ids=num_ids)
     if alignment is None:
         return ids, ids
     assert teacher.aligner is not None, "an alignment comes from the teacher's aligner"
@@ -152,35 +156,21 @@ def _tokenizer_of(teacher: HostedTeacher, field: str) -> TeacherTokenizer:
     return teacher.tokenizer
 
 
-def _decode_response(request: pb.ScoreRequest, index: int, *, num_ids: int) -> ResponseToScore:
+def _decode_response(
+    request: pb.ScoreRequest, index: int, *, num_ids: int, segmentation: SegmentationPolicy, teacher: HostedTeacher
+) -> ResponseToScore:
     response, field = request.responses[index], f"responses[{index}]"
-    if response.HasField("candidates"):
-        raise NotYetImplementedError(f"{field}.candidates", "this server does not score given ids yet: leave it out")
-    ids_T = _decode_ids(response.ids, f"{field}.ids", num_ids=num_ids)
+    ids_T = decode_ids(response.ids, f"{field}.ids", num_ids=num_ids)
     try:
         mask_T = decode_score_mask(response.score_mask, num_tokens=len(ids_T), field=f"{field}.score_mask")
     except WireError as error:
-        raise _as_invalid(error) from error
+        raise as_invalid(error) from error
     if not mask_T.any():
         raise InvalidRequestError(f"{field}.score_mask", "excludes every token: leave the response out")
-    return ResponseToScore(ids_T=ids_T, score_mask_T=mask_T)
-
-
-def _decode_ids(ids: pb.TokenIds, field: str, *, num_ids: int) -> TokenArray:
-    if not ids.data:
-        raise InvalidRequestError(field, "is empty: at least one token is needed", reason="EMPTY")
-    try:
-        array = decode_token_ids(ids.data, ids.dtype, field=field)
-    except WireError as error:
-        raise _as_invalid(error) from error
-    outside = np.flatnonzero(array >= num_ids)
-    if len(outside):
-        raise InvalidRequestError(
-            field,
-            f"token id {array[outside[0]]} at position {outside[0]} is outside the vocabulary [0, {num_ids})",
-            reason="TOKEN_OUT_OF_RANGE",
-        )
-    return array
+    candidate_ids_TC = decode_candidates(
+        response, field, num_tokens=len(ids_T), num_ids=num_ids, segmentation=segmentation, teacher=teacher
+    )
+    return ResponseToScore(ids_T=ids_T, score_mask_T=mask_T, candidate_ids_TC=candidate_ids_TC)
 
 
 def _check_lengths(call: ScoreCall, teacher: HostedTeacher) -> None:
@@ -221,20 +211,16 @@ def _check_num_tokens(num_tokens: int, teacher: HostedTeacher) -> None:
 
 def _check_answer_size(call: ScoreCall, teacher: HostedTeacher) -> None:
     num_positions = sum(len(response.ids_T) for response in call.responses)
-    bytes_per_entry = (2 if call.student_vocabulary_size <= 1 << 16 else 4) + (
-        2 if call.logprob_dtype is LogprobDtype.F16 else 4
-    )
+    bytes_per_logprob = 2 if call.logprob_dtype is LogprobDtype.F16 else 4
+    bytes_per_entry = (2 if call.student_vocabulary_size <= 1 << 16 else 4) + bytes_per_logprob
+    num_candidates = sum(r.candidate_ids_TC.size for r in call.responses if r.candidate_ids_TC is not None)
     bytes_per_position = _BYTES_PER_POSITION + (_BYTES_PER_READING if call.alignment else 0)
     num_bytes = num_positions * (call.top_k * bytes_per_entry + bytes_per_position)
+    num_bytes += num_candidates * bytes_per_logprob
     if num_bytes > teacher.limits.max_message_bytes:
         raise InvalidRequestError(
             "top_k",
             f"the answer would have {num_bytes} bytes, above max_message_bytes={teacher.limits.max_message_bytes}: "
-            "send fewer responses at once, or a smaller top_k",
+            "send fewer responses at once, a smaller top_k, or fewer candidates",
             reason="ANSWER_TOO_LARGE",
         )
-
-
-def _as_invalid(error: WireError) -> InvalidRequestError:
-    message = str(error).removeprefix(f"{error.field}: ")
-    return InvalidRequestError(error.field, message, reason="MALFORMED_COLUMN")

@@ -66,6 +66,8 @@ def _encode_response(
         digest=digest_of_scored_ids(call.sent_prompt_ids, response.ids_T),
         unmapped_mass=answered.unmapped_mass,
     )
+    if columns.candidate_logprobs_NC is not None:
+        scores.candidate_logprobs = encode_logprobs(columns.candidate_logprobs_NC, call.logprob_dtype)
     if answered.teacher_ids_M is not None and answered.teacher_rows_N is not None:
         scores.teacher_ids.CopyFrom(_encode_ids(answered.teacher_ids_M, teacher_dtype))
         scores.teacher_rows = answered.teacher_rows_N.astype("<u4").tobytes()
@@ -101,6 +103,7 @@ def encode_info(teacher: HostedTeacher, *, include_tokenizer: bool) -> pb.GetInf
                 capabilities=pb.Capabilities(
                     temperature=info.applies_temperature,
                     batch_invariant=info.is_batch_invariant_on_request,
+                    candidates=info.scores_candidates,
                     other_tokenizers=teacher.aligner is not None,
                 ),
                 tokenizer_json=tokenizer.json.encode() if tokenizer and include_tokenizer else b"",

@@ -10,11 +10,19 @@ from preceptor_server.errors import InvalidRequestError, NotYetImplementedError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.segmentation import find_alignment
 
+MAX_END_TOKENS = 64
+"""All of them are asked for at every position."""
+
 
 def decode_registration(request: pb.RegisterTokenizerRequest) -> Registration:
     """Raises InvalidRequestError where a field is missing or said twice."""
     if not request.tokenizer_id:
         raise InvalidRequestError("tokenizer_id", "is missing: preceptor.fingerprint.tokenizer_id computes it")
+    for field in ("end_token_ids", "teacher_end_token_ids"):
+        if len(getattr(request, field)) > MAX_END_TOKENS:
+            raise InvalidRequestError(
+                field, f"holds {len(getattr(request, field))} ids, more than {MAX_END_TOKENS}: name those in use"
+            )
     pairs: dict[str, str] = {}
     for index, pair in enumerate(request.special_pairs):
         if pair.student in pairs:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from preceptor.wire import SegmentationPolicy
 
+from preceptor_server.alignment.candidates import merged_teacher_ids, teacher_candidates
 from preceptor_server.alignment.projection import num_teacher_tokens, project
 from preceptor_server.alignment.reading import Reading
 from preceptor_server.alignment.types import Alignment
@@ -38,11 +39,11 @@ async def score_call(
         return ScoredCall(responses=answers, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms)
     started = asyncio.get_running_loop().time()
     readings = await asyncio.to_thread(_read, call, teacher)
-    askable = [reading for reading in readings if reading.wanted_M.any()]
-    if not askable:
-        return ScoredCall(responses=tuple(_unscored(reading, call.top_k) for reading in readings))
+    responses = await asyncio.to_thread(_ask, call, call.alignment, readings, teacher)
+    if not responses:
+        pairs = zip(readings, call.responses, strict=True)
+        return ScoredCall(responses=tuple(_unscored(reading, response, call.top_k) for reading, response in pairs))
     top_k = num_teacher_tokens(call.alignment, top_k=call.top_k, merges_end_tokens=_merges(call))
-    responses = [ResponseToScore(ids_T=reading.teacher_ids_M, score_mask_T=reading.wanted_M) for reading in askable]
     group = _group(call, responses, top_k=min(top_k, teacher.info.vocabulary_size))
     check_group_tokens(group, teacher)
     if timeout_seconds is not None:
@@ -73,12 +74,29 @@ def _read(call: ScoreCall, teacher: HostedTeacher) -> list[Reading]:
     )
 
 
+def _ask(
+    call: ScoreCall, alignment: Alignment, readings: Sequence[Reading], teacher: HostedTeacher
+) -> list[ResponseToScore]:
+    """The readings of which something is wanted, as the engine takes them."""
+    merges = _merges(call) and teacher.info.scores_candidates
+    merged_ids = merged_teacher_ids(alignment, merges_end_tokens=merges)
+    return [
+        ResponseToScore(
+            ids_T=reading.teacher_ids_M,
+            score_mask_T=reading.wanted_M,
+            candidate_ids_TC=teacher_candidates(response, reading, alignment, merged_ids=merged_ids),
+        )
+        for reading, response in zip(readings, call.responses, strict=True)
+        if reading.wanted_M.any()
+    ]
+
+
 def _project(call: ScoreCall, alignment: Alignment, readings: Sequence[Reading], scored: ScoredGroup) -> ScoredCall:
     columns = iter(scored.columns)
     answers = [
         _projected(call, alignment, reading, response, next(columns))
         if reading.wanted_M.any()
-        else _unscored(reading, call.top_k)
+        else _unscored(reading, response, call.top_k)
         for reading, response in zip(readings, call.responses, strict=True)
     ]
     return ScoredCall(responses=tuple(answers), queue_ms=scored.queue_ms, forward_ms=scored.forward_ms)
@@ -87,7 +105,14 @@ def _project(call: ScoreCall, alignment: Alignment, readings: Sequence[Reading],
 def _projected(
     call: ScoreCall, alignment: Alignment, reading: Reading, response: ResponseToScore, columns: ResponseColumns
 ) -> ScoredResponse:
-    projected = project(columns, reading, alignment, top_k=call.top_k, merges_end_tokens=_merges(call))
+    projected = project(
+        columns,
+        reading,
+        alignment,
+        top_k=call.top_k,
+        merges_end_tokens=_merges(call),
+        candidate_ids_TC=response.candidate_ids_TC,
+    )
     is_own = np.array_equal(reading.teacher_ids_M, response.ids_T)
     return ScoredResponse(
         columns=projected.columns,
@@ -97,9 +122,9 @@ def _projected(
     )
 
 
-def _unscored(reading: Reading, top_k: int) -> ScoredResponse:
+def _unscored(reading: Reading, response: ResponseToScore, top_k: int) -> ScoredResponse:
     """No position of the response can be scored."""
-    nothing, no_rows = np.zeros(0, np.float32), np.zeros((0, top_k))
+    nothing, no_rows, named_TC = np.zeros(0, np.float32), np.zeros((0, top_k)), response.candidate_ids_TC
     return ScoredResponse(
         teacher_ids_M=reading.teacher_ids_M,
         teacher_rows_N=np.zeros(0, np.int64),
@@ -110,6 +135,7 @@ def _unscored(reading: Reading, top_k: int) -> ScoredResponse:
             sampled_logprobs_N=nothing,
             log_tail_mass_N=nothing,
             entropies_N=nothing,
+            candidate_logprobs_NC=None if named_TC is None else np.zeros((0, named_TC.shape[1]), np.float32),
         ),
     )
 

@@ -3,7 +3,7 @@
 Compares position by position, never means: a shift by one token must fail, and a mean would not see it.
 """
 
-# T = tokens of a response, N = its scored positions, V = vocabulary size
+# T = tokens of a response, N = its scored positions, V = vocabulary size, C = candidates per position
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from preceptor.wire import LogprobArray
 
 from preceptor_server.engines.base import Engine
 from preceptor_server.errors import StartupError
-from preceptor_server.types import EngineInfo, GroupColumns, ResponseToScore, ScoreGroup
+from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ TOLERANCE_NATS = {"float32": 2e-3, "bfloat16": 0.5}
 _SEED = 2603
 _TEMPERATURE = 1.0
 _MAX_TOP_K = 16
+_NUM_CANDIDATES = 5
 
 
 async def check_engine(engine: Engine) -> float:
@@ -58,26 +59,34 @@ async def check_against_reference(engine: Engine, group: ScoreGroup, columns: Gr
 
 
 def _canary_batch(info: EngineInfo) -> list[ScoreGroup]:
-    """Two prompts with one beginning, two responses each, of unlike lengths."""
+    """Two prompts with one beginning, two responses each, of unlike lengths; the first of them with candidates, the
+    token that was written and others at random, where the engine scores them."""
     rng = np.random.default_rng(_SEED)
     room = info.max_model_len // 4
 
     def ids(length: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return rng.integers(0, info.vocabulary_size, min(length, room), dtype=np.int64)
 
-    def response(length: int) -> ResponseToScore:
-        ids_T = ids(length)
-        return ResponseToScore(ids_T=ids_T, score_mask_T=np.ones(len(ids_T), np.bool_))
+    def response(length: int, *, has_candidates: bool = False) -> ResponseToScore:
+        ids_T, candidate_ids_TC = ids(length), None
+        if has_candidates:
+            others_TC = rng.integers(0, info.vocabulary_size, (len(ids_T), _NUM_CANDIDATES - 1), dtype=np.int64)
+            candidate_ids_TC = np.concatenate([ids_T[:, None], others_TC], axis=1)
+        mask_T = np.ones(len(ids_T), np.bool_)
+        return ResponseToScore(ids_T=ids_T, score_mask_T=mask_T, candidate_ids_TC=candidate_ids_TC)
 
     shared = ids(24)
     prompts = [np.concatenate([shared, ids(7)]), np.concatenate([shared, ids(3)])]
     top_k = min(_MAX_TOP_K, info.vocabulary_size)
     return [
         ScoreGroup(
-            prompt_ids_P=prompt, responses=(response(9), response(5)), top_k=top_k, temperature=_TEMPERATURE
+            prompt_ids_P=prompt,
+            responses=(response(9, has_candidates=info.scores_candidates), response(5)),
+            top_k=top_k,
+            temperature=_TEMPERATURE,
         )
         for prompt in prompts
-    ]  # fmt: skip
+    ]
 
 
 async def _against_reference(engine: Engine, group: ScoreGroup, columns: GroupColumns) -> list[tuple[str, float]]:
@@ -95,10 +104,20 @@ async def _against_reference(engine: Engine, group: ScoreGroup, columns: GroupCo
         outside_T = 1 - np.take_along_axis(probabilities_TV, scores.support_ids_NK, 1).sum(axis=1)
         tail_T = np.abs(np.exp(scores.log_tail_mass_N) - outside_T)
         entropy_T = np.abs(-(probabilities_TV * reference_TV).sum(axis=1) - scores.entropies_N)
+        candidates_T = _of_candidates(reference_TV, response, scores)
         # numpy's maximum, unlike Python's, keeps a NaN.
-        worst_T = np.maximum.reduce([sampled_T, support_T, tail_T, entropy_T])
+        worst_T = np.maximum.reduce([sampled_T, support_T, tail_T, entropy_T, candidates_T])
         differences += [(f"response {index} token {t}", float(worst_T[t])) for t in rows_T]
     return differences
+
+
+def _of_candidates(reference_TV: LogprobArray, response: ResponseToScore, scores: ResponseColumns) -> LogprobArray:
+    """The largest difference over each row's candidates, [T]; 0 where there are none."""
+    if response.candidate_ids_TC is None or scores.candidate_logprobs_NC is None:
+        return np.zeros(len(reference_TV), np.float32)
+    expected_TC: LogprobArray = np.take_along_axis(reference_TV, response.candidate_ids_TC, 1)
+    worst_T: LogprobArray = np.abs(expected_TC - scores.candidate_logprobs_NC).max(axis=1)
+    return worst_T
 
 
 def _check_rows(group: ScoreGroup, columns: GroupColumns) -> None:
@@ -108,6 +127,10 @@ def _check_rows(group: ScoreGroup, columns: GroupColumns) -> None:
                 f"self-test failed: response {index}: {len(scores.sampled_logprobs_N)} rows for "
                 f"{len(response.ids_T)} tokens"
             )
+        named, answered = response.candidate_ids_TC, scores.candidate_logprobs_NC
+        if named is not None and (answered is None or answered.shape != named.shape):
+            shape = None if answered is None else answered.shape
+            raise StartupError(f"self-test failed: response {index}: candidates {named.shape} are answered by {shape}")
 
 
 def _between(a: GroupColumns, b: GroupColumns) -> float:

@@ -1,6 +1,6 @@
 """What flows through the server between its edges: frozen dataclasses over numpy arrays, without protobuf or torch."""
 
-# P = prompt tokens, T = tokens of a response, N = scored positions, K = support size
+# P = prompt tokens, T = tokens of a response, N = scored positions, K = support size, C = candidates per position
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from preceptor.wire import LogprobArray, LogprobDtype, SegmentationPolicy, Statu
 
 from preceptor_server.alignment.types import Alignment
 
+CANDIDATES_PER_TOKEN = 64
+"""They cost next to no time, and half a kilobyte while they wait."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ResponseToScore:
@@ -19,13 +22,17 @@ class ResponseToScore:
 
     ids_T: TokenArray
     score_mask_T: npt.NDArray[np.bool_]
+    candidate_ids_TC: TokenArray | None = None
+    """Ids whose logprobs are wanted too, one row per token, scored or not; the same id may stand in a row twice. None
+    = none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoreGroup:
     """What an engine scores at once: a prompt and the responses that share it, in the teacher's ids.
 
-    Already validated: P >= 1, every T >= 1, every id inside the vocabulary, prompt + response inside the context.
+    Already validated: P >= 1, every T and C >= 1, every id inside the vocabulary, prompt + response inside the
+    context.
     """
 
     prompt_ids_P: TokenArray
@@ -36,8 +43,13 @@ class ScoreGroup:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of one forward over the group, the prompt counted once."""
-        return len(self.prompt_ids_P) + sum(len(response.ids_T) for response in self.responses)
+        """Tokens of one forward over the group, the prompt counted once. CANDIDATES_PER_TOKEN candidates weigh as much
+        as a token, so that what waits is bounded in memory too."""
+        num_ids = sum(len(response.ids_T) for response in self.responses)
+        num_candidates = sum(
+            response.candidate_ids_TC.size for response in self.responses if response.candidate_ids_TC is not None
+        )
+        return len(self.prompt_ids_P) + num_ids + num_candidates // CANDIDATES_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +62,9 @@ class ResponseColumns:
     sampled_logprobs_N: LogprobArray
     log_tail_mass_N: LogprobArray
     entropies_N: LogprobArray
+    candidate_logprobs_NC: LogprobArray | None = None
+    """Of the response's candidates; None where it names none. A candidate that stands in the support has its logprob
+    there, to the bit."""
 
 
 def num_shared_tokens(a: TokenArray, b: TokenArray) -> int:
@@ -137,3 +152,5 @@ class EngineInfo:
     min_shared_prefix: int | None = None
     """Prompts of one batch that begin with at least this many equal tokens have them computed once. None: never."""
     end_token_ids: tuple[int, ...] = field(default=())
+    scores_candidates: bool = False
+    """Whether it answers `ResponseToScore.candidate_ids_TC`."""

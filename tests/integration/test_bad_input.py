@@ -116,6 +116,11 @@ def paper_tokens(*values: int) -> Callable[[pb.ScoreRequest], None]:
     return lambda request: request.paper_token_ids.extend(values)
 
 
+def candidates(num_per_position: int, *values: int) -> Callable[[pb.ScoreRequest], None]:
+    named = pb.CandidateIds(ids=ids(*values), num_per_position=num_per_position)
+    return lambda request: request.responses[0].candidates.CopyFrom(named)
+
+
 MISTAKES = [
     pytest.param(with_prompt(1, VOCABULARY_SIZE), INVALID, "prompt.teacher_ids", "259", id="prompt id outside"),
     pytest.param(with_response(65535), INVALID, "responses[0].ids", "65535", id="response id outside"),
@@ -125,6 +130,20 @@ MISTAKES = [
     pytest.param(empty_chat, INVALID, "prompt.chat.messages", "empty", id="empty chat"),
     pytest.param(with_response(), INVALID, "responses[0].ids", "empty", id="empty response"),
     pytest.param(no_responses, INVALID, "responses", "at least one", id="no responses"),
+    pytest.param(
+        candidates(0, 7, 8), INVALID, "responses[0].candidates.num_per_position", "[1, 259]", id="no candidates"
+    ),
+    pytest.param(
+        candidates(260, *[7] * 520),
+        INVALID,
+        "responses[0].candidates.num_per_position",
+        "[1, 259]",
+        id="too many candidates",
+    ),
+    pytest.param(candidates(1), INVALID, "responses[0].candidates.ids", "empty", id="candidates without ids"),
+    pytest.param(candidates(2, 7, 8, 9), INVALID, "responses[0].candidates.ids", "4 in all", id="candidates too few"),
+    pytest.param(candidates(1, 7, 8, 9), INVALID, "responses[0].candidates.ids", "2 in all", id="candidates too many"),
+    pytest.param(candidates(1, 7, 259), INVALID, "responses[0].candidates.ids", "259", id="candidate outside"),
     pytest.param(
         with_response(*[3] * MAX_MODEL_LEN), INVALID, "responses[0].ids", "max_model_len", id="beyond context"
     ),
@@ -166,10 +185,13 @@ def test_a_mistake_is_refused_by_field_and_the_server_keeps_serving(
     assert_still_serves(stub)
 
 
-def test_candidates_are_refused_not_ignored(stub: TeacherServiceStub) -> None:
+def test_candidates_of_a_response_that_the_teacher_would_cut_anew_are_refused(stub: TeacherServiceStub) -> None:
     request = good_request()
-    request.responses[0].candidates.num_per_position = 1
-    assert error_of(stub, request)[:2] == (UNIMPLEMENTED, "responses[0].candidates")
+    request.segmentation = pb.SEGMENTATION_POLICY_CANONICAL
+    candidates(1, 7, 8)(request)
+    code, field, message = error_of(stub, request)
+    assert (code, field) == (UNIMPLEMENTED, "responses[0].candidates")
+    assert "AS_IS, MASK or PAPER" in message
     assert_still_serves(stub)
 
 

@@ -33,7 +33,7 @@ async def test_get_info_tells_the_truth(hf_server: RunningServer) -> None:
     assert teacher.end_token_ids == (2,)
     assert teacher.has_chat_template
     assert teacher.capabilities.temperature
-    assert not teacher.capabilities.candidates
+    assert teacher.capabilities.candidates
     assert teacher.capabilities.other_tokenizers
     assert info.limits.max_top_k == 259
     assert '"<|im_end|>"' in teacher.tokenizer_json

@@ -352,17 +352,19 @@ Global___Prompt: _TypeAlias = Prompt  # noqa: Y015
 
 @_typing.final
 class CandidateIds(_message.Message):
-    """Ids whose teacher logprobs the caller wants at every position of a response."""
+    """Ids whose teacher logprobs the caller wants at every position of a response. They need ids that correspond one to one
+    with the teacher's, and a segmentation other than CANONICAL.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     IDS_FIELD_NUMBER: _builtins.int
     NUM_PER_POSITION_FIELD_NUMBER: _builtins.int
     num_per_position: _builtins.int
-    """Candidates per position; at least 1."""
+    """Candidates per position, C. In [1, limits.max_top_k]; the responses of a group may have unlike numbers."""
     @_builtins.property
     def ids(self) -> Global___TokenIds:
-        """Row-major, num_positions x num_per_position."""
+        """Row-major, T x num_per_position, of the same tokenizer as the response. An id may stand in a row twice."""
 
     def __init__(
         self,
@@ -499,7 +501,8 @@ class ResponseScores(_message.Message):
     is that of the sum of the teacher's masses that land on the student's token, as far as they lie among the teacher's
     likeliest tokens (2 K of them, and the ones on the path of the response); what lies beyond, and what has no place in
     the student's vocabulary, is tail. Fewer than K tokens may be left then: the rest of the row is filled with the row's
-    first id at a logprob of -inf.
+    first id at a logprob of -inf. Where ids correspond one to one, and the teacher has Capabilities.candidates, such sums
+    are whole: no mass is too small for them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -530,7 +533,10 @@ class ResponseScores(_message.Message):
     entropies: _builtins.bytes
     """f32 [N], entropy of the teacher over the whole vocabulary, in nats."""
     candidate_logprobs: _builtins.bytes
-    """[N, C] logprobs of the candidates, stored as `ScoreResponse.logprob_dtype`; empty unless asked for."""
+    """[N, C] logprobs of the candidates, stored as `ScoreResponse.logprob_dtype`; empty unless asked for. A candidate that
+    stands in the support has its logprob there. One without a counterpart has -inf, and under MASK so have the end
+    tokens of the student that the teacher's end mass is not reported under at this position.
+    """
     digest: _builtins.bytes
     """32 bytes: SHA-256 of the prompt ids and response ids as the request carried them, whichever tokenizer they are of;
     of a prompt sent as text or chat, `ScoreResponse.prompt_ids` (preceptor.wire.digest_of_scored_ids).

@@ -1,6 +1,6 @@
 """Cuts the columns of a batch's rows back into groups and responses, in numpy. Knows nothing of models."""
 
-# N = scored positions, R = rows of a chunk, K = support size
+# N = scored positions, R = rows of a chunk, K = support size, C = candidates per position, E = candidates of all rows
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import PositionStatus, StatusArray
+from preceptor.wire import LogprobArray, PositionStatus, StatusArray
 
 from preceptor_server.engines.columns import ChunkColumns
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
 _Columns = dict[str, npt.NDArray[np.generic]]
+_PER_ROW = tuple(name for name in ChunkColumns.__dataclass_fields__ if name != "candidate_logprobs_E")
 
 
 class ColumnCollector:
@@ -22,14 +23,16 @@ class ColumnCollector:
     def __init__(self, batch: Sequence[ScoreGroup]) -> None:
         self._batch = batch
         self._chunks: list[_Columns] = []
+        self._candidates: list[LogprobArray] = [np.zeros(0, np.float32)]
 
     def add(self, chunk: ChunkColumns) -> None:
-        self._chunks.append(
-            {name: getattr(chunk, name).cpu().numpy() for name in ChunkColumns.__dataclass_fields__}
-        )  # fmt: skip
+        self._chunks.append({name: getattr(chunk, name).cpu().numpy() for name in _PER_ROW})
+        if chunk.candidate_logprobs_E is not None:
+            self._candidates.append(chunk.candidate_logprobs_E.cpu().numpy())
 
     def finish(self) -> list[GroupColumns]:
         columns = {name: np.concatenate([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
+        candidates_E = np.concatenate(self._candidates)
         answers: list[GroupColumns] = []
         start = 0
         for group in self._batch:
@@ -37,13 +40,26 @@ class ColumnCollector:
             for response in group.responses:
                 stop = start + int(response.score_mask_T.sum())
                 rows = {name: column[start:stop] for name, column in columns.items()}
-                responses.append(_response_columns(response, rows, group.top_k))
+                block_NC, candidates_E = _cut_candidates(response, candidates_E, num_rows=stop - start)
+                responses.append(_response_columns(response, rows, block_NC, group.top_k))
                 start = stop
             answers.append(tuple(responses))
         return answers
 
 
-def _response_columns(response: ResponseToScore, rows: _Columns, top_k: int) -> ResponseColumns:
+def _cut_candidates(
+    response: ResponseToScore, candidates_E: LogprobArray, *, num_rows: int
+) -> tuple[LogprobArray | None, LogprobArray]:
+    """The response's own logprobs, [N, C] or None, and those of the responses after it."""
+    if response.candidate_ids_TC is None:
+        return None, candidates_E
+    width = response.candidate_ids_TC.shape[1]
+    return candidates_E[: num_rows * width].reshape(num_rows, width), candidates_E[num_rows * width :]
+
+
+def _response_columns(
+    response: ResponseToScore, rows: _Columns, candidates_NC: LogprobArray | None, top_k: int
+) -> ResponseColumns:
     """Drops the rows that are not finite, and says so in the status of their positions."""
     is_finite = rows["is_finite_R"].astype(np.bool_)
     status_T: StatusArray = np.full(len(response.ids_T), PositionStatus.EXCLUDED, np.uint8)
@@ -55,4 +71,5 @@ def _response_columns(response: ResponseToScore, rows: _Columns, top_k: int) -> 
         sampled_logprobs_N=rows["sampled_logprobs_R"][is_finite].astype(np.float32),
         log_tail_mass_N=rows["log_tail_mass_R"][is_finite].astype(np.float32),
         entropies_N=rows["entropies_R"][is_finite].astype(np.float32),
+        candidate_logprobs_NC=None if candidates_NC is None else candidates_NC[is_finite].astype(np.float32),
     )

@@ -1,9 +1,9 @@
-"""Turns a chunk of logits into columns: exact top-K, sampled logprob, tail mass, entropy. Pure tensors in and out.
+"""Turns a chunk of logits into columns: exact top-K, logprobs of given ids, tail mass, entropy. Pure tensors.
 
 All sums are taken in fp32 over at most one chunk of rows at a time; no [T, V] buffer for a whole sequence exists.
 """
 
-# R = rows of the chunk, V = vocabulary size, K = support size, B = tile size
+# R = rows of the chunk, V = vocabulary size, K = support size, B = tile size, E = candidates of all rows
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class ChunkColumns:
     sampled_logprobs_R: torch.Tensor
     log_tail_mass_R: torch.Tensor
     entropies_R: torch.Tensor
+    candidate_logprobs_E: torch.Tensor | None = None
+    """None where no row has candidates."""
 
 
 def columns_of(
@@ -38,11 +40,14 @@ def columns_of(
     temperatures_R: torch.Tensor,
     top_ks_R: torch.Tensor,
     max_top_k: int,
+    candidate_rows_E: torch.Tensor | None = None,
+    candidate_ids_E: torch.Tensor | None = None,
 ) -> ChunkColumns:
     """Logprobs of the softmax of logits / temperature over the whole vocabulary; natural logs.
 
     Row r's support is the first `top_ks_R[r]` entries of its row. Beyond them, up to `max_top_k`, stand the next
-    likeliest tokens, which its tail mass counts as outside.
+    likeliest tokens, which its tail mass counts as outside. Candidate e is the id `candidate_ids_E[e]` of the row
+    `candidate_rows_E[e]`.
     """
     # + 0.0 turns -0.0 into 0.0, so that equal logits have equal bits.
     scaled_RV = logits_RV.float() / temperatures_R[:, None] + 0.0
@@ -51,6 +56,7 @@ def columns_of(
     scaled_RV -= max_R1
     support_RK = scaled_RV.gather(1, support_ids_RK)
     sampled_R = scaled_RV.gather(1, sampled_ids_R[:, None])[:, 0]
+    candidates_E = None if candidate_ids_E is None else scaled_RV[candidate_rows_E, candidate_ids_E]
 
     scaled_RV.clamp_(min=_EXP_IS_ZERO)
     weights_RV = scaled_RV.exp()
@@ -69,6 +75,7 @@ def columns_of(
         sampled_logprobs_R=sampled_R - log_total_R,
         log_tail_mass_R=tail_R.log() - log_total_R,
         entropies_R=log_total_R - weighted_R / total_R,
+        candidate_logprobs_E=None if candidates_E is None else candidates_E - log_total_R[candidate_rows_E],
     )
 
 

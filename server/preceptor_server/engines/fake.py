@@ -4,7 +4,7 @@ Its logits after a prefix depend on the prefix's last token and length, so a shi
 are computed densely, sorted in full: an oracle of their definition, independent of the code that other engines share.
 """
 
-# T = tokens of a response, N = its scored positions, V = vocabulary size, K = support size
+# T = tokens of a response, N = its scored positions, V = vocabulary size, K = support size, C = candidates per position
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class FakeEngine:
             vocabulary_size=self._vocabulary_size,
             max_model_len=self._config.max_model_len or _MAX_MODEL_LEN,
             end_token_ids=(0,),
+            scores_candidates=True,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
@@ -80,6 +81,10 @@ def dense_columns(
     probs_NV = np.exp(logprobs_NV)
     with np.errstate(divide="ignore"):
         log_tail_N = np.log(tail_N)
+    candidates_NC = None
+    if response.candidate_ids_TC is not None:
+        candidate_ids_NC = response.candidate_ids_TC[response.score_mask_T]
+        candidates_NC = np.take_along_axis(logprobs_NV, candidate_ids_NC, axis=1).astype(np.float32)
     return ResponseColumns(
         status_T=np.where(response.score_mask_T, PositionStatus.OK, PositionStatus.EXCLUDED).astype(np.uint8),
         support_ids_NK=order_NV[:, :top_k].astype(np.int64),
@@ -87,6 +92,7 @@ def dense_columns(
         sampled_logprobs_N=logprobs_NV[rows_N, response.ids_T[response.score_mask_T]].astype(np.float32),
         log_tail_mass_N=log_tail_N.astype(np.float32),
         entropies_N=-(probs_NV * logprobs_NV).sum(axis=1).astype(np.float32),
+        candidate_logprobs_NC=candidates_NC,
     )
 
 

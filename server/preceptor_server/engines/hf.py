@@ -3,7 +3,8 @@
 The default engine, and the reference for every other. Owns the model and one thread; knows nothing of requests.
 """
 
-# F = flat tokens of a batch, N = scored positions of a batch, T = tokens of a sequence, D = hidden size, V = vocabulary
+# F = flat tokens of a batch, N = scored positions of a batch, T = tokens of a sequence, D = hidden size,
+# V = vocabulary, E = candidates of a chunk
 
 from __future__ import annotations
 
@@ -54,6 +55,7 @@ class HfEngine:
             max_model_len=model.max_model_len,
             end_token_ids=model.end_token_ids,
             min_shared_prefix=MIN_SHARED_TOKENS if self._config.packing == "packed" else None,
+            scores_candidates=True,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
@@ -105,7 +107,8 @@ class HfEngine:
         max_top_k = max(group.top_k for group in batch)
         collector = ColumnCollector(batch)
         for start in range(0, len(hidden_ND), self._config.rows_per_head_chunk):
-            chunk = slice(start, start + self._config.rows_per_head_chunk)
+            chunk = slice(start, min(start + self._config.rows_per_head_chunk, len(hidden_ND)))
+            rows_E, ids_E = _candidates_of(packed, chunk, device)
             collector.add(
                 columns_of(
                     self._loaded.logits(hidden_ND[chunk]),
@@ -113,6 +116,8 @@ class HfEngine:
                     temperatures_R=temperatures_N[chunk],
                     top_ks_R=top_ks_N[chunk],
                     max_top_k=max_top_k,
+                    candidate_rows_E=rows_E,
+                    candidate_ids_E=ids_E,
                 )
             )
         return collector.finish()
@@ -124,3 +129,15 @@ class HfEngine:
             logits_TV = model.plain_logits(torch.from_numpy(token_ids)[None])[0]
         logprobs: LogprobArray = logits_TV.float().log_softmax(dim=-1).cpu().numpy()
         return logprobs
+
+
+def _candidates_of(
+    packed: PackedBatch, chunk: slice, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    """Rows and ids of the candidates in a chunk of rows, each [E]; None twice where it has none."""
+    if packed.candidates is None:
+        return None, None
+    rows_E, ids_E = packed.candidates.of_chunk(chunk.start, chunk.stop)
+    if not len(ids_E):
+        return None, None
+    return torch.from_numpy(rows_E).to(device), torch.from_numpy(ids_E).to(device)

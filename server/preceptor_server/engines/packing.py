@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from preceptor.wire import TokenArray
 
-from preceptor_server.types import ScoreGroup, num_shared_tokens
+from preceptor_server.engines.candidates import CandidateRows, join_candidates
+from preceptor_server.types import ResponseToScore, ScoreGroup, num_shared_tokens
 
 MIN_SHARED_TOKENS = 16
 """Prompts share a segment only from this length on: below it, the extra attention call costs more than it saves."""
@@ -55,6 +56,8 @@ class PackedBatch:
     rows_N: npt.NDArray[np.int64]
     sampled_ids_N: TokenArray
     group_of_row_N: npt.NDArray[np.int64]
+    candidates: CandidateRows | None
+    """None where no response of the batch names any."""
 
 
 def pack(batch: Sequence[ScoreGroup]) -> PackedBatch:
@@ -68,7 +71,7 @@ def pack(batch: Sequence[ScoreGroup]) -> PackedBatch:
         ancestors = prompt_ends[index]
         for response in group.responses:
             rows_T = layout.add_response(response.ids_T, ancestors)
-            layout.add_rows(index, rows_T[response.score_mask_T], response.ids_T[response.score_mask_T])
+            layout.add_rows(index, rows_T, response)
     return layout.finish()
 
 
@@ -127,6 +130,7 @@ class _Layout:
         self._rows: list[npt.NDArray[np.int64]] = []
         self._sampled_ids: list[TokenArray] = []
         self._group_of_row: list[npt.NDArray[np.int64]] = []
+        self._candidates: list[TokenArray | None] = []
         self._num_tokens = 0
 
     def add_segment(self, token_ids: TokenArray, ancestors: tuple[Span, ...]) -> Span:
@@ -148,10 +152,13 @@ class _Layout:
             rows_T[1:] = np.arange(span.start, span.stop)
         return rows_T
 
-    def add_rows(self, group: int, rows: npt.NDArray[np.int64], sampled_ids: TokenArray) -> None:
+    def add_rows(self, group: int, rows_T: npt.NDArray[np.int64], response: ResponseToScore) -> None:
+        mask_T, candidate_ids_TC = response.score_mask_T, response.candidate_ids_TC
+        rows = rows_T[mask_T]
         self._rows.append(rows)
-        self._sampled_ids.append(sampled_ids)
+        self._sampled_ids.append(response.ids_T[mask_T])
         self._group_of_row.append(np.full(len(rows), group))
+        self._candidates.append(None if candidate_ids_TC is None else candidate_ids_TC[mask_T])
 
     def finish(self) -> PackedBatch:
         return PackedBatch(
@@ -161,4 +168,5 @@ class _Layout:
             rows_N=np.concatenate(self._rows),
             sampled_ids_N=np.concatenate(self._sampled_ids),
             group_of_row_N=np.concatenate(self._group_of_row),
+            candidates=join_candidates(self._candidates, nums_rows=[len(rows) for rows in self._rows]),
         )

@@ -3,7 +3,7 @@
 Its honest answers come from a dense log-softmax over seeded random logits, computed here on its own.
 """
 
-# V = vocabulary, T = tokens of a response, N = scored positions, K = support size
+# V = vocabulary, T = tokens of a response, N = scored positions, K = support size, C = candidates per position
 
 from __future__ import annotations
 
@@ -257,6 +257,14 @@ def _honest_scores(
     f32 = LogprobDtype.F32
     with np.errstate(divide="ignore"):
         log_tail_N = np.log(tail_N)
+    candidates = b""
+    if response.HasField("candidates"):
+        named = response.candidates
+        ids_TC = decode_token_ids(named.ids.data, named.ids.dtype, field="candidates").reshape(
+            -1, named.num_per_position
+        )
+        named_NC = np.take_along_axis(logprobs_NV, ids_TC[mask_T] % V, axis=1).astype(np.float32)
+        candidates = encode_logprobs(named_NC, LogprobDtype(request.logprob_dtype))
     return teacher_pb2.ResponseScores(
         status=encode_bytes(status_T),
         support_ids=encode_token_ids(support_NK, TokenDtype.U16),
@@ -266,6 +274,7 @@ def _honest_scores(
         sampled_logprobs=encode_logprobs(sampled_N.astype(np.float32), f32),
         log_tail_mass=encode_logprobs(log_tail_N.astype(np.float32), f32),
         entropies=encode_logprobs(-(np.exp(logprobs_NV) * logprobs_NV).sum(axis=1).astype(np.float32), f32),
+        candidate_logprobs=candidates,
         digest=digest_of_scored_ids(prompt_ids, ids_T),
     )
 

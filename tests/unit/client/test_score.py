@@ -33,6 +33,39 @@ async def test_scores_are_the_teachers_own_distribution() -> None:
     assert scores.timings.total_ms == 6.5
 
 
+@pytest.mark.parametrize("dtype", LogprobDtype)
+async def test_candidates_come_back_with_the_ids_of_the_scored_positions(dtype: LogprobDtype) -> None:
+    ids = np.array([10, 20, 30])
+    # More of them than the support holds, the sampled token and the same id twice among them.
+    named = np.array([[10, 4, 4, 96, 0], [1, 2, 3, 4, 5], [30, 30, 7, 8, 9]], np.int32)
+    teacher = ScriptedTeacher()
+    async with serving(teacher) as address, TeacherClient(address) as client:
+        scores = await client.score(
+            TeacherIds([1]),
+            [ids, [7, 8], [5]],
+            top_k=2,
+            temperature=2.0,
+            score_masks=[[1, 0, 1], None, None],
+            candidate_ids=[named, None, np.array([[6]])],
+            logprob_dtype=dtype,
+        )
+    first, second, third = scores.responses
+    assert first.candidate_ids_NC is not None
+    assert first.candidate_logprobs_NC is not None
+    assert first.candidate_ids_NC.tolist() == named[[0, 2]].tolist()
+    expected_NC = np.take_along_axis(dense_logprobs(ids, temperature=2.0), named, axis=1)[[0, 2]]
+    np.testing.assert_allclose(
+        first.candidate_logprobs_NC, expected_NC, rtol=2**-11 if dtype is LogprobDtype.F16 else 1e-6
+    )
+    assert (second.candidate_ids_NC, second.candidate_logprobs_NC) == (None, None)
+    assert third.candidate_logprobs_NC is not None
+    assert third.candidate_logprobs_NC.shape == (1, 1)
+    sent = [response.candidates for response in teacher.requests[0].responses]
+    assert [candidates.num_per_position for candidates in sent] == [5, 0, 1]
+    assert not teacher.requests[0].responses[1].HasField("candidates")
+    assert len(sent[0].ids.data) == 15 * 2
+
+
 async def test_half_precision_is_the_default_and_close_to_single() -> None:
     async with serving(ScriptedTeacher()) as address, TeacherClient(address) as client:
         half = await client.score(TeacherIds([1]), [[10, 20]], top_k=4)

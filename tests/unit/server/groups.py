@@ -9,11 +9,18 @@ from preceptor.wire import TokenArray
 from preceptor_server.types import ResponseToScore, ScoreGroup
 
 
-def response_of(ids: Sequence[int] | TokenArray, mask: Sequence[bool | int] | None = None) -> ResponseToScore:
+def response_of(
+    ids: Sequence[int] | TokenArray,
+    mask: Sequence[bool | int] | None = None,
+    *,
+    candidates: Sequence[Sequence[int]] | TokenArray | None = None,
+) -> ResponseToScore:
     """A response whose tokens are all scored, unless `mask` says otherwise."""
     ids_T = np.asarray(ids, np.int64)
     return ResponseToScore(
-        ids_T=ids_T, score_mask_T=np.ones(len(ids_T), np.bool_) if mask is None else np.array(mask, np.bool_)
+        ids_T=ids_T,
+        score_mask_T=np.ones(len(ids_T), np.bool_) if mask is None else np.array(mask, np.bool_),
+        candidate_ids_TC=None if candidates is None else np.asarray(candidates, np.int64),
     )
 
 

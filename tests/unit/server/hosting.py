@@ -23,6 +23,7 @@ def hosted_teacher(
     limits: LimitsConfig | None = None,
     applies_temperature: bool = True,
     is_batch_invariant_on_request: bool = True,
+    scores_candidates: bool = True,
 ) -> HostedTeacher:
     config = EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size, max_model_len=max_model_len)
     engine = FakeEngine(config)
@@ -30,6 +31,7 @@ def hosted_teacher(
         engine.info(),
         applies_temperature=applies_temperature,
         is_batch_invariant_on_request=is_batch_invariant_on_request,
+        scores_candidates=scores_candidates,
     )
     return HostedTeacher(
         name="professor",

@@ -114,6 +114,12 @@ def set_number(name: str, value: float) -> Edit:
     return lambda r: setattr(r, name, value)
 
 
+def put_candidates(ids: pb.TokenIds, num_per_position: int) -> Edit:
+    """Of the first response, which has two tokens."""
+    candidates = pb.CandidateIds(ids=ids, num_per_position=num_per_position)
+    return lambda r: r.responses[0].candidates.CopyFrom(candidates)
+
+
 TORN = pb.TokenIds(data=b"\x01\x00\x02", dtype=pb.TOKEN_DTYPE_U16)
 NO_DTYPE = pb.TokenIds(data=b"\x01\x00")
 
@@ -170,6 +176,33 @@ NO_DTYPE = pb.TokenIds(data=b"\x01\x00")
             "responses[1].score_mask",
             "INVALID_FIELD",
             "excludes every token",
+        ),
+        (
+            put_candidates(u16(), 0),
+            "responses[0].candidates.num_per_position",
+            "INVALID_FIELD",
+            r"0 is outside \[1, 300\]",
+        ),
+        (
+            put_candidates(u16(*[1] * 602), 301),
+            "responses[0].candidates.num_per_position",
+            "INVALID_FIELD",
+            r"301 is outside \[1, 300\]",
+        ),
+        (put_candidates(u16(), 1), "responses[0].candidates.ids", "EMPTY", "at least one token"),
+        (put_candidates(TORN, 1), "responses[0].candidates.ids", "MALFORMED_COLUMN", "has 3 bytes"),
+        (put_candidates(NO_DTYPE, 1), "responses[0].candidates.ids", "MALFORMED_COLUMN", "dtype 0 is unknown"),
+        (
+            put_candidates(u16(1, 2, 3), 2),
+            "responses[0].candidates.ids",
+            "MALFORMED_COLUMN",
+            "holds 3 ids for 2 tokens: send num_per_position=2 for each token, 4 in all",
+        ),
+        (
+            put_candidates(u16(1, 2, 3, 300), 2),
+            "responses[0].candidates.ids",
+            "TOKEN_OUT_OF_RANGE",
+            r"token id 300 at position 3 is outside the vocabulary \[0, 300\)",
         ),
         (
             put_second_response(response(*[7] * 62)),
@@ -237,6 +270,42 @@ def test_answer_that_would_not_fit_a_message_is_refused_beforehand(
     assert (caught.value.field, caught.value.reason) == ("top_k", "ANSWER_TOO_LARGE")
 
 
+def test_candidates_become_a_row_per_token_and_may_differ_in_number_and_repeat() -> None:
+    asked = request(responses=[response(4, 5, mask=b"\x00\x01"), response(6), response(7)])
+    asked.responses[0].candidates.CopyFrom(pb.CandidateIds(ids=u32(1, 2, 2, 8, 299, 0), num_per_position=3))
+    asked.responses[2].candidates.CopyFrom(pb.CandidateIds(ids=u16(7), num_per_position=1))
+    first, second, third = decode_score_request(asked, hosted_teacher()).responses
+    assert first.candidate_ids_TC is not None
+    assert third.candidate_ids_TC is not None
+    assert first.candidate_ids_TC.tolist() == [[1, 2, 2], [8, 299, 0]]
+    assert second.candidate_ids_TC is None
+    assert third.candidate_ids_TC.tolist() == [[7]]
+
+
+@pytest.mark.parametrize(("dtype", "bytes_per_candidate"), [(pb.LOGPROB_DTYPE_F16, 2), (pb.LOGPROB_DTYPE_F32, 4)])
+def test_candidates_count_towards_the_size_of_the_answer(
+    dtype: pb.LogprobDtype.ValueType, bytes_per_candidate: int
+) -> None:
+    # 1000 positions with a support of one entry, an id of two bytes, and 13 bytes each besides.
+    bytes_without = 1000 * (2 + bytes_per_candidate + 13)
+    largest = (65_536 - bytes_without) // (1000 * bytes_per_candidate)
+    teacher = hosted_teacher(max_model_len=2000, limits=LimitsConfig(max_message_bytes=65_536))
+    wanted = request(responses=[response(*[7] * 1000)], top_k=1)
+    wanted.logprob_dtype = dtype
+
+    def name(num_per_position: int) -> None:
+        ids = u16(*[5] * (1000 * num_per_position))
+        wanted.responses[0].candidates.CopyFrom(pb.CandidateIds(ids=ids, num_per_position=num_per_position))
+
+    name(largest)
+    decode_score_request(wanted, teacher)
+    name(largest + 1)
+    num_bytes = bytes_without + 1000 * bytes_per_candidate * (largest + 1)
+    with pytest.raises(InvalidRequestError, match=f"would have {num_bytes} bytes.*or fewer candidates") as caught:
+        decode_score_request(wanted, teacher)
+    assert caught.value.reason == "ANSWER_TOO_LARGE"
+
+
 def ask_for_an_adapter(r: pb.ScoreRequest) -> None:
     r.adapter = "lora"
 
@@ -246,7 +315,7 @@ def bring_another_tokenizer(r: pb.ScoreRequest) -> None:
 
 
 def ask_for_candidates(r: pb.ScoreRequest) -> None:
-    r.responses[1].candidates.num_per_position = 1
+    r.responses[1].candidates.CopyFrom(pb.CandidateIds(ids=u16(9), num_per_position=1))
 
 
 def prompt_as_text(r: pb.ScoreRequest) -> None:
@@ -270,7 +339,7 @@ def prompt_as_chat(r: pb.ScoreRequest) -> None:
     ],
 )
 def test_what_this_teacher_cannot_do_is_refused_not_ignored(edit: Edit, field: str) -> None:
-    teacher = hosted_teacher(applies_temperature=False, is_batch_invariant_on_request=False)
+    teacher = hosted_teacher(applies_temperature=False, is_batch_invariant_on_request=False, scores_candidates=False)
     wrong = request()
     edit(wrong)
     with pytest.raises(NotYetImplementedError) as caught:

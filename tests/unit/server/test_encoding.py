@@ -93,6 +93,19 @@ def test_columns_of_one_number_per_row_are_always_float32() -> None:
         np.testing.assert_array_equal(decoded, column)
 
 
+@pytest.mark.parametrize("logprob_dtype", LogprobDtype)
+def test_candidates_are_stored_like_the_support_row_by_row(logprob_dtype: LogprobDtype) -> None:
+    named = replace(FIRST, candidate_logprobs_NC=np.array([[-0.5, -9.25, -np.inf], [-1, -2, -0.25]], np.float32))
+    scored = replace(SCORED, responses=(ScoredResponse(columns=named), SCORED.responses[1]))
+    call = replace(CALL, logprob_dtype=logprob_dtype)
+    answer = encode_score_response(call, scored, hosted_teacher(), decode_ms=0, total_ms=0)
+    data = answer.responses[0].candidate_logprobs
+    assert len(data) == 6 * (2 if logprob_dtype is LogprobDtype.F16 else 4)
+    decoded = wire.decode_logprobs(data, answer.logprob_dtype, field="candidate_logprobs")
+    assert decoded.tolist() == [-0.5, -9.25, -np.inf, -1, -2, -0.25]
+    assert answer.responses[1].candidate_logprobs == b""
+
+
 def test_response_without_a_finite_row_has_a_status_and_empty_columns() -> None:
     scores = encode().responses[1]
     assert scores.status == bytes([PositionStatus.NON_FINITE])
@@ -177,13 +190,13 @@ def test_info_of_a_teacher_without_a_tokenizer() -> None:
             max_model_len=64,
             tokenizer_id="none-300",
             end_token_ids=[0],
-            capabilities=pb.Capabilities(temperature=True, batch_invariant=True),
+            capabilities=pb.Capabilities(temperature=True, batch_invariant=True, candidates=True),
         )
     ]
 
 
 def test_info_promises_no_more_than_the_engine_does() -> None:
-    teacher = hosted_teacher(applies_temperature=False, is_batch_invariant_on_request=False)
+    teacher = hosted_teacher(applies_temperature=False, is_batch_invariant_on_request=False, scores_candidates=False)
     assert encode_info(teacher, include_tokenizer=False).teachers[0].capabilities == pb.Capabilities()
 
 

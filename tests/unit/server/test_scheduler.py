@@ -9,9 +9,9 @@ import pytest
 from preceptor_server.config import SchedulerConfig
 from preceptor_server.errors import DeadlinePassedError, EngineFailedError, QueueFullError
 from preceptor_server.scheduler import Scheduler
-from preceptor_server.types import ScoredGroup, ScoreGroup
+from preceptor_server.types import CANDIDATES_PER_TOKEN, ScoredGroup, ScoreGroup
 
-from tests.unit.server.groups import group_of, group_of_size
+from tests.unit.server.groups import group_of, group_of_size, response_of
 from tests.unit.server.scripted_engine import ScriptedEngine
 
 BATCH_TOKENS = 100
@@ -221,6 +221,19 @@ async def test_full_queue_rejects_at_once_with_a_delay_and_recovers() -> None:
         await asyncio.gather(*tasks)
         await scheduler.score(group_of_size(11), caller="b")
     assert sizes(engine.batches) == [[2], [40, 10], [11]]
+
+
+async def test_candidates_weigh_on_the_queue_so_that_its_memory_is_bounded() -> None:
+    """One token with 64 x 40 candidates weighs as 40 more."""
+    engine = ScriptedEngine(is_open=False)
+    heavy = group_of([1], response_of([2], candidates=[[3] * (40 * CANDIDATES_PER_TOKEN)]))
+    async with running(engine, max_queue_tokens=50) as scheduler:
+        occupier = await occupy(engine, scheduler)
+        waiting = await begin(scheduler.score(heavy, caller="a"))
+        with pytest.raises(QueueFullError, match="42 tokens wait already and 42 more"):
+            await scheduler.score(heavy, caller="b")
+        engine.gate.set()
+        await asyncio.gather(occupier, waiting)
 
 
 async def test_cancelled_group_frees_its_place_in_the_queue() -> None:

@@ -196,6 +196,15 @@ def test_pair_that_is_given_twice_is_refused() -> None:
     assert caught.value.field == "special_pairs[1].student"
 
 
+@pytest.mark.parametrize("field", ["end_token_ids", "teacher_end_token_ids"])
+def test_more_end_tokens_than_can_be_asked_for_are_refused(field: str) -> None:
+    request = pb.RegisterTokenizerRequest(tokenizer_id="x")
+    getattr(request, field).extend(range(65))
+    with pytest.raises(InvalidRequestError, match="holds 65 ids, more than 64: name those in use") as caught:
+        decode_registration(request)
+    assert caught.value.field == field
+
+
 async def test_report_names_tokens_by_their_text() -> None:
     teacher = teacher_of(tokenizer_of(byte_level()))
     alignment = await register(teacher, tokenizer_of(byte_level(specials=("<|end|>", "<|tool|>"))))

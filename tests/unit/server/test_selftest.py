@@ -130,6 +130,24 @@ def drop_a_row(columns: ResponseColumns) -> ResponseColumns:
     )
 
 
+def move_candidates(
+    change: Callable[[LogprobArray], LogprobArray | None],
+) -> Callable[[ResponseColumns], ResponseColumns]:
+    """Changes the candidates alone, where there are any."""
+
+    def moved(columns: ResponseColumns) -> ResponseColumns:
+        named = columns.candidate_logprobs_NC
+        return columns if named is None else replace(columns, candidate_logprobs_NC=change(named))
+
+    return moved
+
+
+def nan_at_the_end(logprobs_NC: LogprobArray) -> LogprobArray:
+    changed = logprobs_NC.copy()
+    changed[-1, -1] = np.nan
+    return changed
+
+
 def swap_responses(answers: list[GroupColumns]) -> list[GroupColumns]:
     return [tuple(reversed(answer)) for answer in answers]
 
@@ -144,6 +162,21 @@ def swap_groups(answers: list[GroupColumns]) -> list[GroupColumns]:
 async def test_engine_that_agrees_with_its_reference_passes(vocabulary_size: int, max_model_len: int) -> None:
     worst = await check_engine(fake_engine(vocabulary_size=vocabulary_size, max_model_len=max_model_len))
     assert worst < 1e-5
+
+
+class WithoutCandidates(DistortedEngine):
+    """An engine that scores none, and is not asked for any."""
+
+    def info(self) -> EngineInfo:
+        return replace(super().info(), scores_candidates=False)
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        assert all(response.candidate_ids_TC is None for group in batch for response in group.responses)
+        return await super().score(batch)
+
+
+async def test_engine_that_scores_no_candidates_is_not_asked_for_any() -> None:
+    assert await check_engine(WithoutCandidates(each(lambda columns: columns))) < 1e-5
 
 
 async def test_largest_difference_is_what_is_returned() -> None:
@@ -166,6 +199,12 @@ async def test_largest_difference_is_what_is_returned() -> None:
         each(misplace_tail),
         each(misstate_entropy),
         each(drop_a_row),
+        each(move_candidates(lambda logprobs_NC: np.roll(logprobs_NC, 1, axis=0))),
+        each(move_candidates(lambda logprobs_NC: np.roll(logprobs_NC, 1, axis=1))),
+        each(move_candidates(lambda logprobs_NC: logprobs_NC - np.float32(0.01))),
+        each(move_candidates(nan_at_the_end)),
+        each(move_candidates(lambda logprobs_NC: None)),
+        each(move_candidates(lambda logprobs_NC: logprobs_NC[:, 1:])),
         swap_responses,
         swap_groups,
     ],
@@ -182,6 +221,12 @@ async def test_largest_difference_is_what_is_returned() -> None:
         "tail misplaced",
         "entropy misstated",
         "a row too few",
+        "candidates shifted by a token",
+        "candidates of other ids",
+        "candidates off",
+        "nan in the last candidate",
+        "candidates left out",
+        "a candidate too few",
         "responses mixed up",
         "groups mixed up",
     ],

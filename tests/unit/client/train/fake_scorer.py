@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from preceptor.fingerprint import vocabulary_id
 from preceptor.wire import PositionStatus, SegmentationPolicy, VocabularyRelation
+from preceptor_client.request import CandidateIdArray
 from preceptor_client.teacher import ScoreOptions
 from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.student import Student
@@ -136,12 +137,23 @@ class FakeScorer:
             top_k=options["top_k"],
             temperature=options.get("temperature", 1.0),
             prompt_ids=np.array(prompt_ids, np.int64),
-            responses=tuple(self._score_one(prompt_ids, list(response), options) for response in responses),
+            responses=tuple(
+                self._score_one(prompt_ids, list(response), options, candidate_ids_TC)
+                for response, candidate_ids_TC in zip(
+                    responses, options.get("candidate_ids") or [None] * len(responses), strict=True
+                )
+            ),
             timings=Timings(decode_ms=0, queue_ms=0, forward_ms=0, total_ms=0),
         )
 
     @torch.no_grad()
-    def _score_one(self, prompt_ids: list[int], response: list[int], options: ScoreOptions) -> ResponseScores:
+    def _score_one(
+        self,
+        prompt_ids: list[int],
+        response: list[int],
+        options: ScoreOptions,
+        candidate_ids_TC: CandidateIdArray | None,
+    ) -> ResponseScores:
         ids = torch.tensor([prompt_ids + response])
         logits_TV = self.teacher.model(ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1]
         logprobs_TV = torch.log_softmax(logits_TV.float() / options.get("temperature", 1.0), dim=1)
@@ -154,6 +166,7 @@ class FakeScorer:
         for row, position in enumerate(positions_N):
             if (num_left := self.support_of(int(position))) is not None:
                 top_NK[row, num_left:], ids_NK[row, num_left:] = -np.inf, ids_NK[row, 0]
+        candidates_NC = None if candidate_ids_TC is None else candidate_ids_TC[positions_N].astype(np.int64)
         sampled_N = torch.tensor(response)[torch.from_numpy(positions_N)]
         tail_N = np.clip(1 - np.exp(top_NK.astype(np.float64)).sum(axis=1), 0, 1)
         with np.errstate(divide="ignore"):
@@ -167,6 +180,10 @@ class FakeScorer:
             log_tail_mass_N=log_tail_N,
             entropies_N=-(logprobs_NV.exp() * logprobs_NV).sum(dim=1).numpy(),
             unmapped_mass=self.unmapped_mass,
+            candidate_ids_NC=candidates_NC,
+            candidate_logprobs_NC=None
+            if candidates_NC is None
+            else np.take_along_axis(logprobs_NV.numpy(), candidates_NC, 1),
         )
 
     def _encode(self, prompt: Prompt) -> list[int]:
@@ -190,7 +207,7 @@ def teacher_info(teacher: Student, *, name: str = "tiny", max_model_len: int = 2
         special_tokens=(),
         end_token_ids=(2,),
         has_chat_template=True,
-        capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=False, other_tokenizers=True),
+        capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=True, other_tokenizers=True),
         tokenizer_json="",
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from preceptor.wire import VocabularyRelation
-from preceptor_server.alignment.types import END, NO_PLACE, Alignment, Pairing, TokenKind, TokenTable
+from preceptor_server.alignment.specials import AS_CONFIGURED
+from preceptor_server.alignment.types import END, NO_PLACE, Alignment, PairedTokens, Pairing, TokenKind, TokenTable
 
 _Ids = npt.NDArray[np.integer]
 _NONE = np.zeros(0, np.int32)
@@ -39,8 +40,10 @@ def alignment_of(
     student_end_ids: tuple[int, ...] = (),
     end_class: tuple[int, ...] = (),
     special_to_teacher: dict[int, int] | None = None,
+    configured: tuple[tuple[int, int], ...] = (),
 ) -> Alignment:
-    """`end_class` are the teacher ids that become END."""
+    """`end_class` are the teacher ids that become END; `configured` the pairs that were asked for, whose places
+    `projection_V` holds already."""
     places = projection_V.astype(np.int32)
     with_ends = places.copy()
     with_ends[list(end_class)] = END
@@ -62,7 +65,7 @@ def alignment_of(
         special_to_teacher=special_to_teacher or {},
         student_end_ids=student_end_ids,
         teacher_end_ids=end_class,
-        paired=(),
+        paired=tuple(PairedTokens(student_id=a, teacher_id=b, reason=AS_CONFIGURED) for a, b in configured),
         masked_ids=(),
         dropped_ids=(),
         mapped_share=1.0,

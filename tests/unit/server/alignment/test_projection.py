@@ -21,6 +21,7 @@ from preceptor_server.types import ResponseColumns, ResponseToScore
 from tests.unit.server.alignment.alignments import alignment_of
 
 V, U = 23, 11
+ARRAYS = [name for name in ResponseColumns.__slots__ if name != "candidate_logprobs_NC"]
 ENDS = (3, 7)
 
 
@@ -271,7 +272,7 @@ def test_nan_on_a_path_takes_the_position_and_no_other() -> None:
     broken = np.array([True, True, False, True])
     columns = ResponseColumns(
         status_T=np.where(broken, PositionStatus.OK, PositionStatus.NON_FINITE).astype(np.uint8),
-        **{name: getattr(columns, name)[broken] for name in ResponseColumns.__slots__ if name != "status_T"},
+        **{name: getattr(columns, name)[broken] for name in ARRAYS if name != "status_T"},
     )
 
     projected = project(columns, reading, random_alignment(rng), top_k=2, merges_end_tokens=True).columns

@@ -28,7 +28,7 @@ def rolled(columns: ResponseColumns) -> ResponseColumns:
     """Every row one position late, the last one first: all means stay what they are."""
     return ResponseColumns(
         status_T=columns.status_T,
-        **{name: np.roll(getattr(columns, name), 1, axis=0) for name in ResponseColumns.__slots__[1:]},
+        **{name: np.roll(getattr(columns, name), 1, axis=0) for name in ResponseColumns.__slots__[1:-1]},
     )
 
 

@@ -25,15 +25,19 @@ def run_columns(
     sampled: list[int] | None = None,
     temperatures: list[float] | None = None,
     top_ks: list[int],
+    candidates: list[list[int]] | None = None,
 ) -> ChunkColumns:
     logits = logits_RV if isinstance(logits_RV, torch.Tensor) else torch.from_numpy(logits_RV.copy())
     num_rows = len(logits)
+    named = [(row, token) for row, ids in enumerate(candidates or []) for token in ids]
     return columns_of(
         logits,
         sampled_ids_R=torch.tensor(sampled or [0] * num_rows),
         temperatures_R=torch.tensor(temperatures or [1.0] * num_rows),
         top_ks_R=torch.tensor(top_ks),
         max_top_k=max(top_ks),
+        candidate_rows_E=torch.tensor([row for row, _ in named]) if named else None,
+        candidate_ids_E=torch.tensor([token for _, token in named]) if named else None,
     )
 
 
@@ -227,6 +231,63 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
             columns.support_logprobs_RK[r].numpy(), expected.support_logprobs_NK[0], atol=FLOAT32_NATS
         )
         assert columns.log_tail_mass_R[r].item() == pytest.approx(expected.log_tail_mass_N[0], abs=FLOAT32_NATS)
+
+
+@pytest.mark.parametrize("vocabulary_size", [40, 2 * TILE + 7, 5000])
+def test_candidates_equal_a_dense_log_softmax_and_the_support_to_the_bit(vocabulary_size: int) -> None:
+    rng = np.random.default_rng(vocabulary_size)
+    logits, temperatures, top_ks = random_logits(9, 4, vocabulary_size), [1.0, 0.5, 2.0, 0.7], [3, 1, 17, 40]
+    # None, one, more than the support holds, and the support itself with its best twice and the least likely of all.
+    best = np.argsort(-logits, axis=1, kind="stable")
+    candidates = [[], [int(best[1, 7])], rng.integers(0, vocabulary_size, 30).tolist(), best[3, [0, 0, *range(40), -1]]]
+    named = [[int(token) for token in ids] for ids in candidates]
+    columns = run_columns(logits, temperatures=temperatures, top_ks=top_ks, candidates=named)
+    assert columns.candidate_logprobs_E is not None
+    actual = iter(columns.candidate_logprobs_E.tolist())
+    for r, ids in enumerate(named):
+        scaled_V = (logits[r] / np.float32(temperatures[r])).astype(np.float64)
+        logprobs_V = scaled_V - np.logaddexp.reduce(scaled_V)
+        for token in ids:
+            logprob = next(actual)
+            assert logprob == pytest.approx(logprobs_V[token], abs=FLOAT32_NATS, rel=1e-6)
+            for at in np.flatnonzero(columns.support_ids_RK[r].numpy() == token):
+                assert logprob == columns.support_logprobs_RK[r, at].item()
+    assert next(actual, None) is None
+
+
+def test_tied_candidates_have_one_logprob_inside_the_support_and_outside() -> None:
+    columns = run_columns(np.zeros((1, 100), np.float32), top_ks=[2], candidates=[[0, 1, 2, 99, 99]])
+    assert columns.candidate_logprobs_E is not None
+    assert columns.candidate_logprobs_E.tolist() == [columns.support_logprobs_RK[0, 0].item()] * 5
+
+
+def test_candidate_that_is_impossible_or_beyond_what_exp_can_hold_keeps_its_logprob() -> None:
+    logits = np.array([[0.0, -500.0, -INF, -1e30]], np.float32)
+    columns = run_columns(logits, top_ks=[1], candidates=[[0, 1, 2, 3]])
+    assert columns.candidate_logprobs_E is not None
+    np.testing.assert_allclose(columns.candidate_logprobs_E.numpy(), [0.0, -500.0, -INF, -1e30], rtol=1e-6)
+
+
+def test_no_other_column_changes_a_bit_where_candidates_are_named() -> None:
+    logits = random_logits(6, 3, 300)
+    without = run_columns(logits, top_ks=[2, 9, 4])
+    columns = run_columns(logits, top_ks=[2, 9, 4], candidates=[[5], [], [1, 2]])
+    assert without.candidate_logprobs_E is None
+    for name in ChunkColumns.__dataclass_fields__:
+        if name != "candidate_logprobs_E":
+            assert torch.equal(getattr(columns, name), getattr(without, name)), name
+
+
+def test_row_that_is_not_finite_leaves_its_neighbours_candidates_alone() -> None:
+    clean = random_logits(4, 3, 200)
+    dirty = clean.copy()
+    dirty[1, 7] = np.nan
+    named = [[7, 3], [7], [7]]
+    expected = run_columns(clean, top_ks=[8, 8, 8], candidates=named).candidate_logprobs_E
+    actual = run_columns(dirty, top_ks=[8, 8, 8], candidates=named).candidate_logprobs_E
+    assert expected is not None
+    assert actual is not None
+    assert actual[[0, 1, 3]].tolist() == expected[[0, 1, 3]].tolist()
 
 
 def test_callers_logits_are_left_alone() -> None:

@@ -5,6 +5,7 @@ import pytest
 from preceptor_server.config import EngineConfig
 from preceptor_server.engines.fake import FakeEngine
 
+from tests.unit.server.candidate_groups import assert_all_agree_with_support, with_candidates
 from tests.unit.server.groups import group_of, random_batch, response_of
 
 
@@ -29,8 +30,9 @@ async def test_answer_depends_on_the_last_token_and_on_the_length_of_the_prefix(
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_scores_agree_with_the_reference(seed: int) -> None:
-    engine = fake_engine()
-    batch = random_batch(np.random.default_rng(seed), vocabulary_size=50)
+    engine, rng = fake_engine(), np.random.default_rng(seed)
+    batch = with_candidates(random_batch(rng, vocabulary_size=50), rng, vocabulary_size=50)
+    assert_all_agree_with_support(batch, await engine.score(batch))
     for group, answer in zip(batch, await engine.score(batch), strict=True):
         for response, columns in zip(group.responses, answer, strict=True):
             ids = np.concatenate([group.prompt_ids_P, response.ids_T])
@@ -42,6 +44,9 @@ async def test_scores_agree_with_the_reference(seed: int) -> None:
             np.testing.assert_allclose(columns.sampled_logprobs_N, sampled_T[scored], atol=1e-5)
             best_TK = -np.sort(-logprobs_TV, axis=1)[:, : group.top_k]
             np.testing.assert_allclose(columns.support_logprobs_NK, best_TK[scored], atol=1e-5)
+            if response.candidate_ids_TC is not None and columns.candidate_logprobs_NC is not None:
+                named_TC = np.take_along_axis(logprobs_TV, response.candidate_ids_TC, axis=1)
+                np.testing.assert_allclose(columns.candidate_logprobs_NC, named_TC[scored], atol=1e-5)
 
 
 async def test_masked_tokens_have_a_status_and_no_row() -> None:

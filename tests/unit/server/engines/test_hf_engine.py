@@ -17,6 +17,7 @@ from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScor
 from transformers import PreTrainedModel
 
 from tests.tiny import save_tiny, tiny_llama
+from tests.unit.server.candidate_groups import assert_all_agree_with_support, with_candidates
 from tests.unit.server.engines.architectures import (
     ARCHITECTURES,
     MAX_MODEL_LEN,
@@ -34,6 +35,7 @@ NEAR_TIE_NATS = 1e-4
 """Neighbours this close may swap between two orders of summation."""
 
 COLUMNS = ("support_logprobs_NK", "sampled_logprobs_N", "log_tail_mass_N", "entropies_N")
+"""Those that every answer has."""
 
 Floats = npt.NDArray[np.float64]
 FolderOf = Callable[[str], Path]
@@ -123,6 +125,9 @@ def assert_columns_close(actual: ResponseColumns, expected: ResponseColumns, *, 
     np.testing.assert_array_equal(actual.status_T, expected.status_T)
     for name in COLUMNS:
         np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), atol=atol, err_msg=name)
+    assert (actual.candidate_logprobs_NC is None) == (expected.candidate_logprobs_NC is None)
+    if actual.candidate_logprobs_NC is not None and expected.candidate_logprobs_NC is not None:
+        np.testing.assert_allclose(actual.candidate_logprobs_NC, expected.candidate_logprobs_NC, atol=atol)
 
 
 def assert_matches_oracle(
@@ -174,6 +179,29 @@ async def test_random_batches_equal_the_plain_model(llama: Path) -> None:
         for seed in range(12):
             batch = random_batch(np.random.default_rng(seed), vocabulary_size=VOCABULARY_SIZE)
             assert_matches_oracle(batch, await engine.score(batch), logprobs_of)
+
+
+@pytest.mark.parametrize("packing", ["packed", "sequential"])
+@pytest.mark.parametrize("rows_per_head_chunk", [1, 7, 1000])
+async def test_candidates_equal_the_plain_model_however_the_rows_are_cut(
+    packing: str, rows_per_head_chunk: int, llama: Path
+) -> None:
+    options = {"model": str(llama), "packing": packing, "rows_per_head_chunk": rows_per_head_chunk}
+    batch = with_candidates(mixed_batch(), np.random.default_rng(8), vocabulary_size=VOCABULARY_SIZE)
+    async with loaded(EngineConfig.model_validate(options)) as engine:
+        answers = await engine.score(batch)
+    assert_matches_oracle(batch, answers, plain_logprobs(random_model("llama")))
+    assert_all_agree_with_support(batch, answers)
+
+
+async def test_only_the_group_that_names_candidates_gets_them_and_no_other_number_changes(llama: Path) -> None:
+    plain = mixed_batch()
+    batch = [*plain[:-1], *with_candidates(plain[-1:], np.random.default_rng(3), vocabulary_size=VOCABULARY_SIZE)]
+    async with loaded(EngineConfig(model=str(llama))) as engine:
+        without, answers = await engine.score(plain), await engine.score(batch)
+    assert_all_agree_with_support(batch, answers)
+    for a, b in zip(without, answers, strict=True):
+        assert_bit_equal(a, b)
 
 
 @pytest.mark.parametrize("packing", ["packed", "sequential"])
@@ -337,6 +365,18 @@ async def test_positions_that_read_a_nan_are_flagged_and_all_others_are_bit_equa
         np.testing.assert_array_equal(getattr(lost, name), getattr(healthy[0][1], name)[:1])
     assert_bit_equal((hurt[0][0], hurt[0][2]), (healthy[0][0], healthy[0][2]))
     assert_bit_equal(hurt[1], healthy[1])
+
+
+async def test_candidates_of_positions_without_a_row_are_left_out(llama: Path, poisoned: Path) -> None:
+    named = [[8, POISON, 9, 9], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+    response = response_of([POISON, 8, 9, 10], [1, 0, 1, 1], candidates=named)
+    healthy = (await score(llama, group_of([5, 6], response)))[0][0].candidate_logprobs_NC
+    hurt = (await score(poisoned, group_of([5, 6], response)))[0][0]
+    assert hurt.status_T.tolist() == [1, 2, 3, 3]
+    assert healthy is not None
+    assert hurt.candidate_logprobs_NC is not None
+    assert healthy.shape == (3, 4)
+    np.testing.assert_array_equal(hurt.candidate_logprobs_NC, healthy[:1])
 
 
 async def test_masked_position_stays_excluded_even_where_it_is_not_finite(poisoned: Path) -> None:
