@@ -51,7 +51,8 @@ class ObjectiveConfig(Section):
     outside: Outside = "tail_bucket"
     """For forward and jsd: what becomes of the mass outside the support."""
     jsd_beta: float = Field(0.5, gt=0, lt=1)
-    """For jsd: weight of the teacher in the mixture; near 0 it acts as the forward KL, near 1 as the reverse."""
+    """For jsd: weight of the teacher in the mixture. Near 0 it acts as the forward KL times beta, near 1 as the reverse
+    KL times 1 - beta: it vanishes at both ends, so another beta may want another learning rate."""
     clip_range: float = Field(0.2, gt=0, lt=1)
     """For sampled_token: PPO's clip of the ratio to the student that wrote the token."""
     dual_clip: float = Field(3.0, gt=1)
@@ -67,7 +68,9 @@ class ObjectiveConfig(Section):
         defaults = {name: field.default for name, field in type(self).model_fields.items()}
         for name, kinds in _ONLY_FOR.items():
             if self.kind not in kinds and getattr(self, name) != defaults[name]:
-                raise ValueError(f"objective.{name} is for kind={' or '.join(kinds)}, not for {self.kind}: leave it out")
+                raise ValueError(
+                    f"objective.{name} is for kind={' or '.join(kinds)}, not for {self.kind}: leave it out"
+                )
         if self.support != "teacher_top_p" and self.support_top_p != defaults["support_top_p"]:
             raise ValueError("objective.support_top_p is for support=teacher_top_p: set that, or leave it out")
         self._check_support()
@@ -83,11 +86,13 @@ class ObjectiveConfig(Section):
             what = "one token per position" if self.kind == "sampled_token" else "all tokens"
             for name, default in (("support", "teacher"), ("include_sampled", False)):
                 if getattr(self, name) != default:
-                    raise ValueError(f"objective.{name} does not apply to {self.kind}, which is over {what}: leave it out")
+                    raise ValueError(
+                        f"objective.{name} does not apply to {self.kind}, which is over {what}: leave it out"
+                    )
         if self.kind == "ema_pg" and self.include_sampled:
             raise ValueError(
-                "objective.include_sampled does not fit ema_pg: its sampled term is for tokens outside the support, and "
-                "there would be none: set it to false"
+                "objective.include_sampled does not fit ema_pg: its sampled term is for tokens outside the support, "
+                "and there would be none: set it to false"
             )
 
     @property
@@ -100,3 +105,8 @@ class ObjectiveConfig(Section):
         """Whether the student's probabilities count, and not only their ratios inside the support."""
         renormalises = self.kind == "lsm" or (self.kind in ("forward", "jsd") and self.outside == "renormalise")
         return not renormalises
+
+    @property
+    def min_support(self) -> int:
+        """Tokens that a position's support must hold for the loss to say anything there."""
+        return 1 if self.needs_normaliser and self.kind != "full_vocabulary" else 2
