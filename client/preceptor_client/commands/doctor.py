@@ -1,6 +1,7 @@
 """`preceptor doctor`: finds out, before a run does, whether this machine, student and workload suit a teacher.
 
-Asks the server; `checks` judges what it says of itself, `student_exam` and `alignment_view` the student.
+Asks the server; `checks` judges what it says of itself, `student_exam` and `alignment_view` the student's tokenizer,
+`pretraining` a batch of what the student writes.
 """
 
 from __future__ import annotations
@@ -10,22 +11,21 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated
 
 import preceptor
 from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor.wire import LogprobDtype
-from pydantic import Field
-from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 from rich.console import Console
 
 from preceptor_client.channel import split_address
 from preceptor_client.commands import checks
 from preceptor_client.commands.checks import Check, Outcome, Workload
+from preceptor_client.commands.doctor_settings import DoctorSettings
 from preceptor_client.commands.doctor_view import Examination, as_plain, show
 from preceptor_client.commands.output import FAILED, INVALID_SETTINGS, complain
+from preceptor_client.commands.pretraining import BATCH_CHECK, Pretraining, examine_batch
 from preceptor_client.commands.student_exam import StudentExam, examine_student
 from preceptor_client.commands.student_tokenizer import load_student
 from preceptor_client.errors import PreceptorError
@@ -35,50 +35,6 @@ from preceptor_client.types import GroupScores, TeacherIds, TeacherInfo
 PROGRAM = "preceptor doctor"
 PROBE_LENGTH = 8
 """Tokens of the probe's prompt, and of its response."""
-
-
-_TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class DoctorSettings(BaseSettings):
-    """Checks a teacher server, and whether a student and a workload suit it."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="PRECEPTOR_",
-        env_nested_delimiter="__",
-        cli_kebab_case=True,
-        use_attribute_docstrings=True,
-        cli_shortcuts={"as-json": "json"},
-    )
-
-    address: str = Field(min_length=3)
-    """The teacher server, as HOST:PORT."""
-    teacher: str = ""
-    """Name of the teacher; may be left out where the server hosts one."""
-    student: str = ""
-    """Folder or hub id of the student, to compare tokenizers and score a sentence. HF_HUB_OFFLINE=1 is respected."""
-    student_gguf_file: str = ""
-    """Name of the GGUF file inside --student, where its tokenizer comes from one."""
-    student_end_token_ids: tuple[_TokenId, ...] = ()
-    """Ids that end the student's responses, the one that it is to learn first; empty takes what its files say."""
-    teacher_end_token_ids: tuple[_TokenId, ...] = ()
-    """Ids that end the teacher's responses; empty takes what the server says."""
-    special_pairs: dict[str, str] = Field(default_factory=dict)
-    """Special tokens to pair although their texts differ: STUDENT=TEACHER, or all as a JSON object."""
-    top_k: int = Field(32, ge=1, le=1024)
-    """Size of the support that training will ask for."""
-    num_responses: int = Field(8, ge=1, le=4096)
-    """Responses per prompt that training will send."""
-    max_prompt_tokens: int | None = Field(None, ge=1)
-    """Longest prompt of the training data."""
-    max_response_tokens: int | None = Field(None, ge=1)
-    """Longest response that the student may write."""
-    timeout_seconds: float = Field(15.0, gt=0, le=3600)
-    """How long to wait for each answer, retries included."""
-    as_json: CliImplicitFlag[bool] = False
-    """Print what was found as JSON, for programs."""
 
 
 def run(arguments: list[str]) -> int:
@@ -127,7 +83,8 @@ async def examine(settings: DoctorSettings) -> Examination:
         found.append(checks.check_top_k(info.limits, teacher=teacher, work=work))
         found += checks.check_lengths(info.limits, teacher=teacher, work=work)
         found.append(await probe(client, teacher=teacher, top_k=probe_k))
-    return Examination(checks=tuple(found), student=student)
+    batch_check, pretraining = await check_batch(settings, found=found)
+    return Examination(checks=(*found, *batch_check), student=student, pretraining=pretraining)
 
 
 def _workload(settings: DoctorSettings) -> Workload:
@@ -180,6 +137,19 @@ async def check_student(
 
 def _no_tokenizer(error: Exception, *, change: str) -> StudentExam:
     return StudentExam(checks=(Check(name="tokenizer", outcome=Outcome.FAIL, found=str(error), change=change),))
+
+
+async def check_batch(
+    settings: DoctorSettings, *, found: Sequence[Check]
+) -> tuple[tuple[Check, ...], Pretraining | None]:
+    """The check of one batch of rollouts and what was measured; none where no prompts are named."""
+    if not settings.prompts:
+        return (), None
+    if failed := [check.name for check in found if check.outcome is Outcome.FAIL]:
+        skipped = Check(name=BATCH_CHECK, outcome=Outcome.SKIPPED, found=f"needs the rest to be right: {failed[0]}")
+        return (skipped,), None
+    check, pretraining = await asyncio.to_thread(examine_batch, settings)
+    return (check,), pretraining
 
 
 async def probe(client: TeacherClient, *, teacher: TeacherInfo, top_k: int) -> Check:

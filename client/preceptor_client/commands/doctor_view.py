@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Cell
 
-from preceptor_client.commands import alignment_view
+from preceptor_client.commands import alignment_view, pretraining_view
 from preceptor_client.commands.checks import Check, Outcome
+from preceptor_client.commands.pretraining import Pretraining
 from preceptor_client.commands.student_exam import StudentExam, probe_as_plain
 
 _COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "red", Outcome.SKIPPED: "dim"}
@@ -24,24 +25,31 @@ class Examination:
     checks: tuple[Check, ...]
     student: StudentExam | None = None
     """None where no student was named, or the server could not be asked."""
+    pretraining: Pretraining | None = None
+    """None where no prompts were named, or the student could not answer them."""
 
 
 def show(found: Examination, *, console: Console) -> None:
-    """The table of checks, and that of the paired tokens where there are some."""
+    """The table of checks, that of the paired tokens where there are some, and those of a batch of rollouts."""
     console.print(check_table(found.checks))
     report = found.student.report if found.student else None
     if report is not None and report.paired:
         console.print(alignment_view.pair_table(report))
+    if found.pretraining is not None:
+        for table in pretraining_view.tables(found.pretraining):
+            console.print(table)
 
 
 def as_plain(found: Examination) -> dict[str, Any]:  # Any: the leaves are whatever JSON holds
-    """What was found, for programs: checks, alignment and student_probe; the latter two null where there are none."""
+    """What was found, for programs: checks, alignment, student_probe and pretraining; all but the first are null where
+    there is none."""
     report = found.student.report if found.student else None
     probed = found.student.probe if found.student else None
     return {
         "checks": [asdict(check) for check in found.checks],
         "alignment": None if report is None else alignment_view.as_plain(report),
         "student_probe": None if probed is None else probe_as_plain(probed),
+        "pretraining": None if found.pretraining is None else pretraining_view.as_plain(found.pretraining),
     }
 
 

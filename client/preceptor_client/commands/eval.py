@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
 
 def _model_to_measure(config: EvalConfig) -> StudentConfig:
     """The given model, or the run's newest checkpoint, or what the run starts from; the line printed says which."""
-    from preceptor_client.train.checkpoint import latest_checkpoint
+    from preceptor_client.train.checkpoint_folders import latest_checkpoint
 
     newest = latest_checkpoint(config.run.directory)
     name = config.model or (str(newest) if newest else None)

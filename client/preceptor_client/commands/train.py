@@ -15,7 +15,8 @@ def run(arguments: list[str]) -> int:
     from transformers.utils import logging as transformers_logging
 
     from preceptor_client.train.display import display_for
-    from preceptor_client.train.run import REPORT_FILE, train
+    from preceptor_client.train.report import REPORT_FILE
+    from preceptor_client.train.run import train
     from preceptor_client.train.run_directory import to_toml
     from preceptor_client.train.summary import RunSummary
 

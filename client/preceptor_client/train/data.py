@@ -13,7 +13,7 @@ from preceptor_client.types import ChatMessage
 
 ExamplePrompt = str | tuple[ChatMessage, ...]
 
-_KEYS = ("prompt", "teacher_prompt", "answer")
+_KEYS = ("prompt", "teacher_prompt", "answer", "task")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +135,9 @@ def _parse_example(row: Mapping[str, object], *, index: int, where: str) -> Exam
     answer = row.get("answer")
     if answer is not None and (not isinstance(answer, str) or not answer.strip()):
         raise InvalidDataError(f"{where}: 'answer' must be a text that is not empty, not {answer!r}")
+    task = row.get("task")
+    if task is not None and not isinstance(task, str):
+        raise InvalidDataError(f"{where}: 'task' must be a text, not {task!r}")
     return Example(
         index=index,
         prompt=_parse_prompt(row["prompt"], where=f"{where}: 'prompt'"),
@@ -142,6 +145,7 @@ def _parse_example(row: Mapping[str, object], *, index: int, where: str) -> Exam
         if teacher_prompt is None
         else _parse_prompt(teacher_prompt, where=f"{where}: 'teacher_prompt'"),
         answer=answer,
+        task=task or "",
     )
 
 

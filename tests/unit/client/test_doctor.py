@@ -14,7 +14,7 @@ import pytest
 from preceptor_client import Limits, ServerInfo, TeacherClient, TeacherIds, TeacherInfo
 from preceptor_client.commands import checks, doctor, doctor_view
 from preceptor_client.commands.checks import Check, Outcome, Workload
-from preceptor_client.commands.doctor import DoctorSettings
+from preceptor_client.commands.doctor_settings import DoctorSettings
 from preceptor_client.types import Capabilities, GroupScores
 
 from tests.unit.client.scripted_teacher import Abort, Lie, ScriptedTeacher, serving

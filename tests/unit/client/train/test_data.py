@@ -20,12 +20,12 @@ def _write(tmp_path: Path, *lines: str) -> str:
 def test_texts_and_conversations_are_read(tmp_path: Path) -> None:
     source = _write(
         tmp_path,
-        '{"prompt": "a", "teacher_prompt": "b", "answer": "c"}',
+        '{"prompt": "a", "teacher_prompt": "b", "answer": "c", "task": "d"}',
         "",
         '{"prompt": [{"role": "user", "content": "hi"}]}',
     )
     assert load_examples(source) == [
-        Example(index=0, prompt="a", teacher_prompt="b", answer="c"),
+        Example(index=0, prompt="a", teacher_prompt="b", answer="c", task="d"),
         Example(index=1, prompt=(ChatMessage(role="user", content="hi"),)),
     ]
 
@@ -43,6 +43,7 @@ def test_texts_and_conversations_are_read(tmp_path: Path) -> None:
         ('{"prompt": [{"role": "user", "content": "a", "name": "b"}]}', "message 0"),
         ('{"prompt": "a", "teacher_prompt": 1}', "'teacher_prompt' must be"),
         ('{"prompt": "a", "answer": 4}', "'answer' must be"),
+        ('{"prompt": "a", "task": 4}', "'task' must be a text, not 4"),
         ('{"prompt": "a", "label": "b"}', "unknown key 'label'"),
     ],
 )

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from preceptor.wire import PositionStatus
 from preceptor_client.train.data import Example
-from preceptor_client.train.record import advice, view_teacher
-from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.record import advice, view_responses, view_teacher
+from preceptor_client.train.rollout import Rollout, StudentView
 from preceptor_client.train.scoring import ScoredRollout
 from preceptor_client.types import ResponseScores
 
@@ -30,19 +31,16 @@ def _scored(
         unmapped_mass=0.125,
     )
     rollout = Rollout(
-        example=Example(index=0, prompt="a"), slot=0, prompt_ids=(1,), response_ids=response, finish_reason="length"
+        example=Example(index=0, prompt="a"),
+        slot=0,
+        prompt_ids=(1,),
+        response_ids=response,
+        finish_reason="length",
+        student=StudentView(
+            logprobs_T=np.full(len(response), -1, np.float32), entropies_T=np.full(len(response), 0.5, np.float32)
+        ),
     )
     return ScoredRollout(rollout=rollout, scores=scores)
-
-
-def test_what_fills_a_row_up_is_outside_the_support() -> None:
-    """The student's 5 is in the support; its 6 stands there only as a filler."""
-    ok = PositionStatus.OK
-    one = _scored([ok, ok], ids_NK=[[5, 3, 5], [6, 3, 4]], logprobs_NK=[[-1, -1, -math.inf], [-math.inf, -1, -1]])
-    view = view_teacher([one])
-    assert view.outside_share == 0.5
-    assert view.teacher_mass == pytest.approx(0.75)
-    assert (view.teacher_logprob, view.teacher_entropy) == (-2.0, 0.5)
 
 
 def test_shares_are_of_the_positions_that_were_asked_for() -> None:
@@ -56,3 +54,28 @@ def test_shares_are_of_the_positions_that_were_asked_for() -> None:
     assert view.scored_share == 0.25
     assert view.unmapped_mass == 0.125
     assert advice(view).startswith("2 are misaligned; ")
+
+
+def test_a_step_without_a_score_has_a_share_of_zero() -> None:
+    one = _scored([PositionStatus.SPECIAL], ids_NK=[], logprobs_NK=[])
+    view = view_teacher([one])
+    assert (view.scored_share, view.num_by_status["special"], view.non_finite_share) == (0.0, 1, 0.0)
+
+
+def test_positions_with_a_single_token_left_weigh_in_the_mean_of_the_unmapped_mass() -> None:
+    """One position at 0.125, and three of which two were dropped at 0.5."""
+    ok = PositionStatus.OK
+    first = _scored([ok], ids_NK=[[5, 3]], logprobs_NK=[[-1, -1]])
+    second = _scored([ok], ids_NK=[[5, 3]], logprobs_NK=[[-1, -1]])
+    second = replace(second, scores=replace(second.scores, unmapped_mass=0.5), num_single_support=2)
+    view = view_teacher([first, second])
+    assert view.num_single_support == 2
+    assert view.unmapped_mass == pytest.approx((0.125 + 3 * 0.5) / 4)
+
+
+def test_mean_length_is_over_responses() -> None:
+    ok = PositionStatus.OK
+    steps = [_scored([ok] * num, ids_NK=[[5, 3]] * num, logprobs_NK=[[-1, -1]] * num) for num in (1, 4)]
+    view = view_responses([one.rollout for one in steps])
+    assert (view.num_responses, view.mean_response_length) == (2, 2.5)
+    assert view_responses([]).mean_response_length == 0.0

@@ -1,0 +1,80 @@
+"""Lets a student answer one batch of prompts the way a run would, has it scored, and measures it. Moves no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers.utils import logging as transformers_logging
+
+from preceptor_client.commands.pretraining import Pretraining
+from preceptor_client.teacher import BlockingTeacherClient
+from preceptor_client.train.config import RunConfig
+from preceptor_client.train.data import Example, PromptStream, load_examples
+from preceptor_client.train.handshake import check_teacher
+from preceptor_client.train.instruments.breakdown import breakdown_rows
+from preceptor_client.train.instruments.measures import measure
+from preceptor_client.train.instruments.table import position_table
+from preceptor_client.train.instruments.verdicts import verdicts
+from preceptor_client.train.measure import student_columns
+from preceptor_client.train.record import view_teacher
+from preceptor_client.train.rollout.hf import HfRollouts
+from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
+from preceptor_client.train.student import Student, load_student
+
+MAX_MEASURED_POSITIONS = 128
+"""Positions at which the student's whole distribution is computed, for its mass and the overlap."""
+_BEFORE_TRAINING = 0
+"""Steps count from 1."""
+
+
+def measure_batch(config: RunConfig, *, num_prompts: int) -> Pretraining:
+    """Loads the student and asks the server. Raises PreceptorError, whose message names what to change."""
+    transformers_logging.disable_progress_bar()
+    examples = load_examples(config.data.train)
+    stream = PromptStream(examples, prompts_per_step=min(num_prompts, len(examples)), seed=config.run.seed)
+    student = load_student(config.student)
+    with BlockingTeacherClient(config.teacher.address, timeout_seconds=config.teacher.patience_seconds) as client:
+        scored = roll_out(student, client, config=config, examples=stream.step(1))
+    return judge(student, scored, config=config)
+
+
+def roll_out(
+    student: Student, scorer: Scorer, *, config: RunConfig, examples: Sequence[Example]
+) -> list[ScoredRollout]:
+    """What the student writes, and what the teacher thinks of it, asked for as a run would."""
+    agreement = check_teacher(scorer, config=config, student=student, examples=examples)
+    rollouts = HfRollouts(
+        student, config=config.rollout, seed=config.run.seed, loss_temperature=config.teacher.temperature
+    )
+    scoring = Scoring(
+        scorer,
+        config=config.teacher,
+        objective=config.objective,
+        agreement=agreement,
+        vocabulary_size=student.vocabulary_size,
+    )
+    try:
+        for batch in rollouts.generate(examples, step=_BEFORE_TRAINING):
+            scoring.submit(batch, name="doctor")
+        return scoring.gather()
+    finally:
+        scoring.cancel()
+
+
+def judge(student: Student, scored: Sequence[ScoredRollout], *, config: RunConfig) -> Pretraining:
+    """Measures what was scored, and says what it means."""
+    columns = student_columns(
+        student, scored, temperature=config.teacher.temperature, max_positions=MAX_MEASURED_POSITIONS
+    )
+    table = position_table(scored, columns, end_token_ids=student.end_token_ids)
+    measures, rows, view = measure(table), breakdown_rows(table, step=_BEFORE_TRAINING), view_teacher(scored)
+    by_position = tuple(row for row in rows if row["by"] == "position")
+    return Pretraining(
+        num_responses=len(scored),
+        scored_share=view.scored_share,
+        num_by_status=view.num_by_status,
+        measures=measures,
+        by_position=by_position,
+        by_task=tuple(row for row in rows if row["by"] == "task"),
+        verdicts=tuple(verdicts(measures, num_by_status=view.num_by_status, by_position=by_position)),
+    )

@@ -1,0 +1,51 @@
+"""`preceptor report RUN [RUN ...]`: writes the report of one run again, or lays several side by side. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from preceptor.settings import load_settings
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from rich.console import Console
+
+from preceptor_client.commands.output import FAILED, complain
+
+PROGRAM = "preceptor report"
+COMPARISON_FILE = "comparison.html"
+
+
+class ReportSettings(BaseSettings):
+    """Writes the report of a run, whether done, going on or stopped; of several runs, one that compares them."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="PRECEPTOR_REPORT_",
+        cli_kebab_case=True,
+        use_attribute_docstrings=True,
+    )
+
+    runs: CliPositionalArg[tuple[Path, ...]] = Field(min_length=1)
+    """Folders of runs, as in run.directory."""
+    output: Path | None = None
+    """The HTML file to write. Default: report.html in the run's folder; for several runs comparison.html, here."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command; returns the exit status."""
+    settings = load_settings(ReportSettings, arguments, program=PROGRAM)
+    try:
+        from preceptor_client.train.report import REPORT_FILE, read_run, write_comparison, write_report
+    except ModuleNotFoundError as error:
+        complain(f"{PROGRAM}: the package {error.name} is missing: run `pip install 'preceptor[train]'`")
+        return FAILED
+    runs = [read_run(directory) for directory in settings.runs]
+    if len(runs) == 1:
+        output = settings.output or settings.runs[0] / REPORT_FILE
+        write_report(output, run=runs[0].summary)
+    else:
+        output = settings.output or Path(COMPARISON_FILE)
+        write_comparison(output, runs=runs)
+    Console().print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
+    return 0
