@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preceptor_client.train.checkpoint import checkpoint_step, latest_checkpoint
+from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_checkpoint
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.display import Display, SilentDisplay
 from preceptor_client.train.metrics import Metrics
+from preceptor_client.train.rollout_log import RolloutLog
 from preceptor_client.train.run import load_train_examples
 from preceptor_client.train.student import load_student
 from preceptor_client.train.trainer import Trainer
@@ -36,7 +37,7 @@ class Runs:
     def __init__(self, settings: Settings, scorer: FakeScorer) -> None:
         self._settings = settings
         self._scorer = scorer
-        self._open: list[Metrics] = []
+        self._open: list[Metrics | RolloutLog] = []
 
     def trainer(
         self, *, name: str = "run", heldout: Sequence[Example] = (), display: Display | None = None, **changes: object
@@ -48,7 +49,8 @@ class Runs:
         config.run.directory.mkdir(exist_ok=True)
         checkpoint = latest_checkpoint(config.run.directory)
         metrics = Metrics(config.run.directory, step=checkpoint_step(checkpoint) if checkpoint else 0)
-        self._open.append(metrics)
+        rollout_log = RolloutLog(config.run.directory, step=checkpoint_step(checkpoint) if checkpoint else 0)
+        self._open += [metrics, rollout_log]
         examples = load_train_examples(config.data)
         return Trainer(
             load_student(config.student, folder=checkpoint),
@@ -58,6 +60,7 @@ class Runs:
             examples=examples,
             heldout=heldout,
             metrics=metrics,
+            rollout_log=rollout_log,
             display=display or SilentDisplay(),
             checkpoint=checkpoint,
         )

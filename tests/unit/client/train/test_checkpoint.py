@@ -6,12 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from preceptor_client.train.checkpoint import (
-    checkpoint_step,
-    latest_checkpoint,
-    load_optimizer,
-    save_checkpoint,
-)
+from preceptor_client.train.checkpoint import load_optimizer, save_checkpoint
+from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_checkpoint
 from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.student import Student
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -10,6 +10,7 @@ from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.heldout import Heldout
+from preceptor_client.train.loss import Loss
 from preceptor_client.train.student import Student
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
@@ -26,7 +27,8 @@ def _heldout(
     settings["evaluation"]["loss"] = loss
     config = RunConfig.model_validate(settings)
     agreement = agreement_with(scorer.teacher)
-    return Heldout(student, examples=examples, config=config, scorer=scorer, agreement=agreement)
+    objective = Loss(student, config=config.objective, temperature=config.teacher.temperature)
+    return Heldout(student, examples=examples, config=config, loss=objective, scorer=scorer, agreement=agreement)
 
 
 def test_loss_equals_a_dense_computation_over_one_rollout_each(

@@ -8,6 +8,7 @@ from preceptor.wire import SegmentationPolicy
 from preceptor_client.errors import CorruptAnswerError, TeacherUnavailableError
 from preceptor_client.train.config import RolloutConfig
 from preceptor_client.train.data import Example, ExamplePrompt
+from preceptor_client.train.objective_config import ObjectiveConfig
 from preceptor_client.train.rollout import Rollout
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import Scoring, teacher_prompt
@@ -22,7 +23,13 @@ MESSAGES = (ChatMessage(role="user", content="hi"),)
 
 def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 259) -> Scoring:
     config = TeacherConfig(address="a:1", top_k=4, temperature=0.5, reproducible=True)
-    return Scoring(scorer, config=config, agreement=agreement_with(scorer.teacher), vocabulary_size=vocabulary_size)
+    return Scoring(
+        scorer,
+        config=config,
+        objective=ObjectiveConfig(),
+        agreement=agreement_with(scorer.teacher),
+        vocabulary_size=vocabulary_size,
+    )
 
 
 def _batches(student: Student, *, num_prompts: int = 3) -> list[list[Rollout]]:

@@ -93,7 +93,7 @@ def test_model_that_changes_its_logits_after_the_head_is_refused(monkeypatch: py
         return output
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", capped)
-    with pytest.raises(InvalidStudentError, match="softcap"):
+    with pytest.raises(InvalidStudentError, match="a scale and a soft cap are known"):
         prepare_student(tiny_model(seed=0), tiny_tokenizer())
 
 

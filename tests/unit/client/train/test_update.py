@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from preceptor.wire import PositionStatus
+from preceptor_client.train.columns import StudentColumns
 from preceptor_client.train.config import OptimizerConfig, RolloutConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.errors import TrainingStoppedError
+from preceptor_client.train.loss import Loss
 from preceptor_client.train.objective.lsm import lsm
+from preceptor_client.train.objective_config import ObjectiveConfig
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import ScoredRollout, Scoring
 from preceptor_client.train.student import Student
 from preceptor_client.train.teacher_config import TeacherConfig
-from preceptor_client.train.update import Update
+from preceptor_client.train.update import Update, UpdateResult
+from preceptor_client.train.weights import position_weights
 from preceptor_client.types import ResponseScores
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
@@ -26,7 +31,13 @@ def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts
     config = RolloutConfig(prompts_per_step=num_prompts, max_new_tokens=7, batch_size=8, responses_per_prompt=2)
     examples = [Example(index=index, prompt="ab" * (index + 1)) for index in range(num_prompts)]
     teacher = TeacherConfig(address="a:1", top_k=top_k)
-    scoring = Scoring(scorer, config=teacher, agreement=agreement_with(scorer.teacher), vocabulary_size=259)
+    scoring = Scoring(
+        scorer,
+        config=teacher,
+        objective=ObjectiveConfig(),
+        agreement=agreement_with(scorer.teacher),
+        vocabulary_size=259,
+    )
     for batch in HfRollouts(student, config=config, seed=0).generate(examples, step=1):
         scoring.submit(batch, name="step-1")
     return scoring.gather()
@@ -34,7 +45,23 @@ def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts
 
 def _update(student: Student, *, micro_batch_size: int = 16, warmup_steps: int = 0, lr: float = 1e-3) -> Update:
     config = OptimizerConfig(learning_rate=lr, micro_batch_size=micro_batch_size, warmup_steps=warmup_steps)
-    return Update(student, config=config, temperature=1.0)
+    loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
+    return Update(student, config=config, loss=loss, temperature=1.0)
+
+
+def _accumulate(
+    student: Student, scored: Sequence[ScoredRollout], *, micro_batch_size: int = 16
+) -> tuple[float, list[StudentColumns]]:
+    weights = position_weights(scored, reduction="position_mean")
+    return _update(student, micro_batch_size=micro_batch_size).accumulate_gradients(scored, weights=weights)
+
+
+def _apply(update: Update, scored: Sequence[ScoredRollout], *, step: int) -> UpdateResult | None:
+    return update.apply(scored, weights=position_weights(scored, reduction="position_mean"), step=step)
+
+
+def _masses(columns: Sequence[StudentColumns]) -> list[float]:
+    return [float(mass) for one in columns for mass in one.masses_N]
 
 
 def _gradients(student: Student) -> list[torch.Tensor]:
@@ -46,10 +73,12 @@ def _gradients(student: Student) -> list[torch.Tensor]:
     return gradients
 
 
-def test_loss_and_mass_equal_a_dense_computation(student: Student, scorer: FakeScorer) -> None:
+def test_loss_mass_and_overlap_equal_a_dense_computation(student: Student, scorer: FakeScorer) -> None:
     scored = _scored(student, scorer)
-    totals = _update(student).accumulate_gradients(scored)
-    losses, masses = [], []
+    loss, columns = _accumulate(student, scored, micro_batch_size=2)
+    losses: list[float] = []
+    masses: list[float] = []
+    overlaps: list[float] = []
     for one in scored:
         prompt, response = one.rollout.prompt_ids, one.rollout.response_ids
         with torch.no_grad():
@@ -60,17 +89,22 @@ def test_loss_and_mass_equal_a_dense_computation(student: Student, scorer: FakeS
         inside = p_TK / p_TK.sum(1, keepdim=True)
         losses += (inside * (inside / (q_TK / q_TK.sum(1, keepdim=True))).log()).sum(1).tolist()
         masses += p_TK.sum(1).tolist()
-    assert totals is not None
+        for p_V, teachers in zip(p_TV, one.scores.support_ids_NK, strict=True):
+            overlaps.append(len(set(p_V.topk(6).indices.tolist()) & set(teachers.tolist())) / 6)
     # fp32 through two layers.
-    assert totals == pytest.approx((len(losses), np.mean(losses), np.mean(masses)), rel=1e-4)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-4)
+    assert [float(each) for one in columns for each in one.losses_N] == pytest.approx(losses, rel=1e-3, abs=1e-6)
+    assert _masses(columns) == pytest.approx(masses, rel=1e-4)
+    assert [float(each) for one in columns for each in one.overlaps_N] == pytest.approx(overlaps)
+    assert len(set(overlaps)) > 2
 
 
 def test_micro_batches_change_neither_loss_nor_gradient(student: Student, scorer: FakeScorer) -> None:
     scored = _scored(student, scorer)
-    whole = _update(student, micro_batch_size=16).accumulate_gradients(scored)
+    whole, _ = _accumulate(student, scored)
     expected = _gradients(student)
     for size in (1, 4):
-        parts = _update(student, micro_batch_size=size).accumulate_gradients(scored)
+        parts, _ = _accumulate(student, scored, micro_batch_size=size)
         assert parts == pytest.approx(whole, rel=1e-5)
         for ours, theirs in zip(_gradients(student), expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
@@ -80,10 +114,10 @@ def test_positions_without_score_change_neither_loss_nor_gradient(student: Stude
     """Every second position is excluded by the teacher, or its columns are taken out of a full answer."""
     full = _scored(student, scorer)
     taken_out = [ScoredRollout(rollout=one.rollout, scores=_every_second(one.scores)) for one in full]
-    expected = _update(student).accumulate_gradients(taken_out)
+    expected, _ = _accumulate(student, taken_out)
     gradients = _gradients(student)
     scorer.status_of = lambda position: PositionStatus.EXCLUDED if position % 2 else PositionStatus.OK
-    assert _update(student).accumulate_gradients(_scored(student, scorer)) == expected
+    assert _accumulate(student, _scored(student, scorer))[0] == expected
     for ours, theirs in zip(_gradients(student), gradients, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -98,10 +132,12 @@ def test_rows_that_are_filled_up_count_what_is_left_of_them(student: Student, sc
         ScoredRollout(rollout=one.rollout, scores=_without_first(one.scores))
         for one in _scored(student, scorer, top_k=3)
     ]
-    expected = _update(student).accumulate_gradients(narrow)
+    expected, columns = _accumulate(student, narrow)
     gradients = _gradients(student)
     # Sums of six terms, three of them zeros, in another order.
-    assert _update(student).accumulate_gradients(filled_up) == pytest.approx(expected, rel=1e-6)
+    loss, filled_columns = _accumulate(student, filled_up)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert _masses(filled_columns) == pytest.approx(_masses(columns), rel=1e-5)
     for ours, theirs in zip(_gradients(student), gradients, strict=True):
         assert torch.isfinite(ours).all()
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
@@ -119,10 +155,12 @@ def test_one_token_alone_has_neither_loss_nor_gradient() -> None:
 
 def test_responses_without_any_score_are_not_counted(student: Student, scorer: FakeScorer) -> None:
     scored = _scored(student, scorer)
-    alone = _update(student).accumulate_gradients(scored[:2])
+    alone, _ = _accumulate(student, scored[:2])
     expected = _gradients(student)
     unscored = [_without_scores(one) for one in scored[2:]]
-    assert _update(student).accumulate_gradients([*scored[:2], *unscored]) == alone
+    loss, columns = _accumulate(student, [*scored[:2], *unscored])
+    assert loss == alone
+    assert [len(one.losses_N) > 0 for one in columns] == [True, True] + [False] * len(unscored)
     for ours, theirs in zip(_gradients(student), expected, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -130,7 +168,7 @@ def test_responses_without_any_score_are_not_counted(student: Student, scorer: F
 def test_step_without_any_score_is_skipped_and_leaves_the_weights(student: Student, scorer: FakeScorer) -> None:
     before = [parameter.clone() for parameter in student.model.parameters()]
     scored = [_without_scores(one) for one in _scored(student, scorer)]
-    assert _update(student).apply(scored, step=1) is None
+    assert _apply(_update(student), scored, step=1) is None
     for ours, theirs in zip(student.model.parameters(), before, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -141,7 +179,7 @@ def test_nan_stops_before_the_weights_change(student: Student, scorer: FakeScore
         student.base.get_parameter("norm.weight")[0] = math.inf
     before = [parameter.clone() for parameter in student.model.parameters()]
     with pytest.raises(TrainingStoppedError, match="step 4: the loss is nan"):
-        _update(student).apply(scored, step=4)
+        _apply(_update(student), scored, step=4)
     for ours, theirs in zip(student.model.parameters(), before, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -150,7 +188,7 @@ def test_learning_rate_warms_up_from_the_step_alone(student: Student, scorer: Fa
     scored = _scored(student, scorer, num_prompts=1)
     rates = []
     for step in (1, 2, 4, 9):
-        result = _update(student, warmup_steps=4, lr=0.4).apply(scored, step=step)
+        result = _apply(_update(student, warmup_steps=4, lr=0.4), scored, step=step)
         assert result is not None
         rates.append(result.learning_rate)
     assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4])
@@ -158,9 +196,39 @@ def test_learning_rate_warms_up_from_the_step_alone(student: Student, scorer: Fa
 
 def test_student_equal_to_the_teacher_has_no_loss_and_full_agreement(scorer: FakeScorer) -> None:
     same = tiny_student(seed=1)
-    totals = _update(same).accumulate_gradients(_scored(same, scorer, top_k=64))
-    assert totals is not None
-    assert totals[1] == pytest.approx(0.0, abs=1e-6)
+    loss, columns = _accumulate(same, _scored(same, scorer, top_k=64))
+    assert loss == pytest.approx(0.0, abs=1e-6)
+    assert all(one.overlaps_N.tolist() == [1.0] * len(one.overlaps_N) for one in columns)
+
+
+def test_weights_make_a_weighted_mean(student: Student, scorer: FakeScorer) -> None:
+    """A suffix without weight is as good as not there; the scale of the weights does not matter."""
+    scored = _scored(student, scorer)
+    first = [ScoredRollout(rollout=one.rollout, scores=_first_two(one.scores)) for one in scored]
+    expected, _ = _accumulate(student, first)
+    gradients = _gradients(student)
+    weights = [7.0 * (one.scores.positions_N < 2).astype(np.float64) for one in scored]
+    loss, _ = _update(student).accumulate_gradients(scored, weights=weights)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    for ours, theirs in zip(_gradients(student), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_step_without_any_weight_is_skipped(student: Student, scorer: FakeScorer) -> None:
+    scored = _scored(student, scorer)
+    weights = [np.zeros(len(one.scores.positions_N)) for one in scored]
+    assert _update(student).apply(scored, weights=weights, step=1) is None
+
+
+def _first_two(scores: ResponseScores) -> ResponseScores:
+    return replace(
+        scores,
+        positions_N=scores.positions_N[:2],
+        support_ids_NK=scores.support_ids_NK[:2],
+        support_logprobs_NK=scores.support_logprobs_NK[:2],
+        sampled_logprobs_N=scores.sampled_logprobs_N[:2],
+        log_tail_mass_N=scores.log_tail_mass_N[:2],
+    )
 
 
 def _without_first(scores: ResponseScores) -> ResponseScores:
@@ -169,6 +237,8 @@ def _without_first(scores: ResponseScores) -> ResponseScores:
         positions_N=scores.positions_N[1:],
         support_ids_NK=scores.support_ids_NK[1:],
         support_logprobs_NK=scores.support_logprobs_NK[1:],
+        sampled_logprobs_N=scores.sampled_logprobs_N[1:],
+        log_tail_mass_N=scores.log_tail_mass_N[1:],
     )
 
 
@@ -178,6 +248,8 @@ def _every_second(scores: ResponseScores) -> ResponseScores:
         positions_N=scores.positions_N[::2],
         support_ids_NK=scores.support_ids_NK[::2],
         support_logprobs_NK=scores.support_logprobs_NK[::2],
+        sampled_logprobs_N=scores.sampled_logprobs_N[::2],
+        log_tail_mass_N=scores.log_tail_mass_N[::2],
     )
 
 

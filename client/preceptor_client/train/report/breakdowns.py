@@ -1,0 +1,143 @@
+"""Plots of one run by position in the response and by task, from the rows of kind "breakdown"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.report.figures import (
+    NUM_COLOURS,
+    Figure,
+    Plotly,
+    axis,
+    colour_name,
+    ends_of,
+    is_measured,
+    line,
+    number_of,
+)
+from preceptor_client.train.report.plots import Curve, Scale
+
+_TASK_CURVES: tuple[tuple[Curve, Scale, str, str], ...] = (
+    (Curve(key="loss", name="loss"), "zero", "Loss by task", "Nats per position. Healthy: every task falls."),
+    (
+        Curve(key="gap", name="gap"),
+        "free",
+        "Signal by task",
+        "Mean of log q − log p over a task's tokens, nats. Healthy: every task rises toward 0; one that stays far "
+        "below is beyond the student, or the teacher.",
+    ),
+    (
+        Curve(key="student_mass", name="student's mass"),
+        "share",
+        "Student's mass by task",
+        "The student's probability inside the tokens compared. Healthy: near 100% for every task.",
+    ),
+)
+
+
+def position_figures(breakdowns: Sequence[MetricRow]) -> list[Figure]:
+    """The gap and the repetition by position in the response, at the first and the last step that measured them."""
+    rows = [row for row in breakdowns if row["by"] == "position"]
+    ends = _first_and_last(rows)
+    groups = sorted({str(row["group"]) for row in rows}, key=lambda group: int(group.split("-")[0]))
+    figures = []
+    if is_measured(rows, "gap"):
+        figures.append(
+            Figure(
+                title="Signal by position",
+                caption="log q − log p by position in the response: the mean, with bars from 5% to 95% of the tokens. "
+                "Healthy: alike at every length. Longer bars downward at later positions: guidance gets unreliable "
+                "there.",
+                traces=[
+                    _gap_points(step, groups=groups, colour=index)
+                    for index, step in enumerate(ends)
+                    if is_measured(step, "gap")
+                ],
+                layout={"xaxis": _position_axis(groups), "yaxis": axis("free"), "hovermode": "closest"},
+            )
+        )
+    if is_measured(rows, "repeated_share"):
+        figures.append(
+            Figure(
+                title="Repetition by position",
+                caption="Share of tokens that complete four in a row seen before in the response, by position. "
+                "Healthy: rises a little with length, as all text does; a steep rise is a loop.",
+                traces=[
+                    _share_bars(step, "repeated_share", groups=groups, colour=index) for index, step in enumerate(ends)
+                ],
+                layout={"xaxis": _position_axis(groups), "yaxis": {"rangemode": "tozero", "tickformat": ".0%"}},
+            )
+        )
+    return figures
+
+
+def task_figures(breakdowns: Sequence[MetricRow]) -> list[Figure]:
+    """A line per task; the tasks with the most positions where they are more than there are colours."""
+    rows = [row for row in breakdowns if row["by"] == "task"]
+    sizes: dict[str, float] = {}
+    for row in rows:
+        sizes[str(row["group"])] = sizes.get(str(row["group"]), 0.0) + number_of(row.get("num_positions"))
+    shown = sorted(sorted(sizes, key=lambda task: -sizes[task])[:NUM_COLOURS])
+    left = f" The {NUM_COLOURS} tasks with the most positions of {len(sizes)}." if len(sizes) > NUM_COLOURS else ""
+    figures = []
+    for curve, scale, title, caption in _TASK_CURVES:
+        if is_measured(rows, curve.key):
+            traces = [
+                line([row for row in rows if row["group"] == task], curve, colour=index, name=task)
+                for index, task in enumerate(shown)
+            ]
+            layout: Plotly = {"xaxis": {"title": {"text": "step"}}, "yaxis": axis(scale), "showlegend": True}
+            figures.append(Figure(title=title, caption=caption + left, traces=traces, layout=layout))
+    return figures
+
+
+def _gap_points(rows: Sequence[MetricRow], *, groups: Sequence[str], colour: int) -> Plotly:
+    rows = [row for row in rows if row.get("gap") is not None]
+    trace: Plotly = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": f"step {rows[0]['step']}",
+        # A little apart, so that the bars of two steps do not hide each other.
+        "x": [groups.index(str(row["group"])) + 0.08 * colour for row in rows],
+        "text": [row["group"] for row in rows],
+        "y": [row["gap"] for row in rows],
+        "line": {"color": colour_name(colour), "width": 2},
+        "marker": {"size": 6},
+    }
+    if is_measured(rows, "gap_q05", "gap_q95"):
+        gaps, lows, highs = ([number_of(row.get(key)) for row in rows] for key in ("gap", "gap_q05", "gap_q95"))
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [high - gap for high, gap in zip(highs, gaps, strict=True)],
+            "arrayminus": [gap - low for low, gap in zip(lows, gaps, strict=True)],
+            "thickness": 1.2,
+            "width": 4,
+        }
+    return trace
+
+
+def _share_bars(rows: Sequence[MetricRow], key: str, *, groups: Sequence[str], colour: int) -> Plotly:
+    return {
+        "type": "bar",
+        "name": f"step {rows[0]['step']}",
+        "marker": {"color": colour_name(colour)},
+        "x": [groups.index(str(row["group"])) for row in rows],
+        "y": [row.get(key) for row in rows],
+    }
+
+
+def _position_axis(groups: Sequence[str]) -> Plotly:
+    """Buckets side by side, in the order of their first position."""
+    return {
+        "title": {"text": "position in the response"},
+        "tickvals": list(range(len(groups))),
+        "ticktext": list(groups),
+        "range": [-0.5, len(groups) - 0.5],
+    }
+
+
+def _first_and_last(rows: Sequence[MetricRow]) -> list[list[MetricRow]]:
+    steps = ends_of(sorted({int(number_of(row["step"])) for row in rows}))
+    return [[row for row in rows if row["step"] == step] for step in steps]
