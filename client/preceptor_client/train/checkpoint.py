@@ -11,14 +11,12 @@ from pathlib import Path
 
 import torch
 
-from preceptor_client.train.errors import RunDirectoryError
+from preceptor_client.train.checkpoint_folders import CHECKPOINTS_FOLDER, STATE_FILE, complete_checkpoints
 from preceptor_client.train.student import Student
 
 _log = logging.getLogger(__name__)
 
-CHECKPOINTS_FOLDER = "checkpoints"
 _OPTIMIZER_FILE = "optimizer.pt"
-_STATE_FILE = "state.json"
 _TEMPORARY_PREFIX = ".writing-"
 
 
@@ -38,7 +36,7 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     student.save(temporary)
     torch.save(optimizer.state_dict(), temporary / _OPTIMIZER_FILE)
-    (temporary / _STATE_FILE).write_text(json.dumps({"format": 1, "step": step}) + "\n", encoding="utf-8")
+    (temporary / STATE_FILE).write_text(json.dumps({"format": 1, "step": step}) + "\n", encoding="utf-8")
     _sync([*temporary.rglob("*"), temporary])
     os.rename(temporary, folder)
     _sync([folder.parent])
@@ -47,37 +45,14 @@ def save_checkpoint(
     return folder
 
 
-def latest_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint of a run directory, None where it has none."""
-    folders = _complete(directory / CHECKPOINTS_FOLDER)
-    return folders[-1] if folders else None
-
-
-def checkpoint_step(folder: Path) -> int:
-    """The last step whose update a checkpoint holds."""
-    try:
-        state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-        step = state["step"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunDirectoryError(f"{folder} is not a checkpoint: {error}") from error
-    assert isinstance(step, int)
-    return step
-
-
 def load_optimizer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
     """Gives the optimizer the state that it had."""
     state = torch.load(folder / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state)
 
 
-def _complete(checkpoints: Path) -> list[Path]:
-    """Oldest first. Names hold the step padded to six digits, and more digits sort after fewer."""
-    folders = [folder for folder in checkpoints.glob("step-*") if (folder / _STATE_FILE).is_file()]
-    return sorted(folders, key=lambda folder: (len(folder.name), folder.name))
-
-
 def _prune(checkpoints: Path, *, keep: int) -> None:
-    for folder in _complete(checkpoints)[:-keep]:
+    for folder in complete_checkpoints(checkpoints)[:-keep]:
         # Renamed first: a folder that is half removed must not look like a checkpoint.
         doomed = folder.with_name(f"{_TEMPORARY_PREFIX}{folder.name}")
         os.rename(folder, doomed)

@@ -21,3 +21,9 @@ class StudentColumns:
     """The student's probability, of its whole vocabulary, inside the teacher's top K."""
     overlaps_N: FloatColumn
     """Share of the teacher's top K that is in the student's top K."""
+
+
+def unmeasured(num_positions: int) -> StudentColumns:
+    """Of a rollout that no forward has seen."""
+    nothing_N = np.full(num_positions, np.nan, np.float32)
+    return StudentColumns(losses_N=nothing_N, masses_N=nothing_N, overlaps_N=nothing_N)

@@ -151,6 +151,11 @@ class RunConfig(BaseSettings):
     run: RunSection
     """Where a run lives, how long it is, and when it is saved."""
 
+    @property
+    def num_student_tokens(self) -> int:
+        """How many of its own likeliest tokens the student names at each position, for the teacher to score."""
+        return self.teacher.top_k if self.objective.needs_student_tokens else 0
+
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
         asked = [name for name in ("every_steps", "teacher_prompts", "loss") if getattr(self.evaluation, name)]

@@ -30,6 +30,10 @@ class UnsuitableTeacherError(TrainError):
     """The server hosts no teacher that fits this student and these settings."""
 
 
+class InvalidWeightsError(TrainError, ValueError):
+    """The position weights that a caller gave do not fit the step."""
+
+
 class RunDirectoryError(TrainError):
     """The run directory holds another run, or something that is no run."""
 

@@ -11,6 +11,7 @@ from preceptor_client.train.alignment import align
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.errors import UnsuitableTeacherError
+from preceptor_client.train.objective_fit import check_objective, objective_warnings
 from preceptor_client.train.prompts import check_prompts
 from preceptor_client.train.scoring import Scorer
 from preceptor_client.train.student import Student
@@ -33,6 +34,7 @@ def check_teacher(
     teacher = _find(info, name=config.teacher.name)
     _check_settings(teacher, info.limits, config=config)
     agreement = align(scorer, teacher=teacher, config=config.teacher, student=student)
+    check_objective(agreement, info.limits, config=config, student=student)
     warnings = check_prompts(
         agreement,
         limits=info.limits,
@@ -41,7 +43,7 @@ def check_teacher(
         examples=examples,
         heldout=heldout if config.evaluation.loss else (),
     )
-    agreement = replace(agreement, warnings=(*agreement.warnings, *warnings))
+    agreement = replace(agreement, warnings=(*agreement.warnings, *objective_warnings(config), *warnings))
     _log.info("teacher found: name=%s model=%s revision=%s", teacher.name, teacher.model, teacher.revision)
     for warning in agreement.warnings:
         _log.warning("%s", warning)

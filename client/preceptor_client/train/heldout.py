@@ -10,19 +10,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
 import torch
 
 from preceptor_client.train.agreement import Agreement
+from preceptor_client.train.batches import micro_batches
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.evaluate import PromptsOf, evaluate
-from preceptor_client.train.loss import micro_batches, position_losses
+from preceptor_client.train.loss import Loss
 from preceptor_client.train.metrics import MetricRow
 from preceptor_client.train.record import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
 from preceptor_client.train.student import Student
+from preceptor_client.train.weights import position_weights
 
 MAX_SAVED_ANSWERS = 32
 """Held-out answers that a row of metrics keeps, for the report."""
@@ -39,16 +42,28 @@ class Heldout:
         *,
         examples: Sequence[Example],
         config: RunConfig,
+        loss: Loss,
         scorer: Scorer,
         agreement: Agreement,
     ) -> None:
         self.examples = examples
+        self._loss_of = loss
         self._student = student
         self._config = config
         once = config.rollout.model_copy(update={"responses_per_prompt": 1})
-        self._rollouts = HfRollouts(student, config=once, seed=config.run.seed)
+        self._rollouts = HfRollouts(
+            student,
+            config=once,
+            seed=config.run.seed,
+            loss_temperature=config.teacher.temperature,
+            num_top_ids=config.num_student_tokens,
+        )
         self._scoring = Scoring(
-            scorer, config=config.teacher, agreement=agreement, vocabulary_size=student.head_VD.shape[0]
+            scorer,
+            config=config.teacher,
+            objective=config.objective,
+            agreement=agreement,
+            vocabulary_size=student.vocabulary_size,
         )
 
     def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:
@@ -77,7 +92,7 @@ class Heldout:
         }
 
     def _loss(self, step: int) -> MetricRow:
-        """Mean over all scored positions of the held-out examples, None without any."""
+        """Mean over the held-out examples, reduced as the run's loss is; None without a scored position."""
         try:
             for batch in self._rollouts.generate(self.examples, step=_DRAWS_OF_NO_STEP):
                 self._scoring.submit(batch, name=f"heldout-{step}")
@@ -85,15 +100,16 @@ class Heldout:
         finally:
             self._scoring.cancel()
         num_positions = sum(len(one.scores.positions_N) for one in scored)
-        loss = self._loss_sum(scored) / num_positions if num_positions else None
+        loss = self._mean_loss(scored) if num_positions else None
         if loss is not None and not math.isfinite(loss):
             raise TrainingStoppedError(f"the held-out loss after step {step} is {loss}: the student's numbers overflow")
         return {"loss": loss, "num_positions": num_positions, "scored_share": view_teacher(scored).scored_share}
 
     @torch.no_grad()
-    def _loss_sum(self, scored: Sequence[ScoredRollout]) -> float:
+    def _mean_loss(self, scored: Sequence[ScoredRollout]) -> float:
+        weights = position_weights(scored, reduction=self._config.objective.reduction)
         total = 0.0
-        for batch in micro_batches(scored, size=self._config.optimizer.micro_batch_size):
-            loss_N, _ = position_losses(self._student, batch, temperature=self._config.teacher.temperature)
-            total += float(loss_N.double().sum())
-        return total
+        for indices in micro_batches(scored, size=self._config.optimizer.micro_batch_size):
+            losses_N = self._loss_of.of([scored[index] for index in indices]).losses_N.double().cpu().numpy()
+            total += float(losses_N @ np.concatenate([weights[index] for index in indices]))
+        return total / sum(float(weights_N.sum()) for weights_N in weights)

@@ -1,52 +1,91 @@
 """The loss of scored rollouts, position by position: one forward of the student, the objective. Moves no weights."""
 
-# N = scored positions, K = support size
+# N = scored positions, K = width of the supports, V = vocabulary, D = hidden size
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from preceptor_client.train.head import log_partition, support_logits
-from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.objective.lsm import lsm
+from preceptor_client.train.batches import hidden_states
+from preceptor_client.train.objective import objective_for
+from preceptor_client.train.objective.positions import Positions
+from preceptor_client.train.objective_config import ObjectiveConfig
+from preceptor_client.train.reference import Reference
 from preceptor_client.train.scoring import ScoredRollout
 from preceptor_client.train.student import Student
+from preceptor_client.train.targets import Targets, targets_of
+
+ENTRIES_AT_ONCE = 1 << 24
+"""Entries of supports, N x K, whose gradients are kept; beyond them a part of the positions at a time is computed again
+in the backward. Only full_vocabulary has as many."""
 
 
-def micro_batches(scored: Sequence[ScoredRollout], *, size: int) -> Iterator[list[ScoredRollout]]:
-    """The rollouts that have a score, a few at a time."""
-    eligible = [one for one in scored if len(one.scores.positions_N)]
-    # Alike lengths side by side waste the least padding; the sort is stable, so a resumed run sees the same.
-    eligible.sort(key=lambda one: len(one.rollout.prompt_ids) + len(one.rollout.response_ids))
-    for start in range(0, len(eligible), size):
-        yield eligible[start : start + size]
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BatchLoss:
+    """What one forward gave."""
+
+    losses_N: torch.Tensor
+    """Nats, with gradients."""
+    hidden_ND: torch.Tensor
+    """Without gradients."""
 
 
-def position_losses(
-    student: Student, scored: Sequence[ScoredRollout], *, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and student mass of every scored position, shape [N] each; the mass is without gradients. `positions_N` of
-    the scores already excludes prompt, padding, masked and failed positions; nothing here re-derives it."""
-    device = student.device
-    sequences = [
-        ScoredSequence(
-            prompt_ids=one.rollout.prompt_ids,
-            response_ids=one.rollout.response_ids,
-            positions_N=one.scores.positions_N,
+class Loss:
+    """The objective of a run, for one student."""
+
+    def __init__(
+        self,
+        student: Student,
+        *,
+        config: ObjectiveConfig,
+        temperature: float,
+        reference: Reference | None = None,
+    ) -> None:
+        """`reference` is what `config.extrapolation` starts from, where it is not 1."""
+        if (config.extrapolation != 1.0) != (reference is not None):
+            raise ValueError("objective.extrapolation other than 1 needs a reference, and 1 needs none")
+        self._student = student
+        self._config = config
+        self._temperature = temperature
+        self._reference = reference
+        self._objective = objective_for(config)
+
+    def of(self, batch: Sequence[ScoredRollout]) -> BatchLoss:
+        """The losses of a micro-batch, in the order of its rollouts."""
+        hidden_ND = hidden_states(self._student, batch)
+        targets = targets_of(batch, config=self._config, device=hidden_ND.device)
+        if self._reference:
+            targets = self._reference.extrapolated(targets, batch, strength=self._config.extrapolation)
+        return BatchLoss(losses_N=self._in_parts(hidden_ND, targets), hidden_ND=hidden_ND.detach())
+
+    def _in_parts(self, hidden_ND: torch.Tensor, targets: Targets) -> torch.Tensor:
+        size = max(1, ENTRIES_AT_ONCE // targets.ids_NK.shape[1])
+        if len(hidden_ND) <= size:
+            return self._losses(hidden_ND, targets)
+        parts = [slice(start, start + size) for start in range(0, len(hidden_ND), size)]
+        return torch.cat(
+            [checkpoint(self._losses, hidden_ND[part], targets.rows(part), use_reentrant=False) for part in parts]
         )
-        for one in scored
-    ]
-    ids_NK = torch.from_numpy(np.concatenate([one.scores.support_ids_NK for one in scored])).to(device)
-    teacher_NK = torch.from_numpy(np.concatenate([one.scores.support_logprobs_NK for one in scored])).to(device)
-    hidden_ND = scored_hidden_states(student, sequences)
-    logits_NK = support_logits(hidden_ND, student.head, ids_NK)
-    loss_N = lsm(logits_NK, teacher_NK, temperature=temperature)
-    with torch.no_grad():
-        log_z_N = log_partition(hidden_ND, student.head, temperature=temperature)
-        # An entry of -inf is outside the support.
-        inside_NK = (logits_NK.float() / temperature).masked_fill(teacher_NK.isneginf(), float("-inf"))
-        mass_N = torch.exp(inside_NK.logsumexp(dim=1) - log_z_N).clamp(max=1.0)
-    return loss_N, mass_N
+
+    def _losses(self, hidden_ND: torch.Tensor, targets: Targets) -> torch.Tensor:
+        ids = torch.cat([targets.ids_NK, targets.sampled_ids_N[:, None]], dim=1)
+        logprobs = self._student.head.logits_at(hidden_ND, ids) / self._temperature
+        if self._objective.needs_normaliser:
+            log_z_N = self._student.head.log_partition(hidden_ND, temperature=self._temperature)
+            logprobs = logprobs - log_z_N[:, None]
+        return self._objective.loss(
+            Positions(
+                student_logprobs_NK=logprobs[:, :-1],
+                teacher_logprobs_NK=targets.teacher_logprobs_NK,
+                teacher_log_tail_N=targets.teacher_log_tail_N,
+                is_normalised=self._objective.needs_normaliser,
+                student_sampled_logprobs_N=logprobs[:, -1],
+                teacher_sampled_logprobs_N=targets.teacher_sampled_logprobs_N,
+                old_logprobs_N=targets.old_logprobs_N,
+                is_sampled_inside_N=targets.is_sampled_inside_N,
+            )
+        )

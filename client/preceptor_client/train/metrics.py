@@ -84,7 +84,7 @@ def _step_of(row: Mapping[str, MetricValue]) -> int:
 
 
 def _scalars(row: Mapping[str, MetricValue]) -> dict[str, float]:
-    prefix = "" if row["kind"] == "step" else f"{row['kind']}/"
+    prefix = {"step": "", "breakdown": f"{row.get('by')}/{row.get('group')}/"}.get(str(row["kind"]), f"{row['kind']}/")
     return {
         f"{prefix}{name}": float(value)
         for name, value in row.items()

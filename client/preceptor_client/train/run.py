@@ -8,28 +8,35 @@ from contextlib import contextmanager
 
 from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
 from preceptor_client.train.agreement import save_agreement
-from preceptor_client.train.checkpoint import checkpoint_step, latest_checkpoint
+from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_checkpoint
 from preceptor_client.train.config import DataConfig, RunConfig
 from preceptor_client.train.data import Example, load_examples
 from preceptor_client.train.display import Display, SilentDisplay
 from preceptor_client.train.handshake import check_teacher
 from preceptor_client.train.metrics import Metrics
-from preceptor_client.train.report import write_report
+from preceptor_client.train.report import REPORT_FILE, write_report
+from preceptor_client.train.rollout_log import RolloutLog
 from preceptor_client.train.run_directory import claimed_directory
 from preceptor_client.train.scoring import Scorer
-from preceptor_client.train.student import load_student
+from preceptor_client.train.student import Student, load_student
 from preceptor_client.train.summary import RunSummary, summarise
 from preceptor_client.train.trainer import Trainer
+from preceptor_client.train.weights import PositionWeights
 
 _log = logging.getLogger(__name__)
 
-REPORT_FILE = "report.html"
 
-
-def train(config: RunConfig, *, scorer: Scorer | None = None, display: Display | None = None) -> RunSummary:
+def train(
+    config: RunConfig,
+    *,
+    scorer: Scorer | None = None,
+    display: Display | None = None,
+    weigh: PositionWeights | None = None,
+) -> RunSummary:
     """Runs, or continues, the training that the settings describe, and writes its report.
 
-    `scorer` replaces the teacher server at `teacher.address`, for tests and for teachers in the same process.
+    `scorer` replaces the teacher server at `teacher.address`, for tests and for teachers in the same process. `weigh`
+    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one.
     """
     shown = display or SilentDisplay()
     with claimed_directory(config) as directory, shown:
@@ -38,7 +45,11 @@ def train(config: RunConfig, *, scorer: Scorer | None = None, display: Display |
         step = checkpoint_step(checkpoint) if checkpoint else 0
         shown.notice("loading the student")
         student = load_student(config.student, folder=checkpoint)
-        with _scorer(config, given=scorer, display=shown) as teacher, Metrics(directory, step=step) as metrics:
+        with (
+            _scorer(config, given=scorer, display=shown) as teacher,
+            Metrics(directory, step=step) as metrics,
+            RolloutLog(directory, step=step) as rollout_log,
+        ):
             shown.notice(f"asking the teacher at {config.teacher.address}")
             agreement = check_teacher(teacher, config=config, student=student, examples=examples, heldout=heldout)
             save_agreement(directory, agreement)
@@ -53,8 +64,11 @@ def train(config: RunConfig, *, scorer: Scorer | None = None, display: Display |
                 examples=examples,
                 heldout=heldout,
                 metrics=metrics,
+                rollout_log=rollout_log,
                 display=shown,
                 checkpoint=checkpoint,
+                start=_load_start(config),
+                weigh=weigh,
             )
             _log.info("run starts: directory=%s step=%d num_steps=%d", directory, step, config.run.num_steps)
             model_folder = trainer.run()
@@ -62,6 +76,15 @@ def train(config: RunConfig, *, scorer: Scorer | None = None, display: Display |
         write_report(directory / REPORT_FILE, run=summary)
         _log.info("run done: directory=%s loss=%s seconds=%.1f", directory, summary.loss_last, summary.seconds)
     return summary
+
+
+def _load_start(config: RunConfig) -> Student | None:
+    """The untrained student, where the objective needs it: also when the run goes on from a checkpoint."""
+    if config.objective.extrapolation == 1.0:
+        return None
+    start = load_student(config.student)
+    start.model.requires_grad_(False)
+    return start
 
 
 def load_train_examples(data: DataConfig) -> list[Example]:

@@ -4,6 +4,7 @@ config.toml     the resolved settings          checkpoints/    see checkpoint.py
 metrics.jsonl   one row per step               tensorboard/    the same numbers
 train.log       what happened                  report.html     written at the end
 alignment.json  what was agreed with the teacher about tokens
+rollouts.jsonl  a few rollouts, token by token
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _FREE_TO_CHANGE = {
     "run.num_steps",
     "run.checkpoint_every_steps",
     "run.keep_checkpoints",
+    "run.sample_rollouts",
     "run.resume",
     "run.max_non_finite_share",
 }

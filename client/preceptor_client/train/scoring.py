@@ -17,7 +17,9 @@ from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.teacher import ScoreOptions
 from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.data import Example
+from preceptor_client.train.objective_config import ObjectiveConfig
 from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.support import support_of
 from preceptor_client.train.teacher_config import TeacherConfig
 from preceptor_client.types import (
     Chat,
@@ -64,7 +66,7 @@ class ScoredRollout:
 
     rollout: Rollout
     scores: ResponseScores
-    """Without the positions whose support holds fewer than two tokens; their status stays what it was."""
+    """Without the positions whose support is too small for the loss; their status stays what it was."""
     num_single_support: int = 0
     """How many those are: renormalised over one token both sides are 1, so there is nothing to learn."""
 
@@ -72,12 +74,23 @@ class ScoredRollout:
 class Scoring:
     """The groups of one step: submitted as they are written, gathered once, in order."""
 
-    def __init__(self, scorer: Scorer, *, config: TeacherConfig, agreement: Agreement, vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        config: TeacherConfig,
+        objective: ObjectiveConfig,
+        agreement: Agreement,
+        vocabulary_size: int,
+    ) -> None:
         """`vocabulary_size` is the student's."""
         self._scorer = scorer
         self._config = config
+        self._objective = objective
         self._agreement = agreement
         self._vocabulary_size = vocabulary_size
+        num_common = min(vocabulary_size, agreement.teacher.vocabulary_size)
+        self._top_k = num_common if objective.kind == "full_vocabulary" else config.top_k
         self._pending: list[tuple[list[Rollout], Future[GroupScores]]] = []
 
     def submit(self, rollouts: Sequence[Rollout], *, name: str) -> None:
@@ -92,7 +105,10 @@ class Scoring:
                     is_one_to_one=self._agreement.is_one_to_one,
                 ),
                 [member.response_ids for member in members],
-                top_k=self._config.top_k,
+                top_k=self._top_k,
+                candidate_ids=[member.student.top_ids_TK for member in members]
+                if self._objective.needs_student_tokens
+                else None,
                 temperature=self._config.temperature,
                 teacher=self._config.name,
                 tokenizer_id=self._agreement.registration.tokenizer_id,
@@ -119,7 +135,7 @@ class Scoring:
                     raise CorruptAnswerError(f"{len(answers)} answers came back for {len(members)} responses")
                 for member, scores in zip(members, answers, strict=True):
                     self._check(member, scores)
-                    scored.append(_with_a_choice(member, scores))
+                    scored.append(_with_a_choice(member, scores, config=self._objective))
         finally:
             for _, future in pending:
                 future.cancel()
@@ -133,7 +149,7 @@ class Scoring:
 
     def _check(self, rollout: Rollout, scores: ResponseScores) -> None:
         """What the client cannot know: the student's own vocabulary, and the K that this run asked for."""
-        expected = (len(scores.positions_N), self._config.top_k)
+        expected = (len(scores.positions_N), self._top_k)
         if scores.support_ids_NK.shape != expected or len(scores.status_T) != len(rollout.response_ids):
             raise CorruptAnswerError(f"the support has shape {scores.support_ids_NK.shape}, not {expected}")
         if scores.support_ids_NK.size and int(np.max(scores.support_ids_NK)) >= self._vocabulary_size:
@@ -152,12 +168,14 @@ def teacher_prompt(example: Example, *, prompt_ids: Sequence[int], is_one_to_one
     return Text(prompt) if isinstance(prompt, str) else Chat(prompt)
 
 
-def _with_a_choice(rollout: Rollout, scores: ResponseScores) -> ScoredRollout:
-    """Drops the rows with fewer than two tokens in their support. Nothing after this looks for them again."""
-    has_choice_N = (~np.isneginf(scores.support_logprobs_NK)).sum(axis=1) >= 2
+def _with_a_choice(rollout: Rollout, scores: ResponseScores, *, config: ObjectiveConfig) -> ScoredRollout:
+    """Drops the rows with too few tokens in their support. Nothing after this looks for them again."""
+    sampled_ids_N = np.asarray(rollout.response_ids, np.int64)[scores.positions_N]
+    support = support_of(scores, sampled_ids_N=sampled_ids_N, config=config)
+    has_choice_N = support.sizes_N >= config.min_support
     if has_choice_N.all():
         return ScoredRollout(rollout=rollout, scores=scores)
-    rows_N = scores.teacher_rows_N
+    rows_N, ids_NC, logprobs_NC = scores.teacher_rows_N, scores.candidate_ids_NC, scores.candidate_logprobs_NC
     kept = replace(
         scores,
         positions_N=scores.positions_N[has_choice_N],
@@ -167,5 +185,7 @@ def _with_a_choice(rollout: Rollout, scores: ResponseScores) -> ScoredRollout:
         log_tail_mass_N=scores.log_tail_mass_N[has_choice_N],
         entropies_N=scores.entropies_N[has_choice_N],
         teacher_rows_N=None if rows_N is None else rows_N[has_choice_N],
+        candidate_ids_NC=None if ids_NC is None else ids_NC[has_choice_N],
+        candidate_logprobs_NC=None if logprobs_NC is None else logprobs_NC[has_choice_N],
     )
     return ScoredRollout(rollout=rollout, scores=kept, num_single_support=int((~has_choice_N).sum()))

@@ -77,6 +77,12 @@ class Student:
         assert isinstance(text, str)
         return text
 
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """With special tokens."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        assert isinstance(text, str)
+        return text
+
     def save(self, folder: Path) -> None:
         """Writes model, generation defaults and tokenizer, as `from_pretrained` reads them."""
         self.model.save_pretrained(folder)

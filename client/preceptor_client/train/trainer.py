@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.agreement import Agreement
-from preceptor_client.train.checkpoint import checkpoint_step, load_optimizer, save_checkpoint
+from preceptor_client.train.checkpoint import load_optimizer, save_checkpoint
+from preceptor_client.train.checkpoint_folders import checkpoint_step
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example, PromptStream
 from preceptor_client.train.display import Display
 from preceptor_client.train.errors import RunDirectoryError, TrainingStoppedError
 from preceptor_client.train.evaluate import PromptsOf
 from preceptor_client.train.heldout import Heldout
+from preceptor_client.train.loss import Loss
 from preceptor_client.train.metrics import MetricRow, Metrics
-from preceptor_client.train.record import TeacherView, advice, view_responses, view_teacher
+from preceptor_client.train.record import TeacherView, advice, view_teacher
+from preceptor_client.train.reference import Reference
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
+from preceptor_client.train.rollout_log import RolloutLog
+from preceptor_client.train.scoring import Scorer, Scoring
+from preceptor_client.train.step_log import StepLog
 from preceptor_client.train.student import Student
-from preceptor_client.train.update import Update, UpdateResult
+from preceptor_client.train.update import Update
+from preceptor_client.train.weights import PositionWeights, position_weights
 
 _log = logging.getLogger(__name__)
 
@@ -48,21 +53,40 @@ class Trainer:
         examples: Sequence[Example],
         heldout: Sequence[Example],
         metrics: Metrics,
+        rollout_log: RolloutLog,
         display: Display,
         checkpoint: Path | None = None,
+        start: Student | None = None,
+        weigh: PositionWeights | None = None,
     ) -> None:
-        """`checkpoint` is the one that `student` was loaded from."""
+        """`checkpoint` is the one that `student` was loaded from; `start` is the untrained student, frozen, where
+        `objective.extrapolation` needs it; `weigh` says how much each scored position of a step counts."""
         self.student = student
         self.config = config
-        self.heldout = Heldout(student, examples=heldout, config=config, scorer=scorer, agreement=agreement)
+        self.weigh = weigh
+        temperature = config.teacher.temperature
+        reference = Reference(start, temperature=temperature) if start else None
+        loss = Loss(student, config=config.objective, temperature=temperature, reference=reference)
+        self.heldout = Heldout(student, examples=heldout, config=config, loss=loss, scorer=scorer, agreement=agreement)
         self.metrics = metrics
+        self.log = StepLog(student, config=config, metrics=metrics, rollouts=rollout_log)
         self.display = display
         self.stream = PromptStream(examples, prompts_per_step=config.rollout.prompts_per_step, seed=config.run.seed)
-        self.rollouts = HfRollouts(student, config=config.rollout, seed=config.run.seed)
-        self.scoring = Scoring(
-            scorer, config=config.teacher, agreement=agreement, vocabulary_size=student.head_VD.shape[0]
+        self.rollouts = HfRollouts(
+            student,
+            config=config.rollout,
+            seed=config.run.seed,
+            loss_temperature=temperature,
+            num_top_ids=config.num_student_tokens,
         )
-        self.update = Update(student, config=config.optimizer, temperature=config.teacher.temperature)
+        self.scoring = Scoring(
+            scorer,
+            config=config.teacher,
+            objective=config.objective,
+            agreement=agreement,
+            vocabulary_size=student.vocabulary_size,
+        )
+        self.update = Update(student, config=config.optimizer, loss=loss, temperature=temperature)
         self.step = 0
         self._has_warned_of_few_scores = False
         if checkpoint:
@@ -88,9 +112,7 @@ class Trainer:
                 self._measure("teacher")
         self.display.begin(step=self.step, num_steps=num_steps)
         while self.step < num_steps:
-            row = self.train_step()
-            self.metrics.write(row)
-            self.display.step(row)
+            self.display.step(self.train_step())
             if self.step % run.checkpoint_every_steps == 0:
                 self.save()
             if self.config.evaluation.every_steps and self.step % self.config.evaluation.every_steps == 0:
@@ -100,7 +122,8 @@ class Trainer:
         return folder
 
     def train_step(self) -> MetricRow:
-        """One optimizer step; returns its row of metrics. An error leaves the weights and the step as they were."""
+        """One optimizer step, written down; returns its row of metrics. An error leaves the weights and the step as
+        they were."""
         step = self.step + 1
         started = time.perf_counter()
         examples = self.stream.step(step)
@@ -116,14 +139,15 @@ class Trainer:
         view = view_teacher(scored)
         self._stop_at_non_finite(view, step=step)
         self._warn_of_few_scores(view, step=step)
-        result = self.update.apply(scored, step=step)
+        weights = position_weights(scored, reduction=self.config.objective.reduction, given=self.weigh)
+        result = self.update.apply(scored, weights=weights, step=step)
         finished = time.perf_counter()
         self.step = step
         if result is None:
             _log.warning("step skipped, no position has a score: step=%d statuses=%s", step, view.num_by_status)
-        return _row(
+        return self.log.write(
             step,
-            scored=scored,
+            scored,
             view=view,
             result=result,
             seconds={
@@ -181,34 +205,3 @@ class Trainer:
             f"{self.config.teacher.patience_seconds:.0f} s ({error}). Step {self.step} is saved in {folder}; the same "
             "command continues from there once the teacher is back"
         )
-
-
-def _row(
-    step: int,
-    *,
-    scored: Sequence[ScoredRollout],
-    view: TeacherView,
-    result: UpdateResult | None,
-    seconds: dict[str, float],
-) -> MetricRow:
-    responses = view_responses([one.rollout for one in scored])
-    return {
-        "kind": "step",
-        "step": step,
-        "loss": result.loss if result else None,
-        "is_skipped": result is None,
-        "scored_share": view.scored_share,
-        "num_positions": result.num_positions if result else 0,
-        "student_mass": result.student_mass if result else None,
-        "teacher_mass": view.teacher_mass,
-        "outside_share": view.outside_share,
-        "unmapped_mass": view.unmapped_mass,
-        "teacher_entropy": view.teacher_entropy,
-        "teacher_logprob": view.teacher_logprob,
-        "gradient_norm": result.gradient_norm if result else None,
-        "learning_rate": result.learning_rate if result else None,
-        **asdict(responses),
-        "num_single_support": view.num_single_support,
-        **{f"num_{status}": number for status, number in view.num_by_status.items()},
-        **seconds,
-    }

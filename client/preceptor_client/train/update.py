@@ -8,24 +8,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from preceptor_client.train.batches import micro_batches
+from preceptor_client.train.columns import StudentColumns
 from preceptor_client.train.config import OptimizerConfig
 from preceptor_client.train.errors import TrainingStoppedError
-from preceptor_client.train.loss import micro_batches, position_losses
+from preceptor_client.train.loss import Loss
+from preceptor_client.train.measure import StudentMeasure
 from preceptor_client.train.scoring import ScoredRollout
 from preceptor_client.train.student import Student
+from preceptor_client.train.weights import WeightArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateResult:
-    """What one step did. Means are over the scored positions of the step, before the update."""
+    """What one step did."""
 
     num_positions: int
+    """Those with a score and a weight."""
     loss: float
-    """Nats per position."""
-    student_mass: float
-    """The student's probability inside the teacher's support, of its whole vocabulary."""
+    """Nats per position: the mean under the step's weights, before the update."""
+    columns: list[StudentColumns]
+    """One entry per rollout of the step, before the update."""
     gradient_norm: float
     """Before clipping."""
     learning_rate: float
@@ -34,9 +40,11 @@ class UpdateResult:
 class Update:
     """Owns the optimizer."""
 
-    def __init__(self, student: Student, *, config: OptimizerConfig, temperature: float) -> None:
+    def __init__(self, student: Student, *, config: OptimizerConfig, loss: Loss, temperature: float) -> None:
+        """`temperature` is that of the loss."""
         self._student = student
         self._config = config
+        self._loss = loss
         self._temperature = temperature
         self._parameters = [parameter for parameter in student.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -47,15 +55,17 @@ class Update:
             fused=True,
         )
 
-    def apply(self, scored: Sequence[ScoredRollout], *, step: int) -> UpdateResult | None:
-        """Moves the student. None where no position has a score: the step is skipped and the weights stay."""
-        totals = self.accumulate_gradients(scored)
-        if totals is None:
+    def apply(
+        self, scored: Sequence[ScoredRollout], *, weights: Sequence[WeightArray], step: int
+    ) -> UpdateResult | None:
+        """Moves the student. `weights` are those of `position_weights`, one array per rollout. None where no position
+        has a score and a weight: the step is skipped and the weights stay."""
+        if not sum(float(weights_N.sum()) for weights_N in weights):
             return None
-        num_positions, loss, student_mass = totals
+        loss, columns = self.accumulate_gradients(scored, weights=weights)
         # Called on every step, also far below the clip: it measures the norm.
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip))
-        if not all(map(math.isfinite, (loss, norm, student_mass))):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingStoppedError(
                 f"step {step}: the loss is {loss} and the norm of its gradient {norm}: the weights were left as they "
@@ -67,26 +77,29 @@ class Update:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return UpdateResult(
-            num_positions=num_positions,
+            num_positions=sum(int((weights_N > 0).sum()) for weights_N in weights),
             loss=loss,
-            student_mass=student_mass,
+            columns=columns,
             gradient_norm=norm,
             learning_rate=learning_rate,
         )
 
-    def accumulate_gradients(self, scored: Sequence[ScoredRollout]) -> tuple[int, float, float] | None:
-        """Adds the gradient of the mean loss over all scored positions of the step; returns their number, that mean,
-        and the mean student mass. The mean is global: micro-batches do not change it."""
-        num_positions = sum(len(one.scores.positions_N) for one in scored)
-        if not num_positions:
-            return None
-        loss_sum = mass_sum = 0.0
-        for batch in micro_batches(scored, size=self._config.micro_batch_size):
-            loss_N, mass_N = position_losses(self._student, batch, temperature=self._temperature)
-            torch.autograd.backward(loss_N.sum() / num_positions)
-            loss_sum += float(loss_N.detach().double().sum())
-            mass_sum += float(mass_N.double().sum())
-        return num_positions, loss_sum / num_positions, mass_sum / num_positions
+    def accumulate_gradients(
+        self, scored: Sequence[ScoredRollout], *, weights: Sequence[WeightArray]
+    ) -> tuple[float, list[StudentColumns]]:
+        """Adds the gradient of the mean loss over the step, and returns that mean. It is global: micro-batches do not
+        change it."""
+        total = sum(float(weights_N.sum()) for weights_N in weights)
+        measure = StudentMeasure(self._student, scored, temperature=self._temperature)
+        loss = 0.0
+        for indices in micro_batches(scored, size=self._config.micro_batch_size):
+            batch = self._loss.of([scored[index] for index in indices])
+            weights_N = torch.from_numpy(np.concatenate([weights[index] for index in indices]))
+            weighted_N = batch.losses_N * weights_N.to(batch.losses_N)
+            torch.autograd.backward(weighted_N.sum() / total)
+            loss += float(weighted_N.detach().double().sum()) / total
+            measure.add(indices, batch.hidden_ND, batch.losses_N.detach())
+        return loss, measure.finish()
 
     def _learning_rate(self, step: int) -> float:
         if step >= self._config.warmup_steps:

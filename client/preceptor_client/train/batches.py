@@ -1,0 +1,51 @@
+"""Scored rollouts a few at a time: which go together, the student's hidden states for them, and columns cut back."""
+
+# N = scored positions of a batch, D = hidden size
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from preceptor.wire import TokenArray
+
+from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.student import Student
+
+
+def micro_batches(scored: Sequence[ScoredRollout], *, size: int) -> Iterator[list[int]]:
+    """Indices of the rollouts that have a score, a few at a time."""
+    eligible = [index for index, one in enumerate(scored) if len(one.scores.positions_N)]
+    # Alike lengths side by side waste the least padding; the sort is stable, so a resumed run sees the same.
+    eligible.sort(key=lambda index: len(scored[index].rollout.prompt_ids) + len(scored[index].rollout.response_ids))
+    for start in range(0, len(eligible), size):
+        yield eligible[start : start + size]
+
+
+def hidden_states(student: Student, batch: Sequence[ScoredRollout]) -> torch.Tensor:
+    """Of the rows that predict the scored tokens, [N, D]. `positions_N` of the scores already excludes prompt,
+    padding, masked and failed positions; nothing here re-derives it."""
+    sequences = [
+        ScoredSequence(
+            prompt_ids=one.rollout.prompt_ids,
+            response_ids=one.rollout.response_ids,
+            positions_N=one.scores.positions_N,
+        )
+        for one in batch
+    ]
+    return scored_hidden_states(student, sequences)
+
+
+def sampled_ids(one: ScoredRollout) -> TokenArray:
+    """The tokens that the student wrote at the scored positions, [N]."""
+    return np.asarray(one.rollout.response_ids, np.int64)[one.scores.positions_N]
+
+
+def split_by_rollout(
+    column_N: npt.NDArray[np.float32], batch: Sequence[ScoredRollout]
+) -> list[npt.NDArray[np.float32]]:
+    """Cuts a column over all positions of a batch into those of its rollouts."""
+    return np.split(column_N, np.cumsum([len(one.scores.positions_N) for one in batch])[:-1])
