@@ -53,11 +53,10 @@ def measure_table(measures: Measures) -> Table:
 
 
 def group_table(rows: Sequence[MetricRow], *, title: str) -> Table:
-    """One row per group of positions."""
-    # One word per line: ten columns are to fit a narrow terminal.
-    table = Table("group", *(name.replace("_", "\n") for name in _SHOWN_BY_GROUP), title=title)
-    for row in rows:
-        table.add_row(Cell(str(row["group"])), *(_text(row[name]) for name in _SHOWN_BY_GROUP))
+    """One column per group of positions: there are few, and the measures' names are long."""
+    table = Table("measure", *(Cell(str(row["group"])) for row in rows), title=title)
+    for name in _SHOWN_BY_GROUP:
+        table.add_row(name, *(_text(row[name]) for row in rows))
     return table
 
 

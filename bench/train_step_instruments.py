@@ -1,0 +1,103 @@
+"""What the instruments cost of a demo step: the time inside them, as a share of the step without waiting for a teacher.
+
+The recorder runs while the student writes, the measure of mass and overlap within the update, the table after it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from preceptor_client.train import update as update_module
+from preceptor_client.train.columns import StudentColumns
+from preceptor_client.train.instruments.breakdown import breakdown_rows
+from preceptor_client.train.instruments.measures import measure
+from preceptor_client.train.instruments.table import position_table
+from preceptor_client.train.loss import Loss
+from preceptor_client.train.measure import StudentMeasure
+from preceptor_client.train.objective_config import ObjectiveConfig
+from preceptor_client.train.rollout import StudentView
+from preceptor_client.train.rollout import hf as rollouts_module
+from preceptor_client.train.rollout.recorder import StudentRecorder
+from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.student import Student, load_student
+from preceptor_client.train.update import Update
+from preceptor_client.train.weights import position_weights
+
+from bench.train_step_data import demo_examples, demo_rollouts, student_config
+from bench.train_step_worker import OPTIMIZER, scored_rollouts
+
+
+class Clock:
+    """Adds up seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def runs(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def instrument_seconds(path: Path, *, rounds: int) -> dict[str, float]:
+    """Medians: of each instrument, and of the `step` that holds them all. The teacher's answer comes from the file."""
+    student = load_student(student_config())
+    scored = scored_rollouts(path, is_before=False)
+    loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
+    update = Update(student, config=OPTIMIZER, loss=loss, temperature=1.0)
+    _step(student, update, scored, Clock())  # warms up, and moves the weights a little
+    clocks = [Clock() for _ in range(rounds)]
+    for clock in clocks:
+        _step(student, update, scored, clock)
+    return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in clocks[0].seconds}
+
+
+def _step(student: Student, update: Update, scored: list[ScoredRollout], clock: Clock) -> None:
+    """Every round writes and learns from equally much: the responses of the file, whatever is written now."""
+    recorder, student_measure = _timed(clock)
+    with (
+        patch.object(rollouts_module, "StudentRecorder", recorder),
+        patch.object(update_module, "StudentMeasure", student_measure),
+        clock.runs("step"),
+    ):
+        for _ in demo_rollouts(student).generate(demo_examples(), step=1):
+            pass
+        weights = position_weights(scored, reduction="position_mean")
+        result = update.apply(scored, weights=weights, step=1)
+        assert result is not None
+        with clock.runs("instruments"):
+            table = position_table(scored, result.columns, end_token_ids=student.end_token_ids)
+            measure(table)
+            breakdown_rows(table, step=1)
+
+
+def _timed(clock: Clock) -> tuple[type[StudentRecorder], type[StudentMeasure]]:
+    """The two that run inside others, with a clock around what they do."""
+
+    class TimedRecorder(StudentRecorder):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            with clock.runs("recorder"):
+                return super().__call__(input_ids, scores)
+
+        def finish(self, last_ids_B: torch.Tensor, *, lengths: list[int]) -> list[StudentView]:
+            with clock.runs("recorder"):
+                return super().finish(last_ids_B, lengths=lengths)
+
+    class TimedMeasure(StudentMeasure):
+        def add(self, *arguments: Any) -> None:  # Any: handed on
+            with clock.runs("mass and overlap"):
+                super().add(*arguments)
+
+        def finish(self) -> list[StudentColumns]:
+            with clock.runs("mass and overlap"):
+                return super().finish()
+
+    return TimedRecorder, TimedMeasure
