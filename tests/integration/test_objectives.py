@@ -100,9 +100,7 @@ def test_the_loss_that_collapses_says_so_before_it_starts(hf_server: RunningServ
     assert any("known to collapse" in text for text in display.texts)
 
 
-def test_more_tokens_than_the_server_gives_are_refused_before_the_first_step(
-    tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_more_tokens_than_the_server_gives_are_refused_before_the_first_step(tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ["--engine.model", str(tiny_folder), "--limits.max-top-k", "64"]
     match = r"limit is 64: start it with --limits\.max-top-k=259"
     with (

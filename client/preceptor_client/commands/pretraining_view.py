@@ -54,7 +54,10 @@ def measure_table(measures: Measures) -> Table:
 
 def group_table(rows: Sequence[MetricRow], *, title: str) -> Table:
     """One column per group of positions: there are few, and the measures' names are long."""
-    table = Table("measure", *(Cell(str(row["group"])) for row in rows), title=title)
+    table = Table("measure", title=title)
+    for row in rows:
+        # A cell rather than markup: a task's name may hold "[".
+        table.add_column(Cell(str(row["group"])))
     for name in _SHOWN_BY_GROUP:
         table.add_row(name, *(_text(row[name]) for row in rows))
     return table

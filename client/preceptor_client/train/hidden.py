@@ -1,7 +1,6 @@
 """One forward of the student over prompts and responses: the hidden states that predict the scored tokens."""
 
-# B = responses, T = padded tokens after the shared prefix, P = tokens of the shared prefix, N = scored positions,
-# D = hidden size
+# B = responses, T = padded tokens, P = tokens of the shared prefix, N = scored positions, D = hidden size
 
 from __future__ import annotations
 
@@ -12,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from preceptor_client.train.prefix import prefix_cache, usable_prefix_length
+from preceptor_client.train.flat import flat_hidden_states, flat_row
+from preceptor_client.train.prefix import usable_prefix_length
 from preceptor_client.train.student import Student
 
 
@@ -26,32 +26,44 @@ class ScoredSequence:
 
 
 def scored_hidden_states(student: Student, sequences: Sequence[ScoredSequence]) -> torch.Tensor:
-    """Hidden states of the rows that predict the scored tokens, shape [N, D], in the order of the sequences.
+    """Hidden states of the rows that predict the scored tokens, shape [N, D], in the order of the sequences."""
+    states, rows_N = (_flat if student.runs_flat else _padded)(student, sequences)
+    scored_ND: torch.Tensor = states.index_select(0, torch.from_numpy(rows_N).to(student.device))
+    return scored_ND
 
-    Right-padded. Whatever the prompts have in common is computed once for the whole batch.
-    """
-    length_P = usable_prefix_length(student, [sequence.prompt_ids for sequence in sequences])
-    # The last token of a response predicts nothing that is scored.
-    inputs = [[*one.prompt_ids[length_P:], *one.response_ids[:-1]] for one in sequences]
+
+def _flat(student: Student, sequences: Sequence[ScoredSequence]) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+    """States of all tokens without padding, whatever the prompts have in common computed once; and the rows of them
+    that are wanted."""
+    length_P = usable_prefix_length(student, [one.prompt_ids for one in sequences])
+    rests = [_inputs(one)[length_P:] for one in sequences]
+    row = flat_row(sequences[0].prompt_ids[:length_P], rests, device=student.device)
+    rows = [_wanted(one) + start - length_P for one, start in zip(sequences, row.starts_B, strict=True)]
+    return flat_hidden_states(student.model, row), np.concatenate(rows)
+
+
+def _padded(student: Student, sequences: Sequence[ScoredSequence]) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+    """The same, padded to the right: for models that keep more than keys and values of all tokens, and for those whose
+    attention does something of its own."""
+    inputs = [_inputs(one) for one in sequences]
     length_T = max(map(len, inputs))
     ids_BT = torch.full((len(inputs), length_T), student.pad_token_id)
-    mask_BT = torch.zeros((len(inputs), length_P + length_T), dtype=torch.long)
-    rows: list[npt.NDArray[np.int64]] = []
-    for index, (ids, one) in enumerate(zip(inputs, sequences, strict=True)):
+    mask_BT = torch.zeros((len(inputs), length_T), dtype=torch.long)
+    for index, ids in enumerate(inputs):
         ids_BT[index, : len(ids)] = torch.tensor(ids)
-        mask_BT[index, : length_P + len(ids)] = 1
-        # Response token t is predicted by the token before it, which lies at len(prompt) + t - 1.
-        rows.append(index * length_T + len(one.prompt_ids) - length_P - 1 + one.positions_N)
-    cache = None
-    if length_P:
-        cache = prefix_cache(student, sequences[0].prompt_ids[:length_P], batch_size=len(inputs))
-    hidden_BTD = student.base(
-        ids_BT.to(student.device),
-        attention_mask=mask_BT.to(student.device),
-        position_ids=torch.arange(length_P, length_P + length_T, device=student.device).unsqueeze(0),
-        past_key_values=cache,
-        use_cache=cache is not None,
+        mask_BT[index, : len(ids)] = 1
+    states_BTD: torch.Tensor = student.base(
+        ids_BT.to(student.device), attention_mask=mask_BT.to(student.device), use_cache=False
     ).last_hidden_state
-    rows_N = torch.from_numpy(np.concatenate(rows)).to(student.device)
-    states_ND: torch.Tensor = hidden_BTD.flatten(0, 1).index_select(0, rows_N)
-    return states_ND
+    rows = [index * length_T + _wanted(one) for index, one in enumerate(sequences)]
+    return states_BTD.flatten(0, 1), np.concatenate(rows)
+
+
+def _inputs(one: ScoredSequence) -> list[int]:
+    """The last token of a response predicts nothing that is scored."""
+    return [*one.prompt_ids, *one.response_ids[:-1]]
+
+
+def _wanted(one: ScoredSequence) -> npt.NDArray[np.int64]:
+    """Response token t is predicted by the token before it, which lies at len(prompt) + t - 1."""
+    return len(one.prompt_ids) - 1 + one.positions_N

@@ -18,8 +18,9 @@ from preceptor_client.train.columns import FloatColumn, StudentColumns, unmeasur
 from preceptor_client.train.scoring import ScoredRollout
 from preceptor_client.train.student import Student
 
-MAX_POSITIONS = 128
-"""Positions of a step that are measured: the standard error of a mean share is below 0.045 then."""
+MAX_POSITIONS = 64
+"""Positions of a step that are measured: the standard error of a mean share is at most 0.0625 then, and the cost 2 % of
+a step of the demo (bench/train_step.py)."""
 _GOLDEN = (5**0.5 - 1) / 2
 
 

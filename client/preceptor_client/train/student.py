@@ -23,6 +23,7 @@ from transformers import (
 from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.data import ExamplePrompt
 from preceptor_client.train.errors import InvalidStudentError
+from preceptor_client.train.flat import can_run_flat
 from preceptor_client.train.head import Head
 from preceptor_client.train.head.matching import head_of
 
@@ -35,6 +36,8 @@ class Student:
 
     model: PreTrainedModel
     head: Head
+    runs_flat: bool
+    """Whether it can be trained without padding: see `flat`."""
     tokenizer: PreTrainedTokenizerFast
     tokenizer_id: str
     end_token_ids: tuple[int, ...]
@@ -138,6 +141,7 @@ def prepare_student(
     student = Student(
         model=model,
         head=head_of(model),
+        runs_flat=can_run_flat(model),
         tokenizer=tokenizer,
         tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
         end_token_ids=ends,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,16 +25,35 @@ def _one_by_one(student: Student) -> torch.Tensor:
     return torch.cat(rows)
 
 
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_rows_equal_unpadded_forwards(student: Student, monkeypatch: pytest.MonkeyPatch, is_shared: bool) -> None:
+@pytest.fixture(params=["flat", "flat, nothing shared", "padded"])
+def way(request: pytest.FixtureRequest, student: Student, monkeypatch: pytest.MonkeyPatch) -> Student:
+    """The student, and each way through it."""
+    assert student.runs_flat
     assert usable_prefix_length(student, [one.prompt_ids for one in SEQUENCES]) == 2
-    if not is_shared:
+    if request.param == "flat, nothing shared":
         monkeypatch.setattr(hidden, "usable_prefix_length", lambda student, prompts: 0)
+    return replace(student, runs_flat=request.param != "padded")
+
+
+def test_rows_equal_unpadded_forwards(way: Student) -> None:
     # fp32 through two layers; other shapes round differently.
-    torch.testing.assert_close(scored_hidden_states(student, SEQUENCES), _one_by_one(student), atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(scored_hidden_states(way, SEQUENCES), _one_by_one(way), atol=2e-5, rtol=2e-5)
 
 
-def test_gradients_flow_through_the_shared_prefix(student: Student) -> None:
+def test_one_sequence_alone_equals_its_forward(way: Student) -> None:
+    together = scored_hidden_states(way, SEQUENCES)
+    alone = torch.cat([scored_hidden_states(way, [one]) for one in SEQUENCES])
+    torch.testing.assert_close(alone, together, atol=2e-5, rtol=2e-5)
+
+
+def test_the_models_own_attention_is_as_it_was(student: Student) -> None:
+    before = student.model.config._attn_implementation
+    scored_hidden_states(student, SEQUENCES)
+    assert student.model.config._attn_implementation == before != "preceptor_flat"
+
+
+def test_gradients_equal_those_of_unpadded_forwards(way: Student) -> None:
+    student = way
     parameters = list(student.model.parameters())
     weights_ND = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
     ours = torch.autograd.grad((scored_hidden_states(student, SEQUENCES) * weights_ND).sum(), parameters)
