@@ -1,8 +1,8 @@
 """All logits of a few positions at a time: the normaliser with its gradient, and logits at very many tokens.
 
-What is [C, V] exists for one chunk of positions, in the forward and again in the backward. cut-cross-entropy (GPUs only)
-and Liger compute normalisers inside whole losses against labels or a dense teacher; what is needed here is the normaliser
-by itself, with a temperature, adapters, a scale and a soft cap.
+What is [C, V] exists for one chunk of positions, in the forward and again in the backward. cut-cross-entropy (GPUs
+only) and Liger compute normalisers inside whole losses against labels or a dense teacher; what is needed here is the
+normaliser by itself, with a temperature, adapters, a scale and a soft cap.
 """
 
 # N = positions, C = positions of a chunk, K = tokens per position, V = vocabulary, D = hidden size
