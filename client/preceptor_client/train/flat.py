@@ -137,8 +137,9 @@ def flat_attention(
     """One layer's attention, [1, F, H, D]."""
     if softcap is not None or s_aux is not None or sliding_window is not None or dropout:
         raise UnsupportedAttentionError("soft caps, sinks, windows and dropout are not done here")
-    assert attention_mask is None, "transformers builds no mask for an attention function of our own"
-    assert getattr(module, "is_causal", True)
+    # transformers builds no mask for an attention function of our own; a model that does has something in mind.
+    if attention_mask is not None or not getattr(module, "is_causal", True):
+        raise UnsupportedAttentionError("masks other than the causal one are not done here")
     row = _row.get()
     P, (B, T) = row.prefix_length, row.cells_BT.shape
     H, G, D = query.shape[1], key.shape[1], value.shape[3]

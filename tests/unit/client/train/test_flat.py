@@ -74,8 +74,10 @@ def test_a_model_that_ignores_the_attention_is_found_out(monkeypatch: pytest.Mon
     assert not can_run_flat(model)
 
 
-def test_soft_caps_sinks_and_dropout_are_refused() -> None:
+def test_soft_caps_sinks_masks_and_dropout_are_refused() -> None:
     states = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(flat.UnsupportedAttentionError):
+        flat.flat_attention(torch.nn.Identity(), states, states, states, torch.zeros(1, 1, 3, 3))
     for option in ({"softcap": 30.0}, {"s_aux": torch.zeros(2)}, {"dropout": 0.1}, {"sliding_window": 8}):
         with pytest.raises(flat.UnsupportedAttentionError):
             flat.flat_attention(torch.nn.Identity(), states, states, states, None, **option)
