@@ -16,7 +16,7 @@ from preceptor_client.train.data import load_examples
 from preceptor_server.config import ServerConfig
 
 from tests.integration.servers import RunningServer
-from tests.integration.trainers import write_run
+from tests.integration.trainers import run_training, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()
@@ -29,7 +29,7 @@ def readme_commands(program: str) -> list[str]:
     return [line.split("  #")[0].strip() for line in lines]
 
 
-def run(command: str) -> subprocess.CompletedProcess[str]:
+def run(command: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
     program, *arguments = shlex.split(command)
     module = {"preceptor": "preceptor_client.cli", "preceptor-server": "preceptor_server.cli"}[program]
     return subprocess.run(
@@ -37,6 +37,7 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=240,
+        cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
 
@@ -46,13 +47,19 @@ def test_every_client_command_of_the_readme_works(
     command: str, hf_server: RunningServer, tiny_folder: Path, tmp_path: Path
 ) -> None:
     files = write_run(tmp_path, student=tiny_folder, address=hf_server.address, num_steps=2)
+    if " report " in command:
+        for name in ("first", "second"):
+            status, output = run_training(files, "--run.directory", str(tmp_path / "runs" / name))
+            assert status == 0, output
     command = command.replace(ADDRESS, hf_server.address).replace("path/to/student", str(tiny_folder))
-    result = run(command.replace("run.toml", str(files.settings)))
+    result = run(command, folder=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "comparison.html").is_file() == (" report " in command)
 
 
 def test_the_readme_names_every_client_command() -> None:
-    assert [command.split()[1] for command in readme_commands("preceptor")] == ["doctor", "score", "train", "eval"]
+    named = [command.split()[1] for command in readme_commands("preceptor")]
+    assert list(dict.fromkeys(named)) == ["doctor", "score", "train", "eval", "report"]
 
 
 def test_the_server_command_of_the_readme_has_settings_that_load() -> None:
@@ -70,10 +77,13 @@ def test_the_python_of_the_readme_runs(fake_server: RunningServer) -> None:
 
 
 def test_the_least_that_a_run_needs_is_enough(tmp_path: Path) -> None:
-    [settings] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    settings, objective = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "run.toml").write_text(settings)
     config = load_settings(RunConfig, ["@", str(tmp_path / "run.toml")], program="preceptor train")
     assert (config.teacher.address, config.teacher.top_k) == (ADDRESS, 32)
+    (tmp_path / "run.toml").write_text(settings + objective)
+    config = load_settings(RunConfig, ["@", str(tmp_path / "run.toml")], program="preceptor train")
+    assert (config.objective.kind, config.objective.support) == ("tail_bucket", "union")
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^\$ make ([a-z-]+)", README, re.MULTILINE))))
