@@ -8,6 +8,7 @@ from transformers.utils import logging as transformers_logging
 
 from preceptor_client.commands.pretraining import Pretraining
 from preceptor_client.teacher import BlockingTeacherClient
+from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example, PromptStream, load_examples
 from preceptor_client.train.handshake import check_teacher
@@ -16,6 +17,7 @@ from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.instruments.verdicts import verdicts
 from preceptor_client.train.measure import student_columns
+from preceptor_client.train.objective_fit import can_name_tokens
 from preceptor_client.train.record import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
@@ -34,14 +36,14 @@ def measure_batch(config: RunConfig, *, num_prompts: int) -> Pretraining:
     stream = PromptStream(examples, prompts_per_step=min(num_prompts, len(examples)), seed=config.run.seed)
     student = load_student(config.student)
     with BlockingTeacherClient(config.teacher.address, timeout_seconds=config.teacher.patience_seconds) as client:
-        scored = roll_out(student, client, config=config, examples=stream.step(1))
-    return judge(student, scored, config=config)
+        scored, agreement = roll_out(student, client, config=config, examples=stream.step(1))
+    return judge(student, scored, config=config, agreement=agreement)
 
 
 def roll_out(
     student: Student, scorer: Scorer, *, config: RunConfig, examples: Sequence[Example]
-) -> list[ScoredRollout]:
-    """What the student writes, and what the teacher thinks of it, asked for as a run would."""
+) -> tuple[list[ScoredRollout], Agreement]:
+    """What the student writes and what the teacher thinks of it, asked for as a run would; and on what terms."""
     agreement = check_teacher(scorer, config=config, student=student, examples=examples)
     rollouts = HfRollouts(
         student, config=config.rollout, seed=config.run.seed, loss_temperature=config.teacher.temperature
@@ -56,12 +58,12 @@ def roll_out(
     try:
         for batch in rollouts.generate(examples, step=_BEFORE_TRAINING):
             scoring.submit(batch, name="doctor")
-        return scoring.gather()
+        return scoring.gather(), agreement
     finally:
         scoring.cancel()
 
 
-def judge(student: Student, scored: Sequence[ScoredRollout], *, config: RunConfig) -> Pretraining:
+def judge(student: Student, scored: Sequence[ScoredRollout], *, config: RunConfig, agreement: Agreement) -> Pretraining:
     """Measures what was scored, and says what it means."""
     columns = student_columns(
         student, scored, temperature=config.teacher.temperature, max_positions=MAX_MEASURED_POSITIONS
@@ -76,5 +78,12 @@ def judge(student: Student, scored: Sequence[ScoredRollout], *, config: RunConfi
         measures=measures,
         by_position=by_position,
         by_task=tuple(row for row in rows if row["by"] == "task"),
-        verdicts=tuple(verdicts(measures, num_by_status=view.num_by_status, by_position=by_position)),
+        verdicts=tuple(
+            verdicts(
+                measures,
+                num_by_status=view.num_by_status,
+                by_position=by_position,
+                can_name_tokens=can_name_tokens(agreement),
+            )
+        ),
     )

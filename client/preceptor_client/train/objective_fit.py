@@ -32,12 +32,18 @@ def check_objective(agreement: Agreement, limits: Limits, *, config: RunConfig, 
                 f"objective.support={objective.support} needs a teacher that scores the student's tokens, and "
                 f"{name!r} does not: set objective.support=teacher"
             )
-        if not agreement.is_one_to_one or agreement.policy is SegmentationPolicy.CANONICAL:
+        if not can_name_tokens(agreement):
             raise UnsuitableTeacherError(
                 f"objective.support={objective.support} needs ids that correspond one to one and a segmentation of "
                 f"as_is, mask or paper; with teacher {name!r} it is {agreement.policy.name.lower()}: set "
                 "objective.support=teacher"
             )
+
+
+def can_name_tokens(agreement: Agreement) -> bool:
+    """Whether the teacher scores the student's tokens by their ids: what supports with the student's tokens need."""
+    has_ids = agreement.is_one_to_one and agreement.policy is not SegmentationPolicy.CANONICAL
+    return has_ids and agreement.teacher.capabilities.candidates
 
 
 def objective_warnings(config: RunConfig) -> tuple[str, ...]:

@@ -79,10 +79,10 @@ def test_a_student_that_is_its_own_teacher_has_no_gap(arguments: dict[str, Any])
     """Both sides go through their own code: recorder and dense head here, a dense fp32 log-softmax at the teacher."""
     config = run_config(DoctorSettings(**arguments))
     student = tiny_student(seed=0)
-    scored = roll_out(
+    scored, agreement = roll_out(
         student, FakeScorer(teacher=tiny_student(seed=0)), config=config, examples=load_examples(config.data.train)
     )
-    found = judge(student, scored, config=config)
+    found = judge(student, scored, config=config, agreement=agreement)
     measures = found.measures
     assert (measures["num_positions"], found.scored_share) == (sum(len(one.rollout.response_ids) for one in scored), 1)
     # float32 logits through two paths.
@@ -187,10 +187,10 @@ def test_a_verdict_is_never_a_failed_check(arguments: dict[str, Any]) -> None:
     """A stranger of a teacher: failures of distillation, and exit status 0."""
     config = run_config(DoctorSettings(**arguments))
     student = tiny_student(seed=0)
-    scored = roll_out(
+    scored, agreement = roll_out(
         student, FakeScorer(teacher=tiny_student(seed=1)), config=config, examples=load_examples(config.data.train)
     )
-    found = judge(student, scored, config=config)
+    found = judge(student, scored, config=config, agreement=agreement)
     assert any(verdict.level is Level.FAIL for verdict in found.verdicts)
     gap = found.measures["gap"]
     assert gap is not None

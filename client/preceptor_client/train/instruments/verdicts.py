@@ -37,11 +37,17 @@ class Verdict:
 
 
 def verdicts(
-    measures: Measures, *, num_by_status: Mapping[str, int], by_position: Sequence[MetricRow]
+    measures: Measures,
+    *,
+    num_by_status: Mapping[str, int],
+    by_position: Sequence[MetricRow],
+    can_name_tokens: bool = True,
 ) -> list[Verdict]:
     """At least one verdict per failure mode, in their order, the worst of each first. `by_position` are the rows of
-    `breakdown_rows` by position, in their order."""
-    found = [*_signal(measures), *_prefixes(measures, by_position), *_tokens(measures, num_by_status)]
+    `breakdown_rows` by position, in their order; `can_name_tokens` says whether the teacher scores the student's tokens
+    by their ids, which objective.support=union needs."""
+    union = "objective.support=union" if can_name_tokens else ""
+    found = [*_signal(measures, union=union), *_prefixes(measures, by_position), *_tokens(measures, num_by_status)]
     result: list[Verdict] = []
     for failure in Failure:
         findings = [one for one in found if one.failure is failure and one.level is not Level.OK]
@@ -50,7 +56,8 @@ def verdicts(
     return result
 
 
-def _signal(measures: Measures) -> Iterator[Verdict]:
+def _signal(measures: Measures, *, union: str) -> Iterator[Verdict]:
+    """`union` is the setting, empty where this teacher does not allow it."""
     failure = Failure.SIGNAL
     if (mass := measures["student_mass"]) is not None:
         yield Verdict(
@@ -58,14 +65,14 @@ def _signal(measures: Measures) -> Iterator[Verdict]:
             level=bounds.STUDENT_MASS.level(mass),
             found=f"the student has {mass:.1%} of its probability inside the teacher's support; objective.kind=lsm "
             "leaves the rest where it is",
-            change="objective.kind=tail_bucket, which moves it; or objective.support=union",
+            change=_either("objective.kind=tail_bucket, which moves it", union),
         )
     if (outside := measures["outside_share"]) is not None:
         yield Verdict(
             failure=failure,
             level=bounds.OUTSIDE_SHARE.level(outside),
             found=f"{outside:.1%} of the student's tokens are not in the teacher's support",
-            change="objective.support=union or objective.include_sampled=true; or a higher teacher.top_k",
+            change=_either(union, "objective.include_sampled=true", "a higher teacher.top_k"),
         )
     if (teacher_mass := measures["teacher_mass"]) is not None:
         yield Verdict(
@@ -79,7 +86,7 @@ def _signal(measures: Measures) -> Iterator[Verdict]:
             failure=failure,
             level=bounds.OVERLAP.level(overlap),
             found=f"{overlap:.1%} of the teacher's likeliest tokens are among the student's likeliest",
-            change="fine-tune the student on the teacher's answers first; objective.support=union helps meanwhile",
+            change=_either("fine-tune the student on the teacher's answers first", union),
         )
     if (positive := measures["positive_share"]) is not None:
         yield Verdict(
@@ -89,6 +96,11 @@ def _signal(measures: Measures) -> Iterator[Verdict]:
             "over one token per position learns from few",
             change="keep objective.kind at lsm or another that compares a support; not sampled_token",
         )
+
+
+def _either(*settings: str) -> str:
+    """Those that apply."""
+    return "; or ".join(setting for setting in settings if setting)
 
 
 def _weight(measures: Measures) -> str:

@@ -20,6 +20,20 @@ def judged(step: Step) -> list[Verdict]:
     return verdicts(measure(table), num_by_status=view_teacher(step[0]).num_by_status, by_position=rows)
 
 
+def test_no_verdict_names_a_setting_that_this_teacher_does_not_allow() -> None:
+    far = healthy(*(good(40 + index, mass=0.3, overlap=0.2, support=(1, 3, 4, 6)) for index in range(30)))
+    table = position_table(*far, end_token_ids=[END])
+    statuses = view_teacher(far[0]).num_by_status
+    told = [
+        [one.change for one in verdicts(measure(table), num_by_status=statuses, by_position=[], can_name_tokens=can)]
+        for can in (True, False)
+    ]
+    assert sum("objective.support=union" in change for change in told[0]) == 3
+    assert not any("union" in change for change in told[1])
+    assert [len(changes) for changes in told] == [len(told[0])] * 2
+    assert all(changes for changes in told[1][:3])
+
+
 def found(step: Step) -> list[tuple[Failure, Level]]:
     return [(one.failure, one.level) for one in judged(step) if one.level is not Level.OK]
 
