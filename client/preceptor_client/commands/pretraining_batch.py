@@ -45,16 +45,8 @@ def roll_out(
 ) -> tuple[list[ScoredRollout], Agreement]:
     """What the student writes and what the teacher thinks of it, asked for as a run would; and on what terms."""
     agreement = check_teacher(scorer, config=config, student=student, examples=examples)
-    rollouts = HfRollouts(
-        student, config=config.rollout, seed=config.run.seed, loss_temperature=config.teacher.temperature
-    )
-    scoring = Scoring(
-        scorer,
-        config=config.teacher,
-        objective=config.objective,
-        agreement=agreement,
-        vocabulary_size=student.vocabulary_size,
-    )
+    rollouts = HfRollouts.of_run(student, config=config)
+    scoring = Scoring.of_run(scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size)
     try:
         for batch in rollouts.generate(examples, step=_BEFORE_TRAINING):
             scoring.submit(batch, name="doctor")

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from preceptor.wire import TokenArray
 
 from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
 from preceptor_client.train.scoring import ScoredRollout
@@ -37,11 +36,6 @@ def hidden_states(student: Student, batch: Sequence[ScoredRollout]) -> torch.Ten
         for one in batch
     ]
     return scored_hidden_states(student, sequences)
-
-
-def sampled_ids(one: ScoredRollout) -> TokenArray:
-    """The tokens that the student wrote at the scored positions, [N]."""
-    return np.asarray(one.rollout.response_ids, np.int64)[one.scores.positions_N]
 
 
 def split_by_rollout(

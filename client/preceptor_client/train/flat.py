@@ -76,11 +76,17 @@ def flat_hidden_states(model: PreTrainedModel, row: FlatRow) -> torch.Tensor:
     return states
 
 
+def keeps_all_tokens(model: PreTrainedModel) -> bool:
+    """Whether all that it keeps of a sequence is the keys and values of every token: no sliding windows, no recurrent
+    states."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
 @torch.no_grad()
 def can_run_flat(model: PreTrainedModel) -> bool:
-    """Whether this computes what the model computes by itself. Not where it keeps more than keys and values of all
-    tokens (sliding windows, recurrent states), or where its attention is its own."""
-    if not all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers):
+    """Whether this computes what the model computes by itself. Not where it does not keep all tokens, or where its
+    attention is its own."""
+    if not keeps_all_tokens(model):
         return False
     size, device = int(model.config.get_text_config().vocab_size), next(model.parameters()).device
     prefix, rests = [token % size for token in _PROBED_PREFIX], [[t % size for t in rest] for rest in _PROBED_RESTS]

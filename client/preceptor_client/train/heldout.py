@@ -51,19 +51,9 @@ class Heldout:
         self._student = student
         self._config = config
         once = config.rollout.model_copy(update={"responses_per_prompt": 1})
-        self._rollouts = HfRollouts(
-            student,
-            config=once,
-            seed=config.run.seed,
-            loss_temperature=config.teacher.temperature,
-            num_top_ids=config.num_student_tokens,
-        )
-        self._scoring = Scoring(
-            scorer,
-            config=config.teacher,
-            objective=config.objective,
-            agreement=agreement,
-            vocabulary_size=student.vocabulary_size,
+        self._rollouts = HfRollouts.of_run(student, config=config.model_copy(update={"rollout": once}))
+        self._scoring = Scoring.of_run(
+            scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size
         )
 
     def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:

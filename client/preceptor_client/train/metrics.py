@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from preceptor_client.train.errors import RunDirectoryError
+from preceptor_client.train.step_lines import StepLines, read_lines
 
 MetricValue = float | int | str | bool | None | list[dict[str, str | bool]]
 MetricRow = dict[str, MetricValue]
 
 METRICS_FILE = "metrics.jsonl"
+_WHAT = "a row of metrics"
 
 
 class Metrics:
@@ -23,19 +22,14 @@ class Metrics:
     def __init__(self, directory: Path, *, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # here: a report reads rows without torch
 
-        self._path = directory / METRICS_FILE
-        self.rows = [row for row in read_rows(self._path) if _step_of(row) <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
-        os.replace(temporary, self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._lines = StepLines(directory / METRICS_FILE, step=step, what=_WHAT)
+        self.rows: list[MetricRow] = [*self._lines.kept]
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: MetricRow) -> None:
         """Appends a row, which holds its `kind` and `step`. It is in the file when this returns."""
         self.rows.append(row)
-        self._file.write(_line(row))
-        self._file.flush()
+        self._lines.write([row])
         for name, value in _scalars(row).items():
             self._board.add_scalar(name, value, _step_of(row))
         self._board.flush()
@@ -44,7 +38,7 @@ class Metrics:
         return any(row["kind"] == kind and row["step"] == step for row in self.rows)
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
         self._board.close()
 
     def __enter__(self) -> Self:
@@ -57,24 +51,8 @@ class Metrics:
 
 
 def read_rows(path: Path) -> list[MetricRow]:
-    """Every whole row of a metrics.jsonl; none where there is no file. A torn last line is what a kill leaves."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows: list[MetricRow] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise RunDirectoryError(f"{path}:{number}: not a row of metrics: {error}") from error
-    return rows
-
-
-def _line(row: Mapping[str, MetricValue]) -> str:
-    # NaN and infinity are not JSON: a row with one is a defect here, and must not reach a reader.
-    return json.dumps(row, allow_nan=False) + "\n"
+    """Every whole row of a metrics.jsonl; none where there is no file."""
+    return [*read_lines(path, what=_WHAT)]
 
 
 def _step_of(row: Mapping[str, MetricValue]) -> int:

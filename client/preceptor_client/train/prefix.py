@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from preceptor_client.train.flat import keeps_all_tokens
 from preceptor_client.train.student import Student
 
 
@@ -27,7 +27,7 @@ def shared_prefix_length(prompts: Sequence[Sequence[int]]) -> int:
 def usable_prefix_length(student: Student, prompts: Sequence[Sequence[int]]) -> int:
     """The shared length, or 0 where sharing saves nothing or the model keeps more than keys and values of all tokens
     (sliding windows, recurrent states), whose caches cannot be padded in the middle."""
-    if len(prompts) < 2 or not all(type(layer) is DynamicLayer for layer in _empty_cache(student).layers):
+    if len(prompts) < 2 or not keeps_all_tokens(student.model):
         return 0
     return shared_prefix_length(prompts)
 

@@ -8,24 +8,23 @@ infinity, which says that the teacher cannot write the token; a student_logprob 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import NotRequired, Self, TypedDict
+from typing import NotRequired, Self, TypedDict, cast
 
 import numpy as np
 from preceptor.wire import PositionStatus
 
 from preceptor_client.train.columns import StudentColumns
-from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.step_lines import StepLines, read_lines
 from preceptor_client.train.token_texts import Decode, token_text, token_texts
 
 ROLLOUTS_FILE = "rollouts.jsonl"
+_WHAT = "a rollout"
 SINGLE_SUPPORT = "single_support"
 """Stands for a status: the teacher scored the position, but fewer than two tokens of its support were left."""
 NUM_KEPT_STEPS = 8
@@ -66,20 +65,14 @@ class RolloutLog:
     """Writes rows as they come. Opened at a step, it drops every row after it, so that a resumed run has no doubles."""
 
     def __init__(self, directory: Path, *, step: int) -> None:
-        path = directory / ROLLOUTS_FILE
-        rows = [row for row in read_rollouts(path) if row["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(_line(row) for row in rows), encoding="utf-8")
-        os.replace(temporary, path)
-        self._file = path.open("a", encoding="utf-8")
+        self._lines = StepLines(directory / ROLLOUTS_FILE, step=step, what=_WHAT)
 
     def write(self, rows: Sequence[RolloutRow]) -> None:
         """Appends the rows of a step. They are in the file when this returns."""
-        self._file.writelines([_line(row) for row in rows])
-        self._file.flush()
+        self._lines.write(rows)
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
 
     def __enter__(self) -> Self:
         return self
@@ -91,19 +84,8 @@ class RolloutLog:
 
 
 def read_rollouts(path: Path) -> list[RolloutRow]:
-    """Every whole row of a rollouts.jsonl; none where there is no file. A torn last line is what a kill leaves."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows: list[RolloutRow] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise RunDirectoryError(f"{path}:{number}: not a rollout: {error}") from error
-    return rows
+    """Every whole row of a rollouts.jsonl; none where there is no file."""
+    return cast(list[RolloutRow], read_lines(path, what=_WHAT))
 
 
 def is_kept(step: int, num_steps: int) -> bool:
@@ -181,7 +163,3 @@ def _finite(number: float) -> float | None:
 
 def _short(number: float) -> float:
     return float(f"{number:.5g}")
-
-
-def _line(row: RolloutRow) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Protocol, Unpack
+from typing import Protocol, Self, Unpack
 
 import numpy as np
-from preceptor.wire import LogprobDtype
+from preceptor.wire import LogprobDtype, TokenArray
 
 from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.teacher import ScoreOptions
 from preceptor_client.train.agreement import Agreement
+from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.objective_config import ObjectiveConfig
 from preceptor_client.train.rollout import Rollout
@@ -70,6 +71,11 @@ class ScoredRollout:
     num_single_support: int = 0
     """How many those are: renormalised over one token both sides are 1, so there is nothing to learn."""
 
+    @property
+    def sampled_ids_N(self) -> TokenArray:
+        """The tokens that the student wrote at the scored positions."""
+        return np.asarray(self.rollout.response_ids, np.int64)[self.scores.positions_N]
+
 
 class Scoring:
     """The groups of one step: submitted as they are written, gathered once, in order."""
@@ -92,6 +98,17 @@ class Scoring:
         num_common = min(vocabulary_size, agreement.teacher.vocabulary_size)
         self._top_k = num_common if objective.kind == "full_vocabulary" else config.top_k
         self._pending: list[tuple[list[Rollout], Future[GroupScores]]] = []
+
+    @classmethod
+    def of_run(cls, scorer: Scorer, *, config: RunConfig, agreement: Agreement, vocabulary_size: int) -> Self:
+        """As a run's settings say; `vocabulary_size` is the student's."""
+        return cls(
+            scorer,
+            config=config.teacher,
+            objective=config.objective,
+            agreement=agreement,
+            vocabulary_size=vocabulary_size,
+        )
 
     def submit(self, rollouts: Sequence[Rollout], *, name: str) -> None:
         """Starts scoring, one group per prompt; the responses to a prompt must come in one call, side by side. `name`
@@ -135,7 +152,8 @@ class Scoring:
                     raise CorruptAnswerError(f"{len(answers)} answers came back for {len(members)} responses")
                 for member, scores in zip(members, answers, strict=True):
                     self._check(member, scores)
-                    scored.append(_with_a_choice(member, scores, config=self._objective))
+                    whole = ScoredRollout(rollout=member, scores=scores)
+                    scored.append(_with_a_choice(whole, config=self._objective))
         finally:
             for _, future in pending:
                 future.cancel()
@@ -168,13 +186,13 @@ def teacher_prompt(example: Example, *, prompt_ids: Sequence[int], is_one_to_one
     return Text(prompt) if isinstance(prompt, str) else Chat(prompt)
 
 
-def _with_a_choice(rollout: Rollout, scores: ResponseScores, *, config: ObjectiveConfig) -> ScoredRollout:
+def _with_a_choice(one: ScoredRollout, *, config: ObjectiveConfig) -> ScoredRollout:
     """Drops the rows with too few tokens in their support. Nothing after this looks for them again."""
-    sampled_ids_N = np.asarray(rollout.response_ids, np.int64)[scores.positions_N]
-    support = support_of(scores, sampled_ids_N=sampled_ids_N, config=config)
+    scores = one.scores
+    support = support_of(scores, sampled_ids_N=one.sampled_ids_N, config=config)
     has_choice_N = support.sizes_N >= config.min_support
     if has_choice_N.all():
-        return ScoredRollout(rollout=rollout, scores=scores)
+        return one
     rows_N, ids_NC, logprobs_NC = scores.teacher_rows_N, scores.candidate_ids_NC, scores.candidate_logprobs_NC
     kept = replace(
         scores,
@@ -188,4 +206,4 @@ def _with_a_choice(rollout: Rollout, scores: ResponseScores, *, config: Objectiv
         candidate_ids_NC=None if ids_NC is None else ids_NC[has_choice_N],
         candidate_logprobs_NC=None if logprobs_NC is None else logprobs_NC[has_choice_N],
     )
-    return ScoredRollout(rollout=rollout, scores=kept, num_single_support=int((~has_choice_N).sum()))
+    return ScoredRollout(rollout=one.rollout, scores=kept, num_single_support=int((~has_choice_N).sum()))

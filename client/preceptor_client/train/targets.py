@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from preceptor_client.train.batches import sampled_ids
 from preceptor_client.train.objective_config import ObjectiveConfig
 from preceptor_client.train.scoring import ScoredRollout
 from preceptor_client.train.support import Support, support_of
@@ -35,7 +34,7 @@ class Targets:
 
 def targets_of(batch: Sequence[ScoredRollout], *, config: ObjectiveConfig, device: torch.device) -> Targets:
     """What the settings compare the student with, at every scored position of a batch, in its order."""
-    sampled = [sampled_ids(one) for one in batch]
+    sampled = [one.sampled_ids_N for one in batch]
     supports = [
         support_of(one.scores, sampled_ids_N=ids_N, config=config) for one, ids_N in zip(batch, sampled, strict=True)
     ]

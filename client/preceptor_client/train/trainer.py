@@ -72,19 +72,9 @@ class Trainer:
         self.log = StepLog(student, config=config, metrics=metrics, rollouts=rollout_log)
         self.display = display
         self.stream = PromptStream(examples, prompts_per_step=config.rollout.prompts_per_step, seed=config.run.seed)
-        self.rollouts = HfRollouts(
-            student,
-            config=config.rollout,
-            seed=config.run.seed,
-            loss_temperature=temperature,
-            num_top_ids=config.num_student_tokens,
-        )
-        self.scoring = Scoring(
-            scorer,
-            config=config.teacher,
-            objective=config.objective,
-            agreement=agreement,
-            vocabulary_size=student.vocabulary_size,
+        self.rollouts = HfRollouts.of_run(student, config=config)
+        self.scoring = Scoring.of_run(
+            scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size
         )
         self.update = Update(student, config=config.optimizer, loss=loss, temperature=temperature)
         self.step = 0

@@ -78,7 +78,7 @@ def position_table(
     for one, column in zip(scored, columns, strict=True):
         assert len(column.losses_N) == len(column.masses_N) == len(column.overlaps_N) == len(one.scores.positions_N)
     rows_R = [one.scores.positions_N for one in scored]
-    sampled_N = _ints(np.asarray(one.rollout.response_ids, np.int64)[one.scores.positions_N] for one in scored)
+    sampled_N = _ints(one.sampled_ids_N for one in scored)
     is_end_N = np.isin(sampled_N, np.array(end_token_ids, np.int64))
     responses_N = np.repeat(np.arange(len(scored)), [len(rows) for rows in rows_R])
     return PositionTable(
@@ -106,8 +106,7 @@ def position_table(
 def _is_inside(one: ScoredRollout) -> BoolColumn:
     """Whether the student's token is in the teacher's support, shape [N]."""
     scores = one.scores
-    sampled_N = np.asarray(one.rollout.response_ids, np.int64)[scores.positions_N]
-    is_match_NK = scores.support_ids_NK == sampled_N[:, None]
+    is_match_NK = scores.support_ids_NK == one.sampled_ids_N[:, None]
     inside_N: BoolColumn = (is_match_NK & ~np.isneginf(scores.support_logprobs_NK)).any(axis=1)
     return inside_N
 

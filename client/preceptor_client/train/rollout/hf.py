@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 import torch
 
-from preceptor_client.train.config import RolloutConfig
+from preceptor_client.train.config import RolloutConfig, RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.rollout import Rollout, StudentView
 from preceptor_client.train.rollout.generation import Sampling, generate_recorded
@@ -35,6 +36,17 @@ class HfRollouts:
         self._config = config
         self._seed = seed
         self._sampling = Sampling(temperature=config.temperature, top_p=config.top_p)
+
+    @classmethod
+    def of_run(cls, student: Student, *, config: RunConfig) -> Self:
+        """As a run's settings say."""
+        return cls(
+            student,
+            config=config.rollout,
+            seed=config.run.seed,
+            loss_temperature=config.teacher.temperature,
+            num_top_ids=config.num_student_tokens,
+        )
 
     def generate(self, examples: Sequence[Example], *, step: int) -> Iterator[list[Rollout]]:
         """Yields the rollouts of a step in batches of at most `rollout.batch_size`; all responses to one prompt are in
