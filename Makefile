@@ -9,7 +9,7 @@ PEERS := trl==1.16.0 liger-kernel==0.8.5
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: .venv/.installed ## Build .venv with everything: server, trainer, demo, tools
 
@@ -69,7 +69,7 @@ bench-alignment: .venv/.pair ## What other tokenizers cost: registering, and sco
 bench-head: .venv/.bench ## The sparse head beside dense, TRL's and Liger's losses, and how it grows (15 minutes)
 	$(BIN)/python -m bench.head
 
-bench-train-step: .venv/.smollm2 ## Forward, loss and backward of a demo step, before the sparse head's issue and now
+bench-train-step: .venv/.smollm2 ## Forward, loss and backward of a demo step, at commit 70b95bd and now
 	$(BIN)/python -m bench.train_step
 
 study-objectives: .venv/.smollm2 ## The demo's job under five objectives, side by side (10 minutes)
