@@ -9,6 +9,9 @@ ServerError
 ├── QueueFullError                          overload; `retry_after_seconds` says when to come back
 ├── DeadlinePassedError                     the caller's deadline passed while its group waited
 ├── EngineFailedError                       the model raised; the cause is logged here, not told to the caller
+├── EngineUnavailableError                  there is no engine just now; `retry_after_seconds` says when to come back
+│   └── EngineDiedError                     the process behind the engine ended while it scored
+├── WeightUpdateError                       new weights that cannot be used; the old ones go on serving
 └── StartupError                            the server cannot start as configured; the message names the setting
 """
 
@@ -78,6 +81,31 @@ class EngineFailedError(ServerError):
     """The model raised."""
 
     reason = "ENGINE_FAILED"
+
+
+class EngineUnavailableError(ServerError):
+    """There is no engine to ask just now; it is being started again."""
+
+    reason = "ENGINE_UNAVAILABLE"
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class EngineDiedError(EngineUnavailableError):
+    """The process behind the engine ended while it scored: what was in flight is lost, and may be asked again."""
+
+    reason = "ENGINE_DIED"
+
+
+class WeightUpdateError(ServerError):
+    """New weights, or a new adapter, that cannot be used; the old ones go on serving."""
+
+    def __init__(self, field: str, message: str, *, reason: str = "WEIGHT_UPDATE_FAILED") -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.reason = reason
 
 
 class StartupError(ServerError):

@@ -15,12 +15,14 @@ from preceptor.wire import ERROR_DOMAIN
 from preceptor_server.errors import (
     DeadlinePassedError,
     EngineFailedError,
+    EngineUnavailableError,
     InvalidRequestError,
     NotYetImplementedError,
     QueueFullError,
     ServerError,
     UnknownTeacherError,
     UnknownTokenizerError,
+    WeightUpdateError,
 )
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ CODE_BY_ERROR: dict[type[ServerError], grpc.StatusCode] = {
     QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlinePassedError: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineFailedError: grpc.StatusCode.INTERNAL,
+    EngineUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    WeightUpdateError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +41,8 @@ class ScoreGroup:
     top_k: int
     temperature: float
     batch_invariant: bool = False
+    adapter: str = ""
+    """Name of one of EngineInfo.adapters. Empty: the teacher as it is."""
 
     @property
     def num_tokens(self) -> int:
@@ -61,7 +64,8 @@ class ResponseColumns:
     support_logprobs_NK: LogprobArray
     sampled_logprobs_N: LogprobArray
     log_tail_mass_N: LogprobArray
-    entropies_N: LogprobArray
+    entropies_N: LogprobArray | None
+    """None from an engine that does not compute them."""
     candidate_logprobs_NC: LogprobArray | None = None
     """Of the response's candidates; None where it names none. A candidate that stands in the support has its logprob
     there, to the bit."""
@@ -130,6 +134,8 @@ class ScoredGroup:
     """What the scheduler returns: the columns, and where the time went."""
 
     columns: GroupColumns
+    revision: str
+    """Of the weights that scored it."""
     queue_ms: float
     forward_ms: float
 
@@ -154,3 +160,19 @@ class EngineInfo:
     end_token_ids: tuple[int, ...] = field(default=())
     scores_candidates: bool = False
     """Whether it answers `ResponseToScore.candidate_ids_TC`."""
+    computes_entropies: bool = True
+    """Whether it answers `ResponseColumns.entropies_N`."""
+    max_top_k: int | None = None
+    """Largest support that it answers. None: the vocabulary."""
+    batches_itself: bool = False
+    """It takes groups one by one, batches what is in flight by itself, and frees what is cancelled: the scheduler then
+    hands over each group alone, as long as `max_tokens_in_flight` has room."""
+    max_tokens_in_flight: int = 0
+    """Of an engine that batches by itself: tokens that keep it busy; what is beyond waits in the scheduler, which is
+    fair."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Names of the adapters that are loaded, and their revisions."""
+
+    def revision_of(self, adapter: str) -> str:
+        """What an answer says that was scored with this adapter; "" is the teacher as it is."""
+        return self.adapters[adapter] if adapter else self.revision

@@ -531,7 +531,7 @@ class ResponseScores(_message.Message):
     log_tail_mass: _builtins.bytes
     """f32 [N], log of the teacher's mass outside the support; -inf where the support holds everything."""
     entropies: _builtins.bytes
-    """f32 [N], entropy of the teacher over the whole vocabulary, in nats."""
+    """f32 [N], entropy of the teacher over the whole vocabulary, in nats; empty unless Capabilities.entropies."""
     candidate_logprobs: _builtins.bytes
     """[N, C] logprobs of the candidates, stored as `ScoreResponse.logprob_dtype`; empty unless asked for. A candidate that
     stands in the support has its logprob there. One without a counterpart has -inf, and under MASK so have the end
@@ -844,6 +844,8 @@ class Capabilities(_message.Message):
     BATCH_INVARIANT_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     OTHER_TOKENIZERS_FIELD_NUMBER: _builtins.int
+    ENTROPIES_FIELD_NUMBER: _builtins.int
+    WEIGHT_UPDATES_FIELD_NUMBER: _builtins.int
     temperature: _builtins.bool
     """Temperatures other than 1."""
     batch_invariant: _builtins.bool
@@ -852,6 +854,10 @@ class Capabilities(_message.Message):
     """Response.candidates."""
     other_tokenizers: _builtins.bool
     """Tokenizers other than the teacher's own."""
+    entropies: _builtins.bool
+    """ResponseScores.entropies. An engine that sees the likeliest tokens only cannot know them."""
+    weight_updates: _builtins.bool
+    """TeacherService.UpdateWeights."""
     def __init__(
         self,
         *,
@@ -859,14 +865,42 @@ class Capabilities(_message.Message):
         batch_invariant: _builtins.bool = ...,
         candidates: _builtins.bool = ...,
         other_tokenizers: _builtins.bool = ...,
+        entropies: _builtins.bool = ...,
+        weight_updates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariant", b"batch_invariant", "candidates", b"candidates", "other_tokenizers", b"other_tokenizers", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariant", b"batch_invariant", "candidates", b"candidates", "entropies", b"entropies", "other_tokenizers", b"other_tokenizers", "temperature", b"temperature", "weight_updates", b"weight_updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Capabilities: _TypeAlias = Capabilities  # noqa: Y015
+
+@_typing.final
+class AdapterInfo(_message.Message):
+    """A low-rank adapter (LoRA) of one teacher."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name to put into ScoreRequest.adapter."""
+    revision: _builtins.str
+    """Identifies teacher and adapter together: what ScoreResponse.revision says for it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdapterInfo: _TypeAlias = AdapterInfo  # noqa: Y015
 
 @_typing.final
 class TeacherInfo(_message.Message):
@@ -889,6 +923,7 @@ class TeacherInfo(_message.Message):
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     TOKENIZER_JSON_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to put into ScoreRequest.teacher."""
     revision: _builtins.str
@@ -925,6 +960,10 @@ class TeacherInfo(_message.Message):
     def capabilities(self) -> Global___Capabilities:
         """What can be asked of it."""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterInfo]:
+        """Adapters that are loaded, by name."""
+
     def __init__(
         self,
         *,
@@ -943,10 +982,11 @@ class TeacherInfo(_message.Message):
         has_chat_template: _builtins.bool = ...,
         capabilities: Global___Capabilities | None = ...,
         tokenizer_json: _builtins.bytes = ...,
+        adapters: _abc.Iterable[Global___AdapterInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "engine", b"engine", "has_chat_template", b"has_chat_template", "max_model_len", b"max_model_len", "model", b"model", "name", b"name", "revision", b"revision", "special_tokens", b"special_tokens", "tokenizer_id", b"tokenizer_id", "tokenizer_json", b"tokenizer_json", "vocabulary_id", b"vocabulary_id", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "capabilities", b"capabilities", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "engine", b"engine", "has_chat_template", b"has_chat_template", "max_model_len", b"max_model_len", "model", b"model", "name", b"name", "revision", b"revision", "special_tokens", b"special_tokens", "tokenizer_id", b"tokenizer_id", "tokenizer_json", b"tokenizer_json", "vocabulary_id", b"vocabulary_id", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1253,3 +1293,69 @@ class AlignmentReport(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AlignmentReport: _TypeAlias = AlignmentReport  # noqa: Y015
+
+@_typing.final
+class UpdateWeightsRequest(_message.Message):
+    """Names weights that lie in the server's folder for them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEACHER_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    UNLOAD_FIELD_NUMBER: _builtins.int
+    teacher: _builtins.str
+    """The teacher to change. Empty = the only one."""
+    adapter: _builtins.str
+    """The adapter to load, or to replace where one of that name is loaded. Empty = the teacher's own weights."""
+    path: _builtins.str
+    """Folder of the weights, as transformers or peft saves it: relative to the server's `engine.weights_folder`, and inside
+    it. Required, unless `unload`.
+    """
+    unload: _builtins.bool
+    """Take `adapter` away instead. Default: no."""
+    def __init__(
+        self,
+        *,
+        teacher: _builtins.str = ...,
+        adapter: _builtins.str = ...,
+        path: _builtins.str = ...,
+        unload: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "path", b"path", "teacher", b"teacher", "unload", b"unload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateWeightsRequest: _TypeAlias = UpdateWeightsRequest  # noqa: Y015
+
+@_typing.final
+class UpdateWeightsResponse(_message.Message):
+    """The weights that serve from this answer on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_REVISION_FIELD_NUMBER: _builtins.int
+    PAUSED_MS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """The revision that answers carry from now on; empty after `unload`."""
+    previous_revision: _builtins.str
+    """The one before; empty where the adapter is new."""
+    paused_ms: _builtins.float
+    """How long scoring stood still for it, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.str = ...,
+        previous_revision: _builtins.str = ...,
+        paused_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paused_ms", b"paused_ms", "previous_revision", b"previous_revision", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateWeightsResponse: _TypeAlias = UpdateWeightsResponse  # noqa: Y015

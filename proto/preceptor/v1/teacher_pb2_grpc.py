@@ -55,6 +55,11 @@ class TeacherServiceStub(object):
                 request_serializer=preceptor_dot_v1_dot_teacher__pb2.ScoreStreamRequest.SerializeToString,
                 response_deserializer=preceptor_dot_v1_dot_teacher__pb2.ScoreStreamResponse.FromString,
                 _registered_method=True)
+        self.UpdateWeights = channel.unary_unary(
+                '/preceptor.v1.TeacherService/UpdateWeights',
+                request_serializer=preceptor_dot_v1_dot_teacher__pb2.UpdateWeightsRequest.SerializeToString,
+                response_deserializer=preceptor_dot_v1_dot_teacher__pb2.UpdateWeightsResponse.FromString,
+                _registered_method=True)
 
 
 class TeacherServiceServicer(object):
@@ -92,6 +97,17 @@ class TeacherServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateWeights(self, request, context):
+        """Replaces the weights of a teacher, or of one of its adapters, while it serves. What is in flight is finished with the
+        old weights, what waits is scored with the new ones, and every answer says by its revision which it was. Refused with
+        FAILED_PRECONDITION and the reason WEIGHT_UPDATES_OFF unless the server was told of a folder to take weights from,
+        and with UNIMPLEMENTED where the engine cannot do it (Capabilities.weight_updates). When it fails, the old weights
+        go on serving.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TeacherServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +130,11 @@ def add_TeacherServiceServicer_to_server(servicer, server):
                     servicer.ScoreStream,
                     request_deserializer=preceptor_dot_v1_dot_teacher__pb2.ScoreStreamRequest.FromString,
                     response_serializer=preceptor_dot_v1_dot_teacher__pb2.ScoreStreamResponse.SerializeToString,
+            ),
+            'UpdateWeights': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateWeights,
+                    request_deserializer=preceptor_dot_v1_dot_teacher__pb2.UpdateWeightsRequest.FromString,
+                    response_serializer=preceptor_dot_v1_dot_teacher__pb2.UpdateWeightsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +246,33 @@ class TeacherService(object):
             '/preceptor.v1.TeacherService/ScoreStream',
             preceptor_dot_v1_dot_teacher__pb2.ScoreStreamRequest.SerializeToString,
             preceptor_dot_v1_dot_teacher__pb2.ScoreStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.v1.TeacherService/UpdateWeights',
+            preceptor_dot_v1_dot_teacher__pb2.UpdateWeightsRequest.SerializeToString,
+            preceptor_dot_v1_dot_teacher__pb2.UpdateWeightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,13 @@ class TeacherServiceStub:
     """
     ScoreStream: _grpc.StreamStreamMultiCallable[_teacher_pb2.ScoreStreamRequest, _teacher_pb2.ScoreStreamResponse]
     """Scores many groups at once; answers come as they finish, in any order, matched by `request_id`."""
+    UpdateWeights: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.UpdateWeightsRequest, _teacher_pb2.UpdateWeightsResponse]
+    """Replaces the weights of a teacher, or of one of its adapters, while it serves. What is in flight is finished with the
+    old weights, what waits is scored with the new ones, and every answer says by its revision which it was. Refused with
+    FAILED_PRECONDITION and the reason WEIGHT_UPDATES_OFF unless the server was told of a folder to take weights from,
+    and with UNIMPLEMENTED where the engine cannot do it (Capabilities.weight_updates). When it fails, the old weights
+    go on serving.
+    """
 
 @_typing.type_check_only
 class TeacherServiceAsyncStub(TeacherServiceStub):
@@ -74,6 +81,13 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
     """
     ScoreStream: _aio.StreamStreamMultiCallable[_teacher_pb2.ScoreStreamRequest, _teacher_pb2.ScoreStreamResponse]  # type: ignore[assignment]
     """Scores many groups at once; answers come as they finish, in any order, matched by `request_id`."""
+    UpdateWeights: _aio.UnaryUnaryMultiCallable[_teacher_pb2.UpdateWeightsRequest, _teacher_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
+    """Replaces the weights of a teacher, or of one of its adapters, while it serves. What is in flight is finished with the
+    old weights, what waits is scored with the new ones, and every answer says by its revision which it was. Refused with
+    FAILED_PRECONDITION and the reason WEIGHT_UPDATES_OFF unless the server was told of a folder to take weights from,
+    and with UNIMPLEMENTED where the engine cannot do it (Capabilities.weight_updates). When it fails, the old weights
+    go on serving.
+    """
 
 class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers, for text that a student wrote, what a frozen teacher would have said at each position."""
@@ -114,5 +128,18 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_teacher_pb2.ScoreStreamResponse], _abc.AsyncIterator[_teacher_pb2.ScoreStreamResponse]]:
         """Scores many groups at once; answers come as they finish, in any order, matched by `request_id`."""
+
+    @_abc_1.abstractmethod
+    def UpdateWeights(
+        self,
+        request: _teacher_pb2.UpdateWeightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_teacher_pb2.UpdateWeightsResponse, _abc.Awaitable[_teacher_pb2.UpdateWeightsResponse]]:
+        """Replaces the weights of a teacher, or of one of its adapters, while it serves. What is in flight is finished with the
+        old weights, what waits is scored with the new ones, and every answer says by its revision which it was. Refused with
+        FAILED_PRECONDITION and the reason WEIGHT_UPDATES_OFF unless the server was told of a folder to take weights from,
+        and with UNIMPLEMENTED where the engine cannot do it (Capabilities.weight_updates). When it fails, the old weights
+        go on serving.
+        """
 
 def add_TeacherServiceServicer_to_server(servicer: TeacherServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from preceptor.wire import LogprobArray, TokenArray
 
@@ -28,3 +29,32 @@ class Engine(Protocol):
     async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """An engine whose model lives in processes that may end by themselves.
+
+    `score` then raises EngineDiedError for what was in flight; `close` followed by `load` brings a new one to life.
+    """
+
+    async def wait_until_dead(self) -> None:
+        """Returns once the engine can answer no more; also when nothing was asked of it."""
+
+
+@runtime_checkable
+class UpdatesWeights(Protocol):
+    """An engine whose weights can be replaced while it serves. `info` tells the new revision afterwards.
+
+    Each raises WeightUpdateError where the weights cannot be used, and leaves the old ones as they were. The caller sees
+    to it that nothing is in flight during `load_weights`.
+    """
+
+    async def load_weights(self, folder: Path) -> None:
+        """The model's own weights, as `save_pretrained` writes them."""
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """A LoRA adapter, as peft writes it; one of that name is replaced."""
+
+    async def unload_adapter(self, name: str) -> None:
+        """Takes an adapter away; what is in flight with it is finished first."""
