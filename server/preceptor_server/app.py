@@ -113,6 +113,10 @@ def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> En
     """The engine that `config.kind` names. Imports its libraries only now."""
     if config.kind == "fake":
         return FakeEngine(config, vocabulary_size=tokenizer.vocabulary_size if tokenizer else None)
+    if config.kind == "vllm":
+        from preceptor_server.engines.vllm.engine import VllmEngine
+
+        return VllmEngine(config)
     from preceptor_server.engines.hf import HfEngine
 
     return HfEngine(config)
@@ -151,7 +155,7 @@ async def set_health(servicer: health.aio.HealthServicer, *, is_serving: bool) -
 
 
 def _load_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
-    name = config.tokenizer or (config.model if config.kind == "hf" else None)
+    name = config.tokenizer or (config.model if config.kind != "fake" else None)
     if name is None:
         return None
     gguf_file = config.gguf_file if config.tokenizer is None else None

@@ -46,8 +46,8 @@ class Mortal(Protocol):
 class UpdatesWeights(Protocol):
     """An engine whose weights can be replaced while it serves. `info` tells the new revision afterwards.
 
-    Each raises WeightUpdateError where the weights cannot be used, and leaves the old ones as they were. The caller sees
-    to it that nothing is in flight during `load_weights`.
+    Each raises WeightUpdateError where the weights cannot be used, and leaves the old ones as they were. The caller
+    sees to it that nothing is in flight during `load_weights`.
     """
 
     async def load_weights(self, folder: Path) -> None:
