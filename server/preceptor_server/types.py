@@ -167,7 +167,9 @@ class EngineInfo:
     computes_entropies: bool = True
     """Whether it answers `ResponseColumns.entropies_N`."""
     max_top_k: int | None = None
-    """Largest support that it answers. None: the vocabulary."""
+    """Largest support that it answers. None: the vocabulary. A student with another tokenizer is answered from up to
+    twice as many tokens as it asked for; where this bound cuts them, its last entries may be -inf, the tail has their
+    mass."""
     batches_itself: bool = False
     """It takes groups one by one, batches what is in flight by itself, and frees what is cancelled: the scheduler then
     hands over each group alone, as long as `max_tokens_in_flight` has room."""
