@@ -92,6 +92,9 @@ class EngineConfig(Section):
     """Vocabulary of the fake engine; raised to its tokenizer's when it has one."""
     fake_seconds_per_token: float = Field(0.0, ge=0)
     """How long the fake engine takes per token, in seconds."""
+    fake_dies_after_groups: int | None = Field(None, ge=1)
+    """For tests: the fake engine batches by itself, and dies at the group after this many, the start-up self-test's
+    among them, as often as it is started."""
 
     @model_validator(mode="after")
     def _check_model(self) -> Self:

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ import numpy as np
 from preceptor.wire import LogprobArray, TokenArray
 
 from preceptor_server.config import EngineConfig
+from preceptor_server.engines.base import Restore
 from preceptor_server.engines.vllm import fast, stock
 from preceptor_server.engines.vllm.adapters import Adapter, Adapters
 from preceptor_server.engines.vllm.arguments import max_top_k
@@ -111,14 +113,18 @@ class VllmEngine:
         while not self._loaded.llm.errored:
             await asyncio.sleep(_DEATH_POLL_SECONDS)
 
-    async def load_weights(self, folder: Path) -> None:
+    async def load_weights(self, folder: Path) -> Restore:
+        """In place, so the way back is to load the old ones again."""
+        old, restore = self._folder, partial(self._take_weights, self._folder)
         try:
-            await self._reload(folder)
+            await self._take_weights(folder)
         except Exception as error:
             logger.exception("weights could not be loaded folder=%s", folder)
-            await self._reload(self._folder)
-            raise WeightUpdateError("path", f"vLLM could not load {folder.name}: {error}") from error
-        self._folder, self._revision = folder, self._revision_of(folder)
+            await restore()
+            raise WeightUpdateError(
+                "path", f"vLLM could not load {folder.name}, {old.name} serves on: {error}"
+            ) from error
+        return restore
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         if self._loaded.config.lora_config is None:
@@ -235,11 +241,12 @@ class VllmEngine:
             logprobs[token_id] = entry.logprob
         return logprobs
 
-    async def _reload(self, folder: Path) -> None:
+    async def _take_weights(self, folder: Path) -> None:
         """New weights into the same model; what the old ones left in the prefix cache is forgotten."""
         await self._loaded.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         if not await self._loaded.llm.reset_prefix_cache():
             raise RuntimeError("vLLM could not empty its prefix cache")
+        self._folder, self._revision = folder, self._revision_of(folder)
 
     @asynccontextmanager
     async def _using(self, name: str) -> AsyncIterator[Adapter | None]:
