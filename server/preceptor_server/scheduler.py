@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from preceptor_server.admission import Admission
@@ -44,6 +45,8 @@ class Scheduler:
         self._admission = Admission(max_queue_tokens=config.max_queue_tokens)
         self._queue: FairQueue[_Job] = FairQueue()
         self._has_work = asyncio.Event()
+        self._may_dispatch = asyncio.Event()
+        self._may_dispatch.set()
         info = engine.info()
         self._min_shared_prefix = info.min_shared_prefix
         self._slots = asyncio.Semaphore(info.max_concurrent_batches)
@@ -90,10 +93,22 @@ class Scheduler:
         finally:
             self._queue.remove(job)
 
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Dispatches nothing inside this block, which begins once nothing is in flight."""
+        self._may_dispatch.clear()
+        try:
+            while self._batch_tasks:
+                await asyncio.wait(set(self._batch_tasks))
+            yield
+        finally:
+            self._may_dispatch.set()
+
     async def _run(self) -> None:
         while True:
             await self._slots.acquire()
             batch = await self._next_batch()
+            await self._may_dispatch.wait()
             task = asyncio.get_running_loop().create_task(self._score_batch(batch))
             self._batch_tasks.add(task)
             task.add_done_callback(self._batch_tasks.discard)
@@ -120,6 +135,7 @@ class Scheduler:
     async def _score_batch(self, batch: Sequence[_Job]) -> None:
         started = time.monotonic()
         num_tokens = sum(job.num_tokens for job in batch)
+        info = self._engine.info()
         try:
             columns = await self._engine.score([job.group for job in batch])
             if len(columns) != len(batch):
@@ -131,7 +147,8 @@ class Scheduler:
             seconds = time.monotonic() - started
             self._admission.observe(num_tokens, seconds)
             logger.debug("batch groups=%d tokens=%d seconds=%.3f", len(batch), num_tokens, seconds)
-            _answer(batch, columns, started=started, seconds=seconds)
+            revisions = [info.revision_of(job.group.adapter) for job in batch]
+            _answer(batch, columns, revisions, started=started, seconds=seconds)
         finally:
             self._slots.release()
 
@@ -147,11 +164,15 @@ def _is_awaited(job: _Job) -> bool:
     return True
 
 
-def _answer(batch: Sequence[_Job], columns: Sequence[GroupColumns], *, started: float, seconds: float) -> None:
-    for job, group_columns in zip(batch, columns, strict=True):
+def _answer(
+    batch: Sequence[_Job], columns: Sequence[GroupColumns], revisions: Sequence[str], *, started: float, seconds: float
+) -> None:
+    for job, group_columns, revision in zip(batch, columns, revisions, strict=True):
         if not job.future.done():
             queue_ms = (started - job.enqueued) * 1000
-            job.future.set_result(ScoredGroup(columns=group_columns, queue_ms=queue_ms, forward_ms=seconds * 1000))
+            job.future.set_result(
+                ScoredGroup(columns=group_columns, revision=revision, queue_ms=queue_ms, forward_ms=seconds * 1000)
+            )
 
 
 def _fail(batch: Sequence[_Job], error: Exception) -> None:

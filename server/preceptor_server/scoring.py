@@ -36,7 +36,9 @@ async def score_call(
         group = _group(call, call.responses, top_k=call.top_k)
         scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds)
         answers = tuple(ScoredResponse(columns=columns) for columns in scored.columns)
-        return ScoredCall(responses=answers, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms)
+        return ScoredCall(
+            responses=answers, revision=scored.revision, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms
+        )
     started = asyncio.get_running_loop().time()
     readings = await asyncio.to_thread(_read, call, teacher)
     responses = await asyncio.to_thread(_ask, call, call.alignment, readings, teacher)
@@ -99,7 +101,9 @@ def _project(call: ScoreCall, alignment: Alignment, readings: Sequence[Reading],
         else _unscored(reading, response, call.top_k)
         for reading, response in zip(readings, call.responses, strict=True)
     ]
-    return ScoredCall(responses=tuple(answers), queue_ms=scored.queue_ms, forward_ms=scored.forward_ms)
+    return ScoredCall(
+        responses=tuple(answers), revision=scored.revision, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms
+    )
 
 
 def _projected(

@@ -105,6 +105,8 @@ class ScoreCall:
     batch_invariant: bool
     logprob_dtype: LogprobDtype
     student_vocabulary_size: int
+    adapter: str = ""
+    """Name of one of EngineInfo.adapters. Empty: the teacher as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,6 +127,8 @@ class ScoredCall:
     """The answer to a call, and where the time went."""
 
     responses: tuple[ScoredResponse, ...]
+    revision: str = ""
+    """Of the weights that scored it; empty where there was nothing to score."""
     queue_ms: float = 0.0
     forward_ms: float = 0.0
 
