@@ -119,6 +119,8 @@ def _decode_teacher(teacher: teacher_pb2.TeacherInfo) -> TeacherInfo:
             batch_invariant=can.batch_invariant,
             candidates=can.candidates,
             other_tokenizers=can.other_tokenizers,
+            entropies=can.entropies,
+            weight_updates=can.weight_updates,
         ),
         tokenizer_json=_decode_text(teacher.tokenizer_json, field=f"teachers[{teacher.name}].tokenizer_json"),
     )

@@ -68,6 +68,10 @@ class Capabilities:
     batch_invariant: bool
     candidates: bool
     other_tokenizers: bool
+    entropies: bool
+    """Whether scores come with the teacher's entropies."""
+    weight_updates: bool
+    """Whether its weights may be replaced while it serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +191,8 @@ class ResponseScores:
     """The teacher's logprob of the student's own token."""
     log_tail_mass_N: LogprobArray
     """Log of the teacher's mass outside the support; -inf where there is none."""
-    entropies_N: LogprobArray
-    """Entropy of the teacher over its whole vocabulary, in nats."""
+    entropies_N: LogprobArray | None
+    """Entropy of the teacher over its whole vocabulary, in nats; None from a teacher that does not compute it."""
     teacher_ids_M: TokenArray | None = None
     """The teacher's ids that were scored in place of the response; None where they are the response's own."""
     teacher_rows_N: npt.NDArray[np.int64] | None = None

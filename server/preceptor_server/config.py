@@ -74,6 +74,12 @@ class EngineConfig(Section):
     """Vocabulary of the fake engine; raised to its tokenizer's when it has one."""
     fake_seconds_per_token: float = Field(0.0, ge=0)
     """How long the fake engine takes per token, in seconds."""
+    fake_entropies: bool = True
+    """Whether the fake engine computes entropies; for tests of teachers that do not."""
+    fake_temperature: bool = True
+    """Whether the fake engine applies temperatures other than 1; for tests of teachers that do not."""
+    fake_candidates: bool = True
+    """Whether the fake engine scores ids that the caller names; for tests of teachers that do not."""
 
     @model_validator(mode="after")
     def _check_model(self) -> Self:

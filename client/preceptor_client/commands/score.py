@@ -173,7 +173,7 @@ def score_table(scores: GroupScores, *, response_ids: list[int], tokenizer: Toke
             f"{math.exp(logprob):.4f}",
             str(ranks[0] + 1) if ranks.size else "-",
             f"{1.0 - math.exp(float(response.log_tail_mass_N[row])):.4f}",
-            f"{float(response.entropies_N[row]):.3f}",
+            "-" if response.entropies_N is None else f"{float(response.entropies_N[row]):.3f}",
             Cell("  ".join(f"{token_text(int(id_), tokenizer=tokenizer)} {math.exp(p):.3f}" for id_, p in likeliest)),
         )
     return table

@@ -194,6 +194,7 @@ def _with_a_choice(one: ScoredRollout, *, config: ObjectiveConfig) -> ScoredRoll
     if has_choice_N.all():
         return one
     rows_N, ids_NC, logprobs_NC = scores.teacher_rows_N, scores.candidate_ids_NC, scores.candidate_logprobs_NC
+    entropies_N = scores.entropies_N
     kept = replace(
         scores,
         positions_N=scores.positions_N[has_choice_N],
@@ -201,7 +202,7 @@ def _with_a_choice(one: ScoredRollout, *, config: ObjectiveConfig) -> ScoredRoll
         support_logprobs_NK=scores.support_logprobs_NK[has_choice_N],
         sampled_logprobs_N=scores.sampled_logprobs_N[has_choice_N],
         log_tail_mass_N=scores.log_tail_mass_N[has_choice_N],
-        entropies_N=scores.entropies_N[has_choice_N],
+        entropies_N=None if entropies_N is None else entropies_N[has_choice_N],
         teacher_rows_N=None if rows_N is None else rows_N[has_choice_N],
         candidate_ids_NC=None if ids_NC is None else ids_NC[has_choice_N],
         candidate_logprobs_NC=None if logprobs_NC is None else logprobs_NC[has_choice_N],

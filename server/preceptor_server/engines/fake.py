@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,9 @@ class FakeEngine:
             vocabulary_size=self._vocabulary_size,
             max_model_len=self._config.max_model_len or _MAX_MODEL_LEN,
             end_token_ids=(0,),
-            scores_candidates=True,
+            applies_temperature=self._config.fake_temperature,
+            scores_candidates=self._config.fake_candidates,
+            computes_entropies=self._config.fake_entropies,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
@@ -59,7 +62,8 @@ class FakeEngine:
     def _score_response(self, group: ScoreGroup, response: ResponseToScore) -> ResponseColumns:
         ids = np.concatenate([group.prompt_ids_P, response.ids_T])
         logits_TV = self._logits(ids[:-1])[len(group.prompt_ids_P) - 1 :]
-        return dense_columns(logits_TV / group.temperature, response, top_k=group.top_k)
+        columns = dense_columns(logits_TV / group.temperature, response, top_k=group.top_k)
+        return columns if self._config.fake_entropies else replace(columns, entropies_N=None)
 
     def _logits(self, token_ids: TokenArray) -> npt.NDArray[np.float64]:
         lengths_T1 = np.arange(1, len(token_ids) + 1)[:, None]

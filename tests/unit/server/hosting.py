@@ -24,6 +24,7 @@ def hosted_teacher(
     applies_temperature: bool = True,
     is_batch_invariant_on_request: bool = True,
     scores_candidates: bool = True,
+    computes_entropies: bool = True,
 ) -> HostedTeacher:
     config = EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size, max_model_len=max_model_len)
     engine = FakeEngine(config)
@@ -32,6 +33,7 @@ def hosted_teacher(
         applies_temperature=applies_temperature,
         is_batch_invariant_on_request=is_batch_invariant_on_request,
         scores_candidates=scores_candidates,
+        computes_entropies=computes_entropies,
     )
     return HostedTeacher(
         name="professor",

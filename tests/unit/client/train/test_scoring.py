@@ -127,6 +127,16 @@ def test_one_failed_group_fails_the_step_and_leaves_nothing_behind(student: Stud
     assert scoring.gather() == []
 
 
+def test_rows_are_dropped_also_where_the_teacher_computes_no_entropies(student: Student, scorer: FakeScorer) -> None:
+    scorer.computes_entropies = False
+    scorer.support_of = lambda position: (0, 1, 2, None)[position % 4]
+    scoring = _scoring(scorer)
+    _submit(scoring, _batches(student))
+    for one in scoring.gather():
+        assert one.scores.entropies_N is None
+        assert len(one.scores.sampled_logprobs_N) == len(one.scores.positions_N)
+
+
 def test_support_outside_the_students_vocabulary_is_refused(student: Student, scorer: FakeScorer) -> None:
     scoring = _scoring(scorer, vocabulary_size=3)
     _submit(scoring, _batches(student))

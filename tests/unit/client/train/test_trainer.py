@@ -102,6 +102,13 @@ def test_row_of_a_step_counts_what_happened(runs: Runs, scorer: FakeScorer) -> N
         assert 0 <= value <= 1, name
 
 
+def test_entropy_that_the_teacher_does_not_compute_is_null_in_the_row(runs: Runs, scorer: FakeScorer) -> None:
+    scorer.computes_entropies = False
+    row = runs.trainer().train_step()
+    assert row["teacher_entropy"] is None
+    assert isinstance(row["student_entropy"], float)
+
+
 def test_step_that_is_masked_whole_is_skipped_and_counted(runs: Runs, scorer: FakeScorer) -> None:
     scorer.status_of = lambda position: PositionStatus.SPECIAL
     trainer = runs.trainer(num_steps=2)
