@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from preceptor.settings import Section
-from pydantic import Field, model_validator
+from pydantic import DirectoryPath, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -70,6 +70,9 @@ class EngineConfig(Section):
     """Response rows whose logits exist at once: memory is this times the vocabulary, times 12 bytes."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
+    weights_folder: DirectoryPath | None = None
+    """Folder of which UpdateWeights takes new weights and adapters, while the server serves. Default: none, and
+    UpdateWeights is off: there are no keys, so whoever reaches the server could choose among what lies there."""
     fake_vocabulary_size: int = Field(256, ge=2)
     """Vocabulary of the fake engine; raised to its tokenizer's when it has one."""
     fake_seconds_per_token: float = Field(0.0, ge=0)

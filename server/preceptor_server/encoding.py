@@ -107,7 +107,9 @@ def encode_info(teacher: HostedTeacher, *, include_tokenizer: bool) -> pb.GetInf
                     candidates=info.scores_candidates,
                     other_tokenizers=teacher.aligner is not None,
                     entropies=info.computes_entropies,
+                    weight_updates=teacher.takes_weights,
                 ),
+                adapters=[pb.AdapterInfo(name=name, revision=info.revision_of(name)) for name in sorted(info.adapters)],
                 tokenizer_json=tokenizer.json.encode() if tokenizer and include_tokenizer else b"",
             )
         ],

@@ -61,6 +61,7 @@ def _group(call: ScoreCall, responses: Sequence[ResponseToScore], *, top_k: int)
         top_k=top_k,
         temperature=call.temperature,
         batch_invariant=call.batch_invariant,
+        adapter=call.adapter,
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from preceptor.wire import LogprobArray, TokenArray
 
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
+
+
+Restore = Callable[[], Awaitable[None]]
+"""Brings back the weights that were replaced, and their revision. Called at most once, before anything else is loaded;
+dropped once the new weights are trusted, which frees what it holds."""
 
 
 class Engine(Protocol):
@@ -50,8 +55,9 @@ class UpdatesWeights(Protocol):
     to it that nothing is in flight during `load_weights`.
     """
 
-    async def load_weights(self, folder: Path) -> None:
-        """The model's own weights, as `save_pretrained` writes them."""
+    async def load_weights(self, folder: Path) -> Restore | None:
+        """The model's own weights, as `save_pretrained` writes them. Returns the way back, for weights that turn out to
+        be wrong; None from an engine that has none."""
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """A LoRA adapter, as peft writes it; one of that name is replaced."""

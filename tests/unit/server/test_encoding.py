@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +203,18 @@ def test_info_of_a_teacher_without_a_tokenizer() -> None:
             capabilities=pb.Capabilities(temperature=True, batch_invariant=True, candidates=True, entropies=True),
         )
     ]
+
+
+def test_info_lists_the_adapters_with_the_revision_that_their_answers_carry() -> None:
+    teacher = hosted_teacher(adapters={"law": "r-law", "chess": "r-chess"})
+    adapters = encode_info(teacher, include_tokenizer=False).teachers[0].adapters
+    assert [(adapter.name, adapter.revision) for adapter in adapters] == [("chess", "r-chess"), ("law", "r-law")]
+
+
+def test_info_promises_new_weights_only_where_there_is_a_folder_for_them(tmp_path: Path) -> None:
+    teachers = [hosted_teacher(), hosted_teacher(weights_folder=tmp_path)]
+    infos = [encode_info(teacher, include_tokenizer=False).teachers[0] for teacher in teachers]
+    assert [info.capabilities.weight_updates for info in infos] == [False, True]
 
 
 def test_info_promises_no_more_than_the_engine_does() -> None:
