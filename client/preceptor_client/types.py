@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +94,24 @@ class TeacherInfo:
     capabilities: Capabilities
     tokenizer_json: str
     """The teacher's tokenizer.json; empty unless asked for."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Names of the adapters that are loaded, and the revisions that answers scored with them carry."""
+
+    def revision_of(self, adapter: str) -> str:
+        """What answers carry that are scored with this adapter; "" is the teacher as it is."""
+        return self.adapters[adapter] if adapter else self.revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightUpdate:
+    """The weights that serve after an update."""
+
+    revision: str
+    """What answers carry from now on; empty where an adapter was taken away."""
+    previous_revision: str
+    """What they carried before; empty where the adapter is new."""
+    paused_ms: float
+    """How long the server scored nothing for it, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

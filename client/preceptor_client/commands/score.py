@@ -60,6 +60,8 @@ class ScoreSettings(BaseSettings):
     (canonical) tokens. Default: the server's choice."""
     teacher: str = ""
     """Name of the teacher; may be left out where the server hosts one."""
+    adapter: str = ""
+    """Name of one of its adapters; empty asks the teacher as it is."""
     show: int = Field(5, ge=0, le=64)
     """How many of the teacher's likeliest tokens to show per position."""
     timeout_seconds: float = Field(30.0, gt=0, le=3600)
@@ -99,6 +101,7 @@ async def _score(settings: ScoreSettings) -> None:
             top_k=settings.top_k,
             temperature=settings.temperature,
             teacher=teacher.name,
+            adapter=settings.adapter,
             logprob_dtype=LogprobDtype.F32,
             segmentation=SegmentationPolicy[settings.segmentation.upper()] if settings.segmentation else None,
         )

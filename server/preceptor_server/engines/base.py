@@ -10,7 +10,6 @@ from preceptor.wire import LogprobArray, TokenArray
 
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 
-
 Restore = Callable[[], Awaitable[None]]
 """Brings back the weights that were replaced, and their revision. Called at most once, before anything else is loaded;
 dropped once the new weights are trusted, which frees what it holds."""
@@ -51,8 +50,8 @@ class Mortal(Protocol):
 class UpdatesWeights(Protocol):
     """An engine whose weights can be replaced while it serves. `info` tells the new revision afterwards.
 
-    Each raises WeightUpdateError where the weights cannot be used, and leaves the old ones as they were. The caller sees
-    to it that nothing is in flight during `load_weights`.
+    Each raises WeightUpdateError where the weights cannot be used, and leaves the old ones as they were. The caller
+    sees to it that nothing is in flight during `load_weights`.
     """
 
     async def load_weights(self, folder: Path) -> Restore | None:

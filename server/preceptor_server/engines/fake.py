@@ -1,7 +1,8 @@
 """A deterministic stand-in without weights, for tests of everything that is not the model. Numpy only.
 
-What stands for weights, or for an adapter, is a folder with a file `seed` that holds a whole number. Its logits after a prefix depend on the prefix's last token and length, so a shifted or mixed-up answer shows. Columns
-are computed densely, sorted in full: an oracle of their definition, independent of the code that other engines share.
+What stands for weights, or for an adapter, is a folder with a file `seed` that holds a whole number. The logits after a
+prefix depend on it and on the prefix's last token and length, so a shifted or mixed-up answer shows. Columns are
+computed densely, sorted in full: an oracle of their definition, independent of the code that other engines share.
 """
 
 # T = tokens of a response, N = its scored positions, V = vocabulary size, K = support size, C = candidates per position

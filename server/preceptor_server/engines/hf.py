@@ -79,9 +79,11 @@ class HfEngine:
         return restore
 
     async def load_adapter(self, name: str, folder: Path) -> None:
+        del name, folder
         raise WeightUpdateError("adapter", "the engine 'hf' serves no adapters, only 'vllm' does")
 
     async def unload_adapter(self, name: str) -> None:
+        del name
         raise WeightUpdateError("adapter", "the engine 'hf' serves no adapters, only 'vllm' does")
 
     def close(self) -> None:

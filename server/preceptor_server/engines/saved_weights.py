@@ -38,13 +38,15 @@ def read_weights(model: PreTrainedModel, folder: Path) -> Tensors:
         raise _refusal(folder, f"holds no {_CONFIG_FILE}: save the model there as save_pretrained does")
     try:
         _check_type(model, folder)
-        saved, found = type(model).from_pretrained(
+        # Any: with output_loading_info it is a pair, which transformers' types do not say.
+        loaded: Any = type(model).from_pretrained(
             folder,
             dtype=model.dtype,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
         )
+        saved, found = loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         # Where the folder lies is no business of the caller's.
         reason = str(error).replace(str(folder), folder.name)

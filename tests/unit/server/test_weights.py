@@ -148,7 +148,7 @@ def link_in_a_circle(root: Path, outside: Path) -> None:
 def test_links_that_leave_the_folder_are_refused(root: Path, link: Callable[[Path, Path], None]) -> None:
     add_weights(root.parent, "outside", 9)
     link(root, root.parent / "outside")
-    with pytest.raises(WeightUpdateError, match="lies outside|holds a link that leaves|is no folder"):
+    with pytest.raises(WeightUpdateError, match=r"lies outside|holds a link that leaves|is no folder"):
         find_folder("linked", weights_folder=root)
 
 

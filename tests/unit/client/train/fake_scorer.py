@@ -69,6 +69,8 @@ class FakeScorer:
     status_of: Callable[[int], PositionStatus] = lambda position: PositionStatus.OK
     support_of: Callable[[int], int | None] = lambda position: None
     unmapped_mass: float = 0.0
+    revision_at: Callable[[int], str] = lambda number: "1"
+    """Of the weights that answer a call; calls count from 1."""
     computes_entropies: bool = True
     report: AlignmentReport = REPORT
     register_error: Exception | None = None
@@ -132,7 +134,7 @@ class FakeScorer:
         prompt_ids = self._encode(prompt)
         return GroupScores(
             teacher=self.name,
-            revision="1",
+            revision=self.revision_at(len(self.calls)),
             tokenizer_id=options.get("tokenizer_id", ""),
             segmentation=options.get("segmentation") or SegmentationPolicy.AS_IS,
             top_k=options["top_k"],
