@@ -20,7 +20,7 @@ from preceptor_server.types import GroupColumns
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import tiny_llama
-from tests.unit.server.engines.architectures import random_model
+from tests.unit.server.engines.architectures import ARCHITECTURES, random_model
 from tests.unit.server.groups import group_of
 
 GROUP = group_of([7, 8, 9], [10, 11, 12, 13], [14], top_k=5)
@@ -72,6 +72,19 @@ async def test_answers_and_revision_are_those_of_a_fresh_start(old: Path, new: P
         assert np.abs(after[0][0].sampled_logprobs_N - before[0][0].sampled_logprobs_N).max() > 0.1
         ids = np.array([7, 8, 9])
         np.testing.assert_array_equal(await engine.reference_logprobs(ids), await fresh.reference_logprobs(ids))
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "llama"])
+async def test_every_architecture_takes_weights_as_a_fresh_start_would(tmp_path: Path, name: str) -> None:
+    for seed in (1, 2):
+        random_model(name, seed=seed).save_pretrained(tmp_path / str(seed))
+    async with loaded(tmp_path / "1") as engine, loaded(tmp_path / "2") as fresh:
+        before = engine.info().revision
+        restore = await engine.load_weights(tmp_path / "2")
+        assert engine.info().revision == fresh.info().revision
+        assert_equal(await engine.score([GROUP]), await fresh.score([GROUP]))
+        await restore()
+        assert engine.info().revision == before
 
 
 async def test_an_untied_head_is_taken_over_too(tmp_path: Path) -> None:
