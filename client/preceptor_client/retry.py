@@ -77,6 +77,8 @@ class RetryingCall:
     on_retry: Callable[[RetryEvent], None] | None
     cure: Cure | None = None
     """Asked about a failure that waiting does not mend."""
+    only_unavailable: bool = False
+    """Repeat nothing but what found nobody."""
 
     async def run(self, attempt_once: Callable[[float], Awaitable[AnswerT]]) -> AnswerT:
         """Awaits `attempt_once(seconds)` until it succeeds, fails for good, or the deadline has passed."""
@@ -109,6 +111,8 @@ class RetryingCall:
         return max(0.0, min(remaining, attempt_timeout))
 
     def _may_repeat(self, failure: Failure, *, attempt_seconds: float) -> bool:
+        if self.only_unavailable:
+            return failure.code is grpc.StatusCode.UNAVAILABLE
         # An attempt that this client itself cut short says nothing about the call's own deadline.
         is_cut_here = self.attempt_timeout_seconds is not None and attempt_seconds >= self.attempt_timeout_seconds
         is_timeout = failure.code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -35,9 +35,7 @@ class RunningServer:
         self.process.wait(STOP_SECONDS)
 
 
-def start_server(
-    folder: Path, *arguments: str, port: int = 0, start_seconds: float = START_SECONDS
-) -> RunningServer:
+def start_server(folder: Path, *arguments: str, port: int = 0, start_seconds: float = START_SECONDS) -> RunningServer:
     """Starts a server and waits until it answers. Raises AssertionError with its log where it does not."""
     folder.mkdir(parents=True, exist_ok=True)
     address_file, log = folder / "address", folder / "server.log"
@@ -63,9 +61,7 @@ def start_server(
 
 
 @contextmanager
-def running_server(
-    folder: Path, *arguments: str, start_seconds: float = START_SECONDS
-) -> Iterator[RunningServer]:
+def running_server(folder: Path, *arguments: str, start_seconds: float = START_SECONDS) -> Iterator[RunningServer]:
     """A server for the length of the block."""
     server = start_server(folder, *arguments, start_seconds=start_seconds)
     try:

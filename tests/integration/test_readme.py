@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from preceptor.settings import load_settings
+from preceptor_client.cli import COMMANDS
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import load_examples
 from preceptor_server.config import ServerConfig
@@ -60,6 +61,9 @@ def test_every_client_command_of_the_readme_works(
 def test_the_readme_names_every_client_command() -> None:
     named = [command.split()[1] for command in readme_commands("preceptor")]
     assert list(dict.fromkeys(named)) == ["doctor", "score", "train", "eval", "report"]
+    # The README sends to docs/weights.md for the last one; tests/integration/test_weights.py types it.
+    assert set(COMMANDS) - set(named) == {"weights"}
+    assert "`preceptor weights`" in README
 
 
 def test_the_server_command_of_the_readme_has_settings_that_load() -> None:

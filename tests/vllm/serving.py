@@ -32,7 +32,12 @@ def vllm_server(
     with running_server(
         folder,
         *("--engine.kind", "vllm", "--engine.model", str(model), "--engine.dtype", dtype, "--engine.vllm.path", path),
-        *("--engine.max-model-len", str(MAX_MODEL_LEN), "--engine.vllm.arguments", engine_arguments(**(arguments or {}))),
+        *(
+            "--engine.max-model-len",
+            str(MAX_MODEL_LEN),
+            "--engine.vllm.arguments",
+            engine_arguments(**(arguments or {})),
+        ),
         *more,
         start_seconds=START_SECONDS,
     ) as server:

@@ -56,7 +56,7 @@ class Agreement:
 
 
 def random_groups(seed: int) -> list[ScoreGroup]:
-    """Prompts cut from few stems, some longer than blocks of the cache, groups of 1 to 4, responses of 1 to 24 tokens."""
+    """Prompts cut from few stems, some longer than the cache's blocks; 1 to 4 responses of 1 to 24 tokens."""
     rng = np.random.default_rng(seed)
     stems = [rng.integers(0, VOCABULARY_SIZE, 200) for _ in range(6)]
     groups: list[ScoreGroup] = []
@@ -166,9 +166,7 @@ def expected(smollm2: Path, groups: list[ScoreGroup]) -> list[GroupColumns]:
     return by_hf(smollm2, groups)
 
 
-def test_fast_path_in_fp32(
-    fast_server: RunningServer, groups: list[ScoreGroup], expected: list[GroupColumns]
-) -> None:
+def test_fast_path_in_fp32(fast_server: RunningServer, groups: list[ScoreGroup], expected: list[GroupColumns]) -> None:
     assert_fp32(agreement_of(asyncio.run(score_all(fast_server.address, groups)), expected))
 
 
