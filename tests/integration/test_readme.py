@@ -16,6 +16,7 @@ from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import load_examples
 from preceptor_server.config import ServerConfig
 
+from deploy.local.data import write_examples
 from tests.integration.servers import RunningServer
 from tests.integration.trainers import run_training, write_run
 
@@ -96,11 +97,6 @@ def test_every_make_target_of_the_readme_exists(target: str) -> None:
 
 
 def test_the_settings_of_the_demo_load(tmp_path: Path) -> None:
-    sys.path.insert(0, str(REPOSITORY / "deploy" / "local"))
-    try:
-        from data import write_examples
-    finally:
-        sys.path.pop(0)
     write_examples(tmp_path)
     added_by_demo = ["--student.model", "x", "--teacher.address", ADDRESS]
     settings = str(REPOSITORY / "deploy/local/train.toml")
