@@ -1,0 +1,285 @@
+"""The servers that host one teacher: spreads calls over them, and goes on with the rest while one is away.
+
+A call goes to the replica that its prompt prefers (`affinity`), and to the next in that order where it gets no answer.
+A replica is compared with the others (`same_teacher`) before it is first asked for scores, and again on every new
+connection: what comes back may be another teacher. An only address is called without any of this. Knows nothing of protobuf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from preceptor_client.affinity import rendezvous_order
+from preceptor_client.errors import ReplicasDifferError, TeacherUnavailableError
+from preceptor_client.registrations import fingerprint_of
+from preceptor_client.replica import Replica
+from preceptor_client.request import Handover
+from preceptor_client.retry import RetryEvent, RetryPolicy
+from preceptor_client.same_teacher import difference
+from preceptor_client.types import Registration, ServerInfo
+
+_log = logging.getLogger(__name__)
+
+REST_SECONDS = 1.0
+"""For so long a replica that did not answer is asked last; for longer where no connection stands."""
+LOAD_FACTOR = 1.25
+"""A replica with more calls in flight than this times its fair share is passed over for the next in the prompt's order,
+for all prompts may begin alike. Consistent hashing with bounded loads: Mirrokni, Thorup and Zadimoghaddam, arXiv
+1608.01350."""
+MIN_BUSY_CALLS = 8
+"""With fewer calls in flight a replica is never passed over: a short queue costs less than a cold prefix."""
+_FULL = "RESOURCE_EXHAUSTED"
+
+ResultT = TypeVar("ResultT")
+Ask = Callable[[Replica, float], Awaitable[ResultT]]
+"""Asks one replica, which has so many seconds for it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """A replica, and how it fares."""
+
+    replica: Replica
+    num_in_flight: int = 0
+    is_compared: bool = False
+    """Whether it was found to host the same teacher as the others, and has answered since."""
+    away_since: float | None = None
+    """When it last gave no answer; None once it gave one again."""
+
+    def is_away(self) -> bool:
+        """Whether the others are to be asked first."""
+        if self.away_since is None:
+            return False
+        is_resting = time.monotonic() - self.away_since < REST_SECONDS
+        return not self.replica.is_connected() or is_resting
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    """One call of the library's user: its clock, and its attempts at any replica."""
+
+    timeout_seconds: float
+    started: float
+    num_attempts: int = 0
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def remaining(self) -> float:
+        return max(0.0, self.timeout_seconds - self.elapsed)
+
+
+class _NobodyAnsweredError(Exception):
+    """Every replica that was asked gave no answer; what the last one said."""
+
+    def __init__(self, address: str, failure: TeacherUnavailableError) -> None:
+        super().__init__(address)
+        self.address = address
+        self.failure = failure
+
+
+class Replicas:
+    """One teacher, on one server or on several. Unless there is only one, their connections are not patient."""
+
+    def __init__(
+        self, replicas: Sequence[Replica], *, retry: RetryPolicy, on_retry: Callable[[RetryEvent], None] | None
+    ) -> None:
+        self._members = {replica.address: _Member(replica) for replica in replicas}
+        self._only = replicas[0] if len(replicas) == 1 else None
+        self._retry = retry
+        self._on_retry = on_retry
+        self._model: tuple[str, ServerInfo] | None = None
+        """The replica that the others are compared with, and what it said of itself."""
+
+    async def info(self, *, include_tokenizer: bool, timeout_seconds: float) -> ServerInfo:
+        """What the teacher's servers say of themselves, once all that answer were compared."""
+        call = _Call(timeout_seconds=timeout_seconds, started=time.monotonic())
+        if self._only is None:
+            for member in self._members.values():
+                member.is_compared = False
+            await self._ask_all(_ask_nothing, call=call)
+        return await self.ask(
+            lambda replica, seconds: replica.info(include_tokenizer=include_tokenizer, timeout_seconds=seconds),
+            prefix=b"",
+            timeout_seconds=call.remaining,
+        )
+
+    async def register(self, handover: Handover, *, timeout_seconds: float) -> Registration:
+        """Hands a tokenizer to all that answer; the rest are handed it when they say that they lack it."""
+        call = _Call(timeout_seconds=timeout_seconds, started=time.monotonic())
+        fingerprint = await fingerprint_of(handover)
+        answers = await self._ask_all(
+            lambda replica, seconds: replica.register(handover, fingerprint=fingerprint, timeout_seconds=seconds),
+            call=call,
+        )
+        (address, first), *others = answers.items()
+        for other, registration in others:
+            if registration.tokenizer_id != first.tokenizer_id:
+                found = f"tokenizer_id is {first.tokenizer_id!r} at the one and {registration.tokenizer_id!r} at the other"
+                raise _differ(address, other, found)
+        for member in self._members.values():
+            if member.replica.address not in answers:
+                member.replica.remember(handover, fingerprint=fingerprint, registration=first)
+        return first
+
+    async def ask(self, ask: Ask[ResultT], *, prefix: bytes, timeout_seconds: float) -> ResultT:
+        """The answer of the first replica that gives one, in the order that a prompt with this prefix prefers."""
+        if self._only is not None:
+            return await ask(self._only, timeout_seconds)
+        call = _Call(timeout_seconds=timeout_seconds, started=time.monotonic())
+        return await self._repeat(lambda: self._ask_in_turn(ask, prefix=prefix, call=call), call=call)
+
+    async def close(self) -> None:
+        """Cancels what is in flight. Closing twice is fine."""
+        for member in self._members.values():
+            await member.replica.close()
+
+    async def _ask_all(self, ask: Ask[ResultT], *, call: _Call) -> dict[str, ResultT]:
+        """The answers of all replicas that give one, at least one."""
+        if self._only is not None:
+            return {self._only.address: await ask(self._only, call.remaining)}
+        return await self._repeat(lambda: self._ask_at_once(ask, call=call), call=call)
+
+    async def _repeat(self, ask_once_round: Callable[[], Awaitable[ResultT]], *, call: _Call) -> ResultT:
+        """Asks around until somebody answers, or the deadline has passed."""
+        num_rounds = 0
+        while True:
+            num_rounds += 1
+            try:
+                return await ask_once_round()
+            except _NobodyAnsweredError as nobody:
+                last = nobody
+            delay = self._retry.delay_seconds(num_rounds, at_least=last.failure.retry_after_seconds)
+            if delay >= call.remaining:
+                raise self._gave_up(last.failure, call=call) from last.failure
+            self._tell(last, call=call, delay=delay)
+            await asyncio.sleep(delay)
+
+    async def _ask_in_turn(self, ask: Ask[ResultT], *, prefix: bytes, call: _Call) -> ResultT:
+        nobody: _NobodyAnsweredError | None = None
+        for member in self._order(prefix):
+            if nobody is not None:
+                if not call.remaining:
+                    break
+                self._tell(nobody, call=call, delay=0.0)
+            try:
+                return await self._ask_one(member, ask, call=call)
+            except TeacherUnavailableError as error:
+                nobody = _NobodyAnsweredError(member.replica.address, error)
+        assert nobody is not None
+        raise nobody
+
+    async def _ask_at_once(self, ask: Ask[ResultT], *, call: _Call) -> dict[str, ResultT]:
+        members = self._members.values()
+        results = await asyncio.gather(
+            *(self._ask_one(member, ask, call=call) for member in members), return_exceptions=True
+        )
+        answers: dict[str, ResultT] = {}
+        nobody: _NobodyAnsweredError | None = None
+        for member, result in zip(members, results, strict=True):
+            if isinstance(result, TeacherUnavailableError):
+                nobody = _NobodyAnsweredError(member.replica.address, result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                answers[member.replica.address] = result
+        if nobody is not None and not answers:
+            raise nobody
+        return answers
+
+    async def _ask_one(self, member: _Member, ask: Ask[ResultT], *, call: _Call) -> ResultT:
+        call.num_attempts += 1
+        member.num_in_flight += 1
+        try:
+            # Also where the connection was lost in a quiet hour: another server may stand behind the next one.
+            if not (member.is_compared and member.replica.is_connected()):
+                await self._compare(member, call=call)
+            result = await ask(member.replica, call.remaining)
+        except TeacherUnavailableError as error:
+            # A full queue says that it is there.
+            if error.code != _FULL:
+                self._set_away(member, error)
+            raise
+        finally:
+            member.num_in_flight -= 1
+        if member.away_since is not None:
+            _log.info("replica answers again: address=%s", member.replica.address)
+            member.away_since = None
+        return result
+
+    async def _compare(self, member: _Member, *, call: _Call) -> None:
+        """Raises ReplicasDifferError unless it hosts the same teacher as those before it."""
+        address = member.replica.address
+        info = await member.replica.info(include_tokenizer=False, timeout_seconds=call.remaining)
+        if self._model is not None and self._model[0] != address and difference(self._model[1], info):
+            # The model itself may have taken new weights since.
+            model = self._members[self._model[0]]
+            try:
+                self._set_model(model, await model.replica.info(include_tokenizer=False, timeout_seconds=call.remaining))
+            except TeacherUnavailableError as error:
+                self._set_away(model, error)
+            if found := difference(self._model[1], info):
+                raise _differ(self._model[0], address, found)
+        if self._model is None or self._model[0] == address:
+            self._set_model(member, info)
+        member.is_compared = True
+
+    def _set_model(self, member: _Member, info: ServerInfo) -> None:
+        if self._model is not None and difference(self._model[1], info):
+            for other in self._members.values():
+                other.is_compared = False
+        self._model = (member.replica.address, info)
+
+    def _set_away(self, member: _Member, error: TeacherUnavailableError) -> None:
+        if member.away_since is None:
+            _log.warning("replica does not answer: address=%s error=%r", member.replica.address, str(error))
+        member.away_since = time.monotonic()
+        member.is_compared = False
+
+    def _order(self, prefix: bytes) -> list[_Member]:
+        """As the prefix prefers; those with too much to do after the rest, those that are away last."""
+        members = [self._members[address] for address in rendezvous_order(prefix, self._members)]
+        is_away = {member.replica.address: member.is_away() for member in members}
+        num_in_flight = 1 + sum(member.num_in_flight for member in members)
+        fair_share = num_in_flight / max(1, len(members) - sum(is_away.values()))
+        most = max(MIN_BUSY_CALLS, LOAD_FACTOR * fair_share)
+        return sorted(members, key=lambda member: (is_away[member.replica.address], member.num_in_flight >= most))
+
+    def _gave_up(self, failure: TeacherUnavailableError, *, call: _Call) -> TeacherUnavailableError:
+        return TeacherUnavailableError(
+            f"none of the teacher's replicas {', '.join(self._members)} gave an answer: waited {call.elapsed:.1f} s of at "
+            f"most {call.timeout_seconds:g} s, {call.num_attempts} attempt(s), the last one: {failure}",
+            code=failure.code,
+            retry_after_seconds=failure.retry_after_seconds,
+        )
+
+    def _tell(self, nobody: _NobodyAnsweredError, *, call: _Call, delay: float) -> None:
+        if self._on_retry is not None:
+            self._on_retry(
+                RetryEvent(
+                    attempt=call.num_attempts,
+                    elapsed_seconds=call.elapsed,
+                    next_delay_seconds=delay,
+                    code=nobody.failure.code,
+                    message=str(nobody.failure),
+                    address=nobody.address,
+                )
+            )
+
+
+async def _ask_nothing(replica: Replica, seconds: float) -> None:
+    """For what comparing alone is enough."""
+
+
+def _differ(one: str, other: str, found: str) -> ReplicasDifferError:
+    return ReplicasDifferError(
+        f"{one} and {other} were given as replicas of one teacher and host different ones: {found}. Start both with the "
+        "same weights and settings, or name one of them"
+    )
