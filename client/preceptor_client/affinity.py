@@ -1,4 +1,4 @@
-"""Which replica a prompt prefers: groups that begin alike go to the same one, whose prefix cache then knows the beginning.
+"""Which replica a prompt prefers: groups that begin alike go to the same one, whose prefix cache then knows them.
 
 Rendezvous hashing (Thaler and Ravishankar, 1998): each pair of prompt and address has a number, the largest wins. Every
 client finds the same order without being told, and an address that goes away moves its own prompts alone.

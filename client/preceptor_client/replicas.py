@@ -2,7 +2,8 @@
 
 A call goes to the replica that its prompt prefers (`affinity`), and to the next in that order where it gets no answer.
 A replica is compared with the others (`same_teacher`) before it is first asked for scores, and again on every new
-connection: what comes back may be another teacher. An only address is called without any of this. Knows nothing of protobuf.
+connection: what comes back may be another teacher. An only address is called without any of this. Knows nothing of
+protobuf.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from preceptor_client.registrations import fingerprint_of
 from preceptor_client.replica import Replica
 from preceptor_client.request import Handover
 from preceptor_client.retry import RetryEvent, RetryPolicy
-from preceptor_client.same_teacher import difference
+from preceptor_client.same_teacher import Difference, difference
 from preceptor_client.types import Registration, ServerInfo
 
 _log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class Replicas:
         (address, first), *others = answers.items()
         for other, registration in others:
             if registration.tokenizer_id != first.tokenizer_id:
-                found = f"tokenizer_id is {first.tokenizer_id!r} at the one and {registration.tokenizer_id!r} at the other"
+                found = Difference("tokenizer_id", first.tokenizer_id, registration.tokenizer_id)
                 raise _differ(address, other, found)
         for member in self._members.values():
             if member.replica.address not in answers:
@@ -222,7 +223,9 @@ class Replicas:
             # The model itself may have taken new weights since.
             model = self._members[self._model[0]]
             try:
-                self._set_model(model, await model.replica.info(include_tokenizer=False, timeout_seconds=call.remaining))
+                self._set_model(
+                    model, await model.replica.info(include_tokenizer=False, timeout_seconds=call.remaining)
+                )
             except TeacherUnavailableError as error:
                 self._set_away(model, error)
             if found := difference(self._model[1], info):
@@ -254,8 +257,8 @@ class Replicas:
 
     def _gave_up(self, failure: TeacherUnavailableError, *, call: _Call) -> TeacherUnavailableError:
         return TeacherUnavailableError(
-            f"none of the teacher's replicas {', '.join(self._members)} gave an answer: waited {call.elapsed:.1f} s of at "
-            f"most {call.timeout_seconds:g} s, {call.num_attempts} attempt(s), the last one: {failure}",
+            f"none of the teacher's replicas {', '.join(self._members)} gave an answer: waited {call.elapsed:.1f} s of "
+            f"at most {call.timeout_seconds:g} s, {call.num_attempts} attempt(s), the last one: {failure}",
             code=failure.code,
             retry_after_seconds=failure.retry_after_seconds,
         )
@@ -278,8 +281,8 @@ async def _ask_nothing(replica: Replica, seconds: float) -> None:
     """For what comparing alone is enough."""
 
 
-def _differ(one: str, other: str, found: str) -> ReplicasDifferError:
+def _differ(one: str, other: str, found: Difference) -> ReplicasDifferError:
     return ReplicasDifferError(
-        f"{one} and {other} were given as replicas of one teacher and host different ones: {found}. Start both with the "
-        "same weights and settings, or name one of them"
+        f"{one} and {other} were given as replicas of one teacher, but {found.field} is {found.value!r} at {one} and "
+        f"{found.other_value!r} at {other}: start both with the same weights and settings, or name one of them"
     )

@@ -80,7 +80,7 @@ class RetryingCall:
     cure: Cure | None = None
     """Asked about a failure that waiting does not mend."""
     is_patient: bool = True
-    """Whether to wait and repeat; if not, the first passing failure is told to the caller, who knows whom else to ask."""
+    """Whether to wait and repeat; if not, the first passing failure is raised, for one who knows whom else to ask."""
 
     async def run(self, attempt_once: Callable[[float], Awaitable[AnswerT]]) -> AnswerT:
         """Awaits `attempt_once(seconds)` until it succeeds, fails for good, or the deadline has passed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 from preceptor_client.types import Limits, ServerInfo, TeacherInfo
 
@@ -11,24 +11,29 @@ _MAY_DIFFER = frozenset({"engine", "model", "device", "tokenizer_json"})
 tokenizer by `tokenizer_id`."""
 
 
-def difference(one: ServerInfo, other: ServerInfo) -> str | None:
-    """The first field in which they differ, and both values; None where they host the same teachers."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field, and what either server says of it."""
+
+    field: str
+    value: object
+    other_value: object
+
+
+def difference(one: ServerInfo, other: ServerInfo) -> Difference | None:
+    """The first field in which they differ; None where they host the same teachers."""
     names, other_names = ([teacher.name for teacher in info.teachers] for info in (one, other))
     if names != other_names:
-        return _says("teachers", names, other_names)
+        return Difference("teachers", names, other_names)
     for teacher, its_twin in zip(one.teachers, other.teachers, strict=True):
         if found := _first_difference(teacher, its_twin, path=f"teachers[{teacher.name}]."):
             return found
     return _first_difference(one.limits, other.limits, path="limits.")
 
 
-def _first_difference(one: TeacherInfo | Limits, other: TeacherInfo | Limits, *, path: str) -> str | None:
+def _first_difference(one: TeacherInfo | Limits, other: TeacherInfo | Limits, *, path: str) -> Difference | None:
     for field in fields(one):
         value, its_value = getattr(one, field.name), getattr(other, field.name)
         if field.name not in _MAY_DIFFER and value != its_value:
-            return _says(path + field.name, value, its_value)
+            return Difference(path + field.name, value, its_value)
     return None
-
-
-def _says(field: str, value: object, other: object) -> str:
-    return f"{field} is {value!r} at the one and {other!r} at the other"

@@ -97,6 +97,9 @@ class ScriptedTeacher(TeacherServiceServicer):
     known: dict[str, str] = field(default_factory=dict)
     """Fingerprints of what was handed over, and the ids that stand for them. Cleared, it has lost them all."""
     has_other_tokenizers: bool = True
+    info_changes: dict[str, str | int] = field(default_factory=dict)
+    """Fields of its teacher, or of its limits, that GetInfo tells otherwise."""
+    num_infos: int = 0
 
     async def Score(
         self, request: teacher_pb2.ScoreRequest, context: grpc.aio.ServicerContext[Message, Message]
@@ -118,7 +121,8 @@ class ScriptedTeacher(TeacherServiceServicer):
     async def GetInfo(
         self, request: teacher_pb2.GetInfoRequest, context: grpc.aio.ServicerContext[Message, Message]
     ) -> teacher_pb2.GetInfoResponse:
-        return teacher_pb2.GetInfoResponse(
+        self.num_infos += 1
+        answer = teacher_pb2.GetInfoResponse(
             server_version="9.8.7",
             teachers=[
                 teacher_pb2.TeacherInfo(
@@ -150,6 +154,11 @@ class ScriptedTeacher(TeacherServiceServicer):
                 max_tokenizer_bytes=1 << 19,
             ),
         )
+        for name, value in self.info_changes.items():
+            setattr(
+                answer.limits if name in answer.limits.DESCRIPTOR.fields_by_name else answer.teachers[0], name, value
+            )
+        return answer
 
     async def RegisterTokenizer(
         self, request: teacher_pb2.RegisterTokenizerRequest, context: grpc.aio.ServicerContext[Message, Message]
