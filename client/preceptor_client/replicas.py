@@ -15,49 +15,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from preceptor_client.affinity import rendezvous_order
 from preceptor_client.errors import ReplicasDifferError, TeacherUnavailableError
 from preceptor_client.registrations import fingerprint_of
 from preceptor_client.replica import Replica
 from preceptor_client.request import Handover
 from preceptor_client.retry import RetryEvent, RetryPolicy
+from preceptor_client.rota import Member, order_of
 from preceptor_client.same_teacher import Difference, difference
 from preceptor_client.types import Registration, ServerInfo
 
 _log = logging.getLogger(__name__)
 
-REST_SECONDS = 1.0
-"""For so long a replica that did not answer is asked last; for longer where no connection stands."""
-LOAD_FACTOR = 1.25
-"""A replica with more calls in flight than this times its fair share is passed over for the next in the prompt's order,
-for all prompts may begin alike. Consistent hashing with bounded loads: Mirrokni, Thorup and Zadimoghaddam, arXiv
-1608.01350."""
-MIN_BUSY_CALLS = 8
-"""With fewer calls in flight a replica is never passed over: a short queue costs less than a cold prefix."""
 _FULL = "RESOURCE_EXHAUSTED"
 
 ResultT = TypeVar("ResultT")
 Ask = Callable[[Replica, float], Awaitable[ResultT]]
 """Asks one replica, which has so many seconds for it."""
-
-
-@dataclass(slots=True, eq=False)
-class _Member:
-    """A replica, and how it fares."""
-
-    replica: Replica
-    num_in_flight: int = 0
-    is_compared: bool = False
-    """Whether it was found to host the same teacher as the others, and has answered since."""
-    away_since: float | None = None
-    """When it last gave no answer; None once it gave one again."""
-
-    def is_away(self) -> bool:
-        """Whether the others are to be asked first."""
-        if self.away_since is None:
-            return False
-        is_resting = time.monotonic() - self.away_since < REST_SECONDS
-        return not self.replica.is_connected() or is_resting
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +65,7 @@ class Replicas:
     def __init__(
         self, replicas: Sequence[Replica], *, retry: RetryPolicy, on_retry: Callable[[RetryEvent], None] | None
     ) -> None:
-        self._members = {replica.address: _Member(replica) for replica in replicas}
+        self._members = {replica.address: Member(replica) for replica in replicas}
         self._only = replicas[0] if len(replicas) == 1 else None
         self._retry = retry
         self._on_retry = on_retry
@@ -135,7 +108,32 @@ class Replicas:
         if self._only is not None:
             return await ask(self._only, timeout_seconds)
         call = _Call(timeout_seconds=timeout_seconds, started=time.monotonic())
-        return await self._repeat(lambda: self._ask_in_turn(ask, prefix=prefix, call=call), call=call)
+        return await self._repeat(
+            lambda: self._ask_in_turn(order_of(self._members, prefix=prefix), ask, call=call), call=call
+        )
+
+    async def change(self, ask: Ask[ResultT], *, timeout_seconds: float) -> ResultT:
+        """For what changes the teacher: asks every replica, and each is to answer; the first one's answer. Where that
+        fails at one the others are changed all the same, and no score is taken from those that differ. They are
+        compared anew afterwards."""
+        if self._only is not None:
+            return await ask(self._only, timeout_seconds)
+        call = _Call(timeout_seconds=timeout_seconds, started=time.monotonic())
+        members = self._members.values()
+
+        def ask_it(member: Member) -> Awaitable[ResultT]:
+            return self._repeat(lambda: self._ask_in_turn([member], ask, call=call), call=call)
+
+        results = await asyncio.gather(*(ask_it(member) for member in members), return_exceptions=True)
+        self._model = None
+        for member in members:
+            member.is_compared = False
+        answers: list[ResultT] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            answers.append(result)
+        return answers[0]
 
     async def close(self) -> None:
         """Cancels what is in flight. Closing twice is fine."""
@@ -163,9 +161,9 @@ class Replicas:
             self._tell(last, call=call, delay=delay)
             await asyncio.sleep(delay)
 
-    async def _ask_in_turn(self, ask: Ask[ResultT], *, prefix: bytes, call: _Call) -> ResultT:
+    async def _ask_in_turn(self, members: Sequence[Member], ask: Ask[ResultT], *, call: _Call) -> ResultT:
         nobody: _NobodyAnsweredError | None = None
-        for member in self._order(prefix):
+        for member in members:
             if nobody is not None:
                 if not call.remaining:
                     break
@@ -195,7 +193,7 @@ class Replicas:
             raise nobody
         return answers
 
-    async def _ask_one(self, member: _Member, ask: Ask[ResultT], *, call: _Call) -> ResultT:
+    async def _ask_one(self, member: Member, ask: Ask[ResultT], *, call: _Call) -> ResultT:
         call.num_attempts += 1
         member.num_in_flight += 1
         try:
@@ -215,7 +213,7 @@ class Replicas:
             member.away_since = None
         return result
 
-    async def _compare(self, member: _Member, *, call: _Call) -> None:
+    async def _compare(self, member: Member, *, call: _Call) -> None:
         """Raises ReplicasDifferError unless it hosts the same teacher as those before it."""
         address = member.replica.address
         info = await member.replica.info(include_tokenizer=False, timeout_seconds=call.remaining)
@@ -234,26 +232,17 @@ class Replicas:
             self._set_model(member, info)
         member.is_compared = True
 
-    def _set_model(self, member: _Member, info: ServerInfo) -> None:
+    def _set_model(self, member: Member, info: ServerInfo) -> None:
         if self._model is not None and difference(self._model[1], info):
             for other in self._members.values():
                 other.is_compared = False
         self._model = (member.replica.address, info)
 
-    def _set_away(self, member: _Member, error: TeacherUnavailableError) -> None:
+    def _set_away(self, member: Member, error: TeacherUnavailableError) -> None:
         if member.away_since is None:
             _log.warning("replica does not answer: address=%s error=%r", member.replica.address, str(error))
         member.away_since = time.monotonic()
         member.is_compared = False
-
-    def _order(self, prefix: bytes) -> list[_Member]:
-        """As the prefix prefers; those with too much to do after the rest, those that are away last."""
-        members = [self._members[address] for address in rendezvous_order(prefix, self._members)]
-        is_away = {member.replica.address: member.is_away() for member in members}
-        num_in_flight = 1 + sum(member.num_in_flight for member in members)
-        fair_share = num_in_flight / max(1, len(members) - sum(is_away.values()))
-        most = max(MIN_BUSY_CALLS, LOAD_FACTOR * fair_share)
-        return sorted(members, key=lambda member: (is_away[member.replica.address], member.num_in_flight >= most))
 
     def _gave_up(self, failure: TeacherUnavailableError, *, call: _Call) -> TeacherUnavailableError:
         return TeacherUnavailableError(

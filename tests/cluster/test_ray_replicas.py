@@ -111,7 +111,8 @@ def assert_equal_to_oracle(model: PreTrainedModel, group: Group, answer: GroupSc
 
 @pytest.fixture(scope="module")
 def oracle(tiny_folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
+    return model
 
 
 def score_all(addresses: list[str], groups: list[Group]) -> list[GroupScores]:

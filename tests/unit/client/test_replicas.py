@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,10 +24,13 @@ from preceptor_client import (
     Text,
 )
 from preceptor_client.affinity import NUM_PREFIX_TOKENS, rendezvous_order
+from preceptor_client.connection import Connection
 from preceptor_client.errors import InvalidRequestError, ReplicasDifferError, TeacherUnavailableError
-from preceptor_client.replicas import MIN_BUSY_CALLS
+from preceptor_client.replica import Replica
+from preceptor_client.replicas import Replicas
 from preceptor_client.retry import RetryEvent
-from preceptor_client.types import Prompt
+from preceptor_client.rota import MIN_BUSY_CALLS
+from preceptor_client.types import Prompt, ServerInfo
 
 from tests.unit.client.scripted_teacher import Abort, Hang, ScriptedTeacher, serving
 from tests.unit.client.test_blocking import served_elsewhere
@@ -55,6 +58,36 @@ async def serving_two(
 
 def prompts_of(teacher: ScriptedTeacher) -> Counter[bytes]:
     return Counter(request.prompt.teacher_ids.data for request in teacher.requests)
+
+
+def replicas_of(*addresses: str) -> Replicas:
+    connections = [
+        Connection(
+            address,
+            attempt_timeout_seconds=None,
+            retry=QUICK,
+            caller="test",
+            max_message_bytes=1 << 20,
+            on_retry=None,
+            is_patient=False,
+        )
+        for address in addresses
+    ]
+    return Replicas([Replica(connection) for connection in connections], retry=QUICK, on_retry=None)
+
+
+async def ask_info(replica: Replica, seconds: float) -> ServerInfo:
+    return await replica.info(include_tokenizer=False, timeout_seconds=seconds)
+
+
+def change_to_r2(by_address: dict[str, ScriptedTeacher]) -> Callable[[Replica, float], Awaitable[None]]:
+    """Stands for an update of weights: reaches the server, which then tells of another revision."""
+
+    async def change(replica: Replica, seconds: float) -> None:
+        await ask_info(replica, seconds)
+        by_address[replica.address].info_changes = {"revision": "r2"}
+
+    return change
 
 
 async def score_each(client: TeacherClient, prompts: Sequence[Prompt]) -> None:
@@ -294,6 +327,39 @@ async def test_new_weights_at_every_replica_are_no_difference() -> None:
         await client.info()
         first.info_changes = second.info_changes = {"revision": "r2"}
         assert (await client.info()).teachers[0].revision == "r2"
+
+
+async def test_a_change_is_asked_of_every_replica_and_waits_for_those_that_are_away() -> None:
+    first, second = ScriptedTeacher(), ScriptedTeacher()
+    async with serving(second) as other:
+        async with serving(first) as one:
+            port = int(one.split(":")[1])
+        replicas = replicas_of(one, other)
+        changing = asyncio.create_task(replicas.change(change_to_r2({one: first, other: second}), timeout_seconds=20))
+        await asyncio.sleep(0.2)
+        assert not changing.done()
+        async with serving(first, port=port):
+            await changing
+        # Compared anew: neither is taken for another teacher.
+        await replicas.ask(ask_info, prefix=b"", timeout_seconds=20)
+        await replicas.close()
+    assert first.info_changes == second.info_changes == {"revision": "r2"}
+
+
+async def test_a_change_that_one_replica_does_not_take_raises_and_no_score_is_taken_from_different_teachers() -> None:
+    async with serving(ScriptedTeacher()) as one, serving(second := ScriptedTeacher()) as other:
+        replicas = replicas_of(one, other)
+
+        async def change_second_alone(replica: Replica, seconds: float) -> None:
+            if replica.address == one:
+                raise InvalidRequestError("no such folder")
+            second.info_changes = {"revision": "r2"}
+
+        with pytest.raises(InvalidRequestError, match="no such folder"):
+            await replicas.change(change_second_alone, timeout_seconds=20)
+        with pytest.raises(ReplicasDifferError):
+            await replicas.info(include_tokenizer=False, timeout_seconds=20)
+        await replicas.close()
 
 
 async def test_an_only_address_is_never_asked_for_info_by_itself() -> None:
