@@ -23,11 +23,13 @@ from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_
 from preceptor_server.config import EngineConfig, ServerConfig
 from preceptor_server.engines.base import Engine
 from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.engines.mortal_fake import MortalFakeEngine
 from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.selftest import check_engine
 from preceptor_server.servicer import TeacherServicer
+from preceptor_server.supervision import OnChange, SupervisedEngine, supervise
 from preceptor_server.types import EngineInfo
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ async def serve(config: ServerConfig) -> None:
     server = build_server(config)
     address = bind(server, config)  # before the model: a port in use is told in the first second
     tokenizer = _load_tokenizer(config.engine)
-    engine = build_engine(config.engine, tokenizer)
+    engine = supervise(build_engine(config.engine, tokenizer))
     await asyncio.to_thread(engine.load)
     scheduler = Scheduler(engine, config.scheduler)
     aligner: Aligner | None = None
@@ -68,6 +70,8 @@ async def serve(config: ServerConfig) -> None:
         health_servicer = add_services(server, teacher)
         await server.start()
         await set_health(health_servicer, is_serving=True)
+        if isinstance(engine, SupervisedEngine):
+            engine.start(on_change=_health_while_running(health_servicer, stop))
         _announce(address, config.listen.address_file)
         await stop.wait()
         logger.info("draining seconds=%g", config.listen.drain_seconds)
@@ -112,7 +116,12 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
 def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> Engine:
     """The engine that `config.kind` names. Imports its libraries only now."""
     if config.kind == "fake":
-        return FakeEngine(config, vocabulary_size=tokenizer.vocabulary_size if tokenizer else None)
+        fake = FakeEngine if config.fake_dies_after_groups is None else MortalFakeEngine
+        return fake(config, vocabulary_size=tokenizer.vocabulary_size if tokenizer else None)
+    if config.kind == "vllm":
+        from preceptor_server.engines.vllm.engine import VllmEngine
+
+        return VllmEngine(config)
     from preceptor_server.engines.hf import HfEngine
 
     return HfEngine(config)
@@ -150,8 +159,18 @@ async def set_health(servicer: health.aio.HealthServicer, *, is_serving: bool) -
         await servicer.set(name, status)
 
 
+def _health_while_running(servicer: health.aio.HealthServicer, stop: asyncio.Event) -> OnChange:
+    """Health follows the engine, until the server drains: then it stays as it is."""
+
+    async def follow(is_alive: bool) -> None:
+        if not stop.is_set():
+            await set_health(servicer, is_serving=is_alive)
+
+    return follow
+
+
 def _load_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
-    name = config.tokenizer or (config.model if config.kind == "hf" else None)
+    name = config.tokenizer or (config.model if config.kind != "fake" else None)
     if name is None:
         return None
     gguf_file = config.gguf_file if config.tokenizer is None else None

@@ -9,7 +9,7 @@ import sys
 from preceptor.settings import InvalidSettingsError, load_settings
 
 from preceptor_server.config import ServerConfig
-from preceptor_server.errors import StartupError
+from preceptor_server.errors import EngineUnavailableError, StartupError
 
 PROGRAM = "preceptor-server"
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     set_up_logging(config.log_level)
     try:
         asyncio.run(serve(config))
-    except StartupError as error:
+    except (StartupError, EngineUnavailableError) as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return 1
     return 0

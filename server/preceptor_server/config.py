@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from preceptor.settings import Section
 from pydantic import Field, model_validator
@@ -44,13 +44,31 @@ class ListenConfig(Section):
         return self
 
 
+class VllmConfig(Section):
+    """How vLLM is run, where engine.kind is vllm."""
+
+    path: Literal["auto", "fast", "stock"] = "auto"
+    """fast: columns are computed inside vLLM's workers, of response rows only, prompts come from its cache, every
+    temperature and candidate works; needs a model that vLLM implements. stock: vLLM's own prompt logprobs, on any
+    version: temperature 1, no candidates, no entropies, slower. auto: fast where it works, else stock, with a warning
+    that says why."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """vLLM's engine arguments by their own names, such as {"tensor_parallel_size": 4, "enable_lora": true,
+    "gpu_memory_utilization": 0.9, "distributed_executor_backend": "ray"}."""
+    max_tokens_in_flight: int | None = Field(None, ge=1)
+    """Tokens handed to vLLM at once; the rest waits here, where callers share fairly. Default: four of its batches."""
+
+
 class EngineConfig(Section):
     """The model that answers."""
 
-    kind: Literal["hf", "fake"] = "hf"
-    """hf: a causal language model run by transformers. fake: a deterministic stand-in without weights, for tests."""
+    kind: Literal["hf", "vllm", "fake"] = "hf"
+    """hf: a causal language model run by transformers. vllm: large models, many GPUs (see engine.vllm). fake: a
+    deterministic stand-in without weights, for tests."""
     model: str = ""
-    """Hub id or folder of the model. Required for hf."""
+    """Hub id or folder of the model. Required for hf and vllm."""
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM is run, where engine.kind is vllm."""
     gguf_file: str | None = None
     """Name of a GGUF file inside that folder, when the weights come as one."""
     tokenizer: str | None = None
@@ -74,11 +92,25 @@ class EngineConfig(Section):
     """Vocabulary of the fake engine; raised to its tokenizer's when it has one."""
     fake_seconds_per_token: float = Field(0.0, ge=0)
     """How long the fake engine takes per token, in seconds."""
+    fake_dies_after_groups: int | None = Field(None, ge=1)
+    """For tests: the fake engine batches by itself, and dies at the group after this many, the start-up self-test's
+    among them, as often as it is started."""
 
     @model_validator(mode="after")
     def _check_model(self) -> Self:
-        if self.kind == "hf" and not self.model:
+        if self.kind != "fake" and not self.model:
             raise ValueError("model is required: set engine.model to a hub id or a folder")
+        return self
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind != "vllm":
+            if self.vllm != VllmConfig():
+                raise ValueError(f"vllm is set, but kind={self.kind}: set engine.kind=vllm, or leave engine.vllm out")
+            return self
+        for name, default in (("gguf_file", None), ("device", "auto"), ("packing", "packed")):
+            if getattr(self, name) != default:
+                raise ValueError(f"{name}={getattr(self, name)} is not for kind=vllm: leave engine.{name} out")
         return self
 
 

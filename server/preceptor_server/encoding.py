@@ -27,7 +27,8 @@ def encode_score_response(
     answer = pb.ScoreResponse(
         request_id=call.request_id,
         teacher=teacher.name,
-        revision=teacher.info.revision,
+        revision=scored.revision,
+        adapter=call.adapter,
         tokenizer_id=call.tokenizer_id,
         top_k=call.top_k,
         temperature=call.temperature,

@@ -58,6 +58,10 @@ class FairQueue(Generic[QueuedT]):
         queue.remove(entry)
         self._forget(entry)
 
+    def peek(self) -> QueuedT | None:
+        """The entry that `take` would begin with; None where nothing waits."""
+        return self._waiting[self._next_caller()][0] if self._waiting else None
+
     def take(self, max_tokens: int, *, cost: Callable[[QueuedT, QueuedT | None], int] | None = None) -> list[QueuedT]:
         """The next batch: as many entries as fit, at least one where any wait.
 
@@ -68,7 +72,7 @@ class FairQueue(Generic[QueuedT]):
         batch: list[QueuedT] = []
         room = max_tokens
         while self._waiting:
-            caller = min(self._waiting, key=lambda name: self._served[name])
+            caller = self._next_caller()
             entry = self._waiting[caller][0]
             num_tokens = entry.num_tokens if cost is None else cost(entry, batch[-1] if batch else None)
             if batch and (num_tokens > room or entry.rides_alone):
@@ -81,6 +85,9 @@ class FairQueue(Generic[QueuedT]):
             if entry.rides_alone:
                 break
         return batch
+
+    def _next_caller(self) -> str:
+        return min(self._waiting, key=lambda name: self._served[name])
 
     def _forget(self, entry: QueuedT) -> None:
         self._num_tokens -= entry.num_tokens

@@ -36,4 +36,4 @@ class HostedTeacher:
 
     @property
     def max_top_k(self) -> int:
-        return min(self.limits.max_top_k, self.info.vocabulary_size)
+        return min(self.limits.max_top_k, self.info.largest_top_k)

@@ -36,15 +36,18 @@ async def score_call(
         group = _group(call, call.responses, top_k=call.top_k)
         scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds)
         answers = tuple(ScoredResponse(columns=columns) for columns in scored.columns)
-        return ScoredCall(responses=answers, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms)
+        return _scored_call(answers, scored)
+    revision = teacher.info.revision_of(call.adapter)
     started = asyncio.get_running_loop().time()
     readings = await asyncio.to_thread(_read, call, teacher)
     responses = await asyncio.to_thread(_ask, call, call.alignment, readings, teacher)
     if not responses:
         pairs = zip(readings, call.responses, strict=True)
-        return ScoredCall(responses=tuple(_unscored(reading, response, call.top_k) for reading, response in pairs))
+        unscored = tuple(_unscored(reading, response, call.top_k) for reading, response in pairs)
+        return ScoredCall(responses=unscored, revision=revision)
+    # Of more than K the engine may give fewer: then fewer of the K have a mass of their own, and the tail has theirs.
     top_k = num_teacher_tokens(call.alignment, top_k=call.top_k, merges_end_tokens=_merges(call))
-    group = _group(call, responses, top_k=min(top_k, teacher.info.vocabulary_size))
+    group = _group(call, responses, top_k=min(top_k, teacher.info.largest_top_k))
     check_group_tokens(group, teacher)
     if timeout_seconds is not None:
         timeout_seconds -= asyncio.get_running_loop().time() - started
@@ -59,6 +62,13 @@ def _group(call: ScoreCall, responses: Sequence[ResponseToScore], *, top_k: int)
         top_k=top_k,
         temperature=call.temperature,
         batch_invariant=call.batch_invariant,
+        adapter=call.adapter,
+    )
+
+
+def _scored_call(answers: Sequence[ScoredResponse], scored: ScoredGroup) -> ScoredCall:
+    return ScoredCall(
+        responses=tuple(answers), revision=scored.revision, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms
     )
 
 
@@ -99,7 +109,7 @@ def _project(call: ScoreCall, alignment: Alignment, readings: Sequence[Reading],
         else _unscored(reading, response, call.top_k)
         for reading, response in zip(readings, call.responses, strict=True)
     ]
-    return ScoredCall(responses=tuple(answers), queue_ms=scored.queue_ms, forward_ms=scored.forward_ms)
+    return _scored_call(answers, scored)
 
 
 def _projected(

@@ -105,6 +105,8 @@ class ScoreCall:
     batch_invariant: bool
     logprob_dtype: LogprobDtype
     student_vocabulary_size: int
+    adapter: str = ""
+    """As in ScoreGroup."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,6 +127,8 @@ class ScoredCall:
     """The answer to a call, and where the time went."""
 
     responses: tuple[ScoredResponse, ...]
+    revision: str
+    """Of the weights that scored it."""
     queue_ms: float = 0.0
     forward_ms: float = 0.0
 
@@ -163,7 +167,9 @@ class EngineInfo:
     computes_entropies: bool = True
     """Whether it answers `ResponseColumns.entropies_N`."""
     max_top_k: int | None = None
-    """Largest support that it answers. None: the vocabulary."""
+    """Largest support that it answers. None: the vocabulary. A student with another tokenizer is answered from up to
+    twice as many tokens as it asked for; where this bound cuts them, its last entries may be -inf, the tail has their
+    mass."""
     batches_itself: bool = False
     """It takes groups one by one, batches what is in flight by itself, and frees what is cancelled: the scheduler then
     hands over each group alone, as long as `max_tokens_in_flight` has room."""
@@ -172,6 +178,11 @@ class EngineInfo:
     fair."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Names of the adapters that are loaded, and their revisions."""
+
+    @property
+    def largest_top_k(self) -> int:
+        """The largest support that this engine can be asked for."""
+        return self.vocabulary_size if self.max_top_k is None else min(self.vocabulary_size, self.max_top_k)
 
     def revision_of(self, adapter: str) -> str:
         """What an answer says that was scored with this adapter; "" is the teacher as it is."""

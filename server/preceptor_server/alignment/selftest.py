@@ -51,8 +51,8 @@ async def check_alignment(engine: Engine, aligner: Aligner) -> float:
             "it cuts the bytes of its own tokens into other tokens, so it cannot be laid beside another",
             reason="UNSUPPORTED_TOKENIZER",
         )
-    top_k = min(_TOP_K, info.vocabulary_size)
-    asked = min(num_teacher_tokens(alignment, top_k=top_k, merges_end_tokens=True), info.vocabulary_size)
+    top_k = min(_TOP_K, info.largest_top_k)
+    asked = min(num_teacher_tokens(alignment, top_k=top_k, merges_end_tokens=True), info.largest_top_k)
     group = ScoreGroup(
         prompt_ids_P=ids_T[:1],
         responses=(ResponseToScore(ids_T=reading.teacher_ids_M, score_mask_T=reading.wanted_M),),

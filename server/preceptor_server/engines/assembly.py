@@ -13,7 +13,9 @@ from preceptor.wire import LogprobArray, PositionStatus, StatusArray
 from preceptor_server.engines.columns import ChunkColumns
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
-_Columns = dict[str, npt.NDArray[np.generic]]
+RowColumns = dict[str, npt.NDArray[np.generic]]
+"""Columns of the wanted rows of a response, by the names of ChunkColumns; without entropies where nobody knows them."""
+
 _PER_ROW = tuple(name for name in ChunkColumns.__dataclass_fields__ if name != "candidate_logprobs_E")
 
 
@@ -22,7 +24,7 @@ class ColumnCollector:
 
     def __init__(self, batch: Sequence[ScoreGroup]) -> None:
         self._batch = batch
-        self._chunks: list[_Columns] = []
+        self._chunks: list[RowColumns] = []
         self._candidates: list[LogprobArray] = [np.zeros(0, np.float32)]
 
     def add(self, chunk: ChunkColumns) -> None:
@@ -41,7 +43,7 @@ class ColumnCollector:
                 stop = start + int(response.score_mask_T.sum())
                 rows = {name: column[start:stop] for name, column in columns.items()}
                 block_NC, candidates_E = _cut_candidates(response, candidates_E, num_rows=stop - start)
-                responses.append(_response_columns(response, rows, block_NC, group.top_k))
+                responses.append(response_columns(response, rows, block_NC, group.top_k))
                 start = stop
             answers.append(tuple(responses))
         return answers
@@ -57,11 +59,11 @@ def _cut_candidates(
     return candidates_E[: num_rows * width].reshape(num_rows, width), candidates_E[num_rows * width :]
 
 
-def _response_columns(
-    response: ResponseToScore, rows: _Columns, candidates_NC: LogprobArray | None, top_k: int
+def response_columns(
+    response: ResponseToScore, rows: RowColumns, candidates_NC: LogprobArray | None, top_k: int
 ) -> ResponseColumns:
     """Drops the rows that are not finite, and says so in the status of their positions."""
-    is_finite = rows["is_finite_R"].astype(np.bool_)
+    is_finite, entropies_R = rows["is_finite_R"].astype(np.bool_), rows.get("entropies_R")
     status_T: StatusArray = np.full(len(response.ids_T), PositionStatus.EXCLUDED, np.uint8)
     status_T[response.score_mask_T] = np.where(is_finite, PositionStatus.OK, PositionStatus.NON_FINITE)
     return ResponseColumns(
@@ -70,6 +72,6 @@ def _response_columns(
         support_logprobs_NK=rows["support_logprobs_RK"][is_finite, :top_k].astype(np.float32),
         sampled_logprobs_N=rows["sampled_logprobs_R"][is_finite].astype(np.float32),
         log_tail_mass_N=rows["log_tail_mass_R"][is_finite].astype(np.float32),
-        entropies_N=rows["entropies_R"][is_finite].astype(np.float32),
+        entropies_N=None if entropies_R is None else entropies_R[is_finite].astype(np.float32),
         candidate_logprobs_NC=None if candidates_NC is None else candidates_NC[is_finite].astype(np.float32),
     )

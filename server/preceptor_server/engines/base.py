@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from preceptor.wire import LogprobArray, TokenArray
 
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
+
+Restore = Callable[[], Awaitable[None]]
+"""Brings back the weights that were replaced, and their revision. Called at most once, before anything else is loaded;
+dropped once the new weights are trusted, which frees what it holds."""
 
 
 class Engine(Protocol):
@@ -43,15 +47,21 @@ class Mortal(Protocol):
 
 
 @runtime_checkable
+class MortalEngine(Engine, Mortal, Protocol):
+    """Both: what `supervision.py` looks after."""
+
+
+@runtime_checkable
 class UpdatesWeights(Protocol):
     """An engine whose weights can be replaced while it serves. `info` tells the new revision afterwards.
 
-    Each raises WeightUpdateError where the weights cannot be used, and leaves the old ones as they were. The caller sees
-    to it that nothing is in flight during `load_weights`.
+    Each raises WeightUpdateError where the weights cannot be used, and leaves the old ones as they were. The caller
+    sees to it that nothing is in flight during `load_weights`.
     """
 
-    async def load_weights(self, folder: Path) -> None:
-        """The model's own weights, as `save_pretrained` writes them."""
+    async def load_weights(self, folder: Path) -> Restore | None:
+        """The model's own weights, as `save_pretrained` writes them. Returns the way back, for weights that turn out to
+        be wrong; None from an engine that has none."""
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """A LoRA adapter, as peft writes it; one of that name is replaced."""

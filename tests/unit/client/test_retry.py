@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -22,6 +23,7 @@ from tests.unit.client.scripted_teacher import Abort, Hang, Lie, ScriptedTeacher
 QUICK = RetryPolicy(initial_seconds=0.001, max_seconds=0.01)
 OVERLOAD = Abort(code=grpc.StatusCode.RESOURCE_EXHAUSTED, message="queue is full", reason="QUEUE_FULL")
 GONE = Abort(code=grpc.StatusCode.UNAVAILABLE, message="draining")
+ENGINE_DIED = Abort(code=grpc.StatusCode.UNAVAILABLE, message="the engine died", reason="ENGINE_DIED")
 
 EXPECTED_ERRORS: dict[grpc.StatusCode, type[PreceptorError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
@@ -57,7 +59,7 @@ async def test_other_codes_are_asked_once_and_raise_their_error(code: grpc.Statu
     assert len(teacher.requests) == 1
 
 
-@pytest.mark.parametrize("passing", [OVERLOAD, GONE])
+@pytest.mark.parametrize("passing", [OVERLOAD, GONE, ENGINE_DIED])
 async def test_passing_failure_is_asked_again_with_the_same_request(passing: Abort) -> None:
     teacher = ScriptedTeacher([passing, passing])
     async with serving(teacher) as address, TeacherClient(address, retry=QUICK, timeout_seconds=5) as client:
@@ -105,8 +107,9 @@ async def test_request_beyond_the_servers_message_limit_is_not_repeated() -> Non
     assert (teacher.requests, events) == ([], [])
 
 
-async def test_servers_retry_delay_is_a_lower_bound() -> None:
-    slow_down = Abort(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="QUEUE_FULL", retry_after_seconds=0.3)
+@pytest.mark.parametrize("passing", [OVERLOAD, ENGINE_DIED])
+async def test_servers_retry_delay_is_a_lower_bound(passing: Abort) -> None:
+    slow_down = replace(passing, retry_after_seconds=0.3)
     events: list[RetryEvent] = []
     async with (
         serving(ScriptedTeacher([slow_down])) as address,

@@ -30,6 +30,7 @@ def group_of(
     top_k: int = 4,
     temperature: float = 1.0,
     batch_invariant: bool = False,
+    adapter: str = "",
 ) -> ScoreGroup:
     return ScoreGroup(
         prompt_ids_P=np.asarray(prompt, np.int64),
@@ -37,6 +38,7 @@ def group_of(
         top_k=top_k,
         temperature=temperature,
         batch_invariant=batch_invariant,
+        adapter=adapter,
     )
 
 

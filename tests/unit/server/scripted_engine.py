@@ -26,10 +26,17 @@ def columns_named_after(group: ScoreGroup) -> GroupColumns:
 
 
 class ScriptedEngine:
-    """The Engine protocol. `gate` holds every batch back until it is set; `errors` are raised first, in order."""
+    """The Engine protocol. `gate` holds every batch back until it is set; `errors` are raised first, in order.
+
+    With `max_tokens_in_flight` it is an engine that batches by itself."""
 
     def __init__(
-        self, *, max_concurrent_batches: int = 1, is_open: bool = True, min_shared_prefix: int | None = None
+        self,
+        *,
+        max_concurrent_batches: int = 1,
+        is_open: bool = True,
+        min_shared_prefix: int | None = None,
+        max_tokens_in_flight: int | None = None,
     ) -> None:
         self.batches: list[list[ScoreGroup]] = []
         self.errors: list[Exception] = []
@@ -37,11 +44,15 @@ class ScriptedEngine:
         self.gate = asyncio.Event()
         if is_open:
             self.gate.set()
+        self.revision = "1"
+        self.adapters: dict[str, str] = {}
+        self.num_cancelled = 0
         self.num_in_flight = 0
         self.most_in_flight = 0
         self._arrival = asyncio.Condition()
         self._max_concurrent_batches = max_concurrent_batches
         self._min_shared_prefix = min_shared_prefix
+        self._max_tokens_in_flight = max_tokens_in_flight
 
     def load(self) -> None:
         pass
@@ -53,13 +64,16 @@ class ScriptedEngine:
         return EngineInfo(
             engine="scripted",
             model="scripted",
-            revision="1",
+            revision=self.revision,
             dtype="float32",
             device="cpu",
             vocabulary_size=100,
             max_model_len=1000,
             max_concurrent_batches=self._max_concurrent_batches,
             min_shared_prefix=self._min_shared_prefix,
+            batches_itself=self._max_tokens_in_flight is not None,
+            max_tokens_in_flight=self._max_tokens_in_flight or 0,
+            adapters=dict(self.adapters),
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
@@ -74,6 +88,9 @@ class ScriptedEngine:
                 raise self.errors.pop(0)
             answers = [columns_named_after(group) for group in batch]
             return answers[1:] if self.drops_an_answer else answers
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
         finally:
             self.num_in_flight -= 1
 

@@ -49,7 +49,10 @@ CALL = ScoreCall(
     student_vocabulary_size=300,
 )
 SCORED = ScoredCall(
-    responses=(ScoredResponse(columns=FIRST), ScoredResponse(columns=NON_FINITE)), queue_ms=1.5, forward_ms=2.5
+    responses=(ScoredResponse(columns=FIRST), ScoredResponse(columns=NON_FINITE)),
+    revision="step-7",
+    queue_ms=1.5,
+    forward_ms=2.5,
 )
 
 
@@ -60,8 +63,9 @@ def encode(call: ScoreCall = CALL, *, vocabulary_size: int = 300) -> pb.ScoreRes
 
 def test_answer_says_what_was_asked_and_who_answered() -> None:
     answer = encode()
-    assert (answer.request_id, answer.teacher, answer.revision) == ("r-7", "professor", "fake-300")
+    assert (answer.request_id, answer.teacher, answer.revision) == ("r-7", "professor", "step-7")
     assert (answer.tokenizer_id, answer.adapter) == ("none-300", "")
+    assert encode(replace(CALL, adapter="maths")).adapter == "maths"
     assert (answer.top_k, answer.temperature) == (2, 0.7)
     assert answer.timings == pb.Timings(decode_ms=0.5, queue_ms=1.5, forward_ms=2.5, total_ms=9.0)
 

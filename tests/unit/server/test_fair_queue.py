@@ -177,3 +177,14 @@ def test_a_caller_is_charged_the_cost_and_not_the_tokens() -> None:
     queue = queue_of(Entry("a1"), Entry("b1"), Entry("a2"), Entry("a3"), Entry("b2"))
     costs["a3"] = 1
     assert names(queue.take(100, cost=lambda entry, _: costs[entry.name])) == ["a1", "b1", "a2", "a3", "b2"]
+
+
+def test_peek_shows_what_take_begins_with_and_takes_nothing() -> None:
+    queue = queue_of(*(Entry(f"a{i}") for i in range(3)), Entry("b0"))
+    seen = []
+    while (entry := queue.peek()) is not None:
+        assert queue.peek() is entry
+        assert names(queue.take(0)) == [entry.name]
+        seen.append(entry.name)
+    assert seen == ["a0", "b0", "a1", "a2"]
+    assert queue.num_tokens == 0

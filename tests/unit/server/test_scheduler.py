@@ -1,54 +1,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from preceptor_server.config import SchedulerConfig
-from preceptor_server.errors import DeadlinePassedError, EngineFailedError, QueueFullError
+from preceptor_server.errors import (
+    DeadlinePassedError,
+    EngineDiedError,
+    EngineFailedError,
+    EngineUnavailableError,
+    QueueFullError,
+    UnknownTeacherError,
+)
 from preceptor_server.scheduler import Scheduler
-from preceptor_server.types import CANDIDATES_PER_TOKEN, ScoredGroup, ScoreGroup
+from preceptor_server.types import CANDIDATES_PER_TOKEN
 
 from tests.unit.server.groups import group_of, group_of_size, response_of
+from tests.unit.server.scheduling import BATCH_TOKENS, begin, occupy, running, sizes
 from tests.unit.server.scripted_engine import ScriptedEngine
-
-BATCH_TOKENS = 100
-
-
-@asynccontextmanager
-async def running(
-    engine: ScriptedEngine, *, max_queue_tokens: int = 10_000, batch_window_ms: float = 0.0
-) -> AsyncIterator[Scheduler]:
-    config = SchedulerConfig(
-        max_batch_tokens=BATCH_TOKENS, max_queue_tokens=max_queue_tokens, batch_window_ms=batch_window_ms
-    )
-    scheduler = Scheduler(engine, config)
-    scheduler.start()
-    try:
-        yield scheduler
-    finally:
-        engine.gate.set()
-        await scheduler.stop()
-
-
-async def begin(call: Coroutine[Any, Any, ScoredGroup]) -> asyncio.Task[ScoredGroup]:
-    """Starts a call, and lets it reach the queue."""
-    task = asyncio.create_task(call)
-    await asyncio.sleep(0)
-    return task
-
-
-async def occupy(engine: ScriptedEngine, scheduler: Scheduler) -> asyncio.Task[ScoredGroup]:
-    """Keeps the engine busy with a batch, so that what follows waits in the queue."""
-    task = await begin(scheduler.score(group_of_size(2), caller="occupier"))
-    await engine.has_begun(1)
-    return task
-
-
-def sizes(batches: list[list[ScoreGroup]]) -> list[list[int]]:
-    return [[group.num_tokens for group in batch] for batch in batches]
 
 
 async def test_everyone_gets_the_answer_to_their_own_group() -> None:
@@ -195,6 +164,60 @@ async def test_every_group_of_a_failed_batch_is_told() -> None:
         results = await asyncio.gather(*both, return_exceptions=True)
     assert [type(result) for result in results] == [EngineFailedError, EngineFailedError]
     assert sizes(engine.batches) == [[2], [30, 30]]
+
+
+async def test_engine_that_died_or_is_away_is_told_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    engine = ScriptedEngine()
+    async with running(engine) as scheduler:
+        for error in (
+            EngineDiedError("gone while it scored", retry_after_seconds=3),
+            EngineUnavailableError("starting again", retry_after_seconds=4),
+        ):
+            engine.errors.append(error)
+            with pytest.raises(EngineUnavailableError) as caught:
+                await scheduler.score(group_of_size(5), caller="a")
+            assert caught.value is error
+        await scheduler.score(group_of_size(5), caller="a")
+    assert "Traceback" not in caplog.text, "it is no mystery to whoever reads the log"
+
+
+async def test_answer_carries_the_revision_of_the_weights_that_scored_it() -> None:
+    engine = ScriptedEngine(is_open=False)
+    engine.adapters = {"maths": "1+maths-3"}
+    async with running(engine) as scheduler:
+        plain = await begin(scheduler.score(group_of_size(5), caller="a"))
+        await engine.has_begun(1)
+        adapted = await begin(scheduler.score(group_of([1], [2], adapter="maths"), caller="a"))
+        engine.revision = "2"  # while the first is in flight
+        engine.gate.set()
+        assert (await plain).revision == "1"
+        assert (await adapted).revision == "1+maths-3"
+        assert (await scheduler.score(group_of_size(5), caller="a")).revision == "2"
+
+
+async def test_adapter_that_was_taken_away_while_the_group_waited_is_told() -> None:
+    engine = ScriptedEngine(is_open=False)
+    engine.adapters = {"maths": "1+maths-3"}
+    async with running(engine) as scheduler:
+        occupier = await occupy(engine, scheduler)
+        late = await begin(scheduler.score(group_of([1], [2], adapter="maths"), caller="a"))
+        engine.adapters = {}
+        engine.gate.set()
+        with pytest.raises(UnknownTeacherError, match="'maths' was taken away while the group waited"):
+            await late
+        await occupier
+    assert sizes(engine.batches) == [[2]]
+
+
+async def test_deadline_that_ends_during_a_forward_of_a_batch_leaves_the_batch_alone() -> None:
+    engine = ScriptedEngine(is_open=False)
+    async with running(engine) as scheduler:
+        late = await begin(scheduler.score(group_of_size(5), caller="a", timeout_seconds=0.01))
+        await engine.has_begun(1)
+        await asyncio.sleep(0.03)
+        engine.gate.set()
+        assert (await late).columns[0].sampled_logprobs_N.tolist() == [2, 2, 2, 2]
+    assert engine.num_cancelled == 0
 
 
 async def test_engine_that_answers_too_few_groups_fails_its_batch_instead_of_leaving_callers_waiting() -> None:

@@ -179,6 +179,29 @@ async def test_engine_that_scores_no_candidates_is_not_asked_for_any() -> None:
     assert await check_engine(WithoutCandidates(each(lambda columns: columns))) < 1e-5
 
 
+class OneByOne(DistortedEngine):
+    """An engine that batches by itself: it takes single groups, and notes how many it has at once."""
+
+    num_inside = most_inside = 0
+
+    def info(self) -> EngineInfo:
+        return replace(super().info(), batches_itself=True, max_tokens_in_flight=1000)
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        assert len(batch) == 1
+        self.num_inside += 1
+        self.most_inside = max(self.most_inside, self.num_inside)
+        answers = await super().score(batch)
+        self.num_inside -= 1
+        return answers
+
+
+async def test_engine_that_batches_by_itself_is_checked_with_groups_side_by_side() -> None:
+    engine = OneByOne(each(lambda columns: columns))
+    assert await check_engine(engine) < 1e-5
+    assert engine.most_inside == 2
+
+
 async def test_largest_difference_is_what_is_returned() -> None:
     worst = await check_engine(DistortedEngine(each(add_to_sampled(1e-3))))
     assert worst == pytest.approx(1e-3, abs=1e-5)

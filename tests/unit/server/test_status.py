@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -9,7 +10,9 @@ from google.rpc import error_details_pb2, status_pb2
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor_server.errors import (
     DeadlinePassedError,
+    EngineDiedError,
     EngineFailedError,
+    EngineUnavailableError,
     InvalidRequestError,
     NotYetImplementedError,
     QueueFullError,
@@ -57,6 +60,13 @@ def details_of(status: grpc.Status) -> tuple[status_pb2.Status, list[Message]]:
         (QueueFullError("full", retry_after_seconds=2.5), grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", ""),
         (DeadlinePassedError("late"), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED", ""),
         (EngineFailedError("oom"), grpc.StatusCode.INTERNAL, "ENGINE_FAILED", ""),
+        (
+            EngineUnavailableError("starting again", retry_after_seconds=4),
+            grpc.StatusCode.UNAVAILABLE,
+            "ENGINE_UNAVAILABLE",
+            "",
+        ),
+        (EngineDiedError("killed", retry_after_seconds=1), grpc.StatusCode.UNAVAILABLE, "ENGINE_DIED", ""),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ServerError) else None,
 )
@@ -71,8 +81,9 @@ def test_error_becomes_its_canonical_code_with_reason_and_field(
     assert details[0] == error_details_pb2.ErrorInfo(reason=reason, domain="preceptor", metadata=metadata)
 
 
-def test_overload_carries_its_retry_delay() -> None:
-    _, details = details_of(failure_of(QueueFullError("full", retry_after_seconds=2.75)).to_status())
+@pytest.mark.parametrize("kind", [QueueFullError, EngineUnavailableError, EngineDiedError])
+def test_what_passes_carries_its_retry_delay(kind: Callable[..., ServerError]) -> None:
+    _, details = details_of(failure_of(kind("passes", retry_after_seconds=2.75)).to_status())
     retry = details[1]
     assert isinstance(retry, error_details_pb2.RetryInfo)
     assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (2, 750_000_000)
@@ -86,6 +97,9 @@ def test_other_errors_carry_no_retry_delay() -> None:
 def test_stream_error_says_the_same() -> None:
     assert failure_of(QueueFullError("full", retry_after_seconds=2.5)).to_stream_error() == pb.ScoreError(
         code=8, reason="QUEUE_FULL", message="full", retry_after_seconds=2.5
+    )
+    assert failure_of(EngineDiedError("killed", retry_after_seconds=1.5)).to_stream_error() == pb.ScoreError(
+        code=14, reason="ENGINE_DIED", message="killed", retry_after_seconds=1.5
     )
     assert failure_of(InvalidRequestError("top_k", "is 0")).to_stream_error() == pb.ScoreError(
         code=3, reason="INVALID_FIELD", message="top_k: is 0", field="top_k"

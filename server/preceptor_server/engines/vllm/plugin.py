@@ -1,0 +1,31 @@
+"""vLLM's general plugin: wraps the models that vLLM knows, in the processes of a Preceptor server and nowhere else.
+
+vLLM runs every installed plugin in each of its processes, also in those of an unrelated `vllm serve` of the same
+environment: without SWITCH in the environment nothing is touched.
+"""
+
+from __future__ import annotations
+
+import os
+
+SWITCH = "VLLM_PRECEPTOR_SCORING"
+"""Set to 1 by the server before it starts vLLM. vLLM hands variables that begin so to its Ray workers too."""
+
+_WRAPPED = "preceptor_server.engines.vllm.wrapped"
+
+
+def register() -> None:
+    """Entry point of the group `vllm.general_plugins`. May run several times in a process."""
+    if os.environ.get(SWITCH) != "1":
+        return
+    import vllm
+    from vllm import ModelRegistry
+
+    from preceptor_server.engines.vllm import wrapped
+
+    for architecture, registered in list(ModelRegistry.models.items()):
+        module_name, class_name = getattr(registered, "module_name", None), getattr(registered, "class_name", None)
+        if module_name is None or class_name is None or module_name == _WRAPPED:
+            continue  # a class that is imported already, of another plugin, or wrapped before
+        name = wrapped.name_of(module_name, class_name, version=vllm.__version__)
+        ModelRegistry.register_model(architecture, f"{_WRAPPED}:{name}")

