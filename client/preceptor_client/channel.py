@@ -23,6 +23,16 @@ def checked_address(address: str) -> str:
     return address
 
 
+def checked_addresses(addresses: str) -> tuple[str, ...]:
+    """The parts of "host:port,host:port", servers that host the same teacher. Raises ValueError unless each is one."""
+    parts = tuple(part.strip() for part in addresses.split(","))
+    if len(parts) > 1 and not all(parts):
+        raise ValueError(f"address {addresses!r} has an empty part: write host:port,host:port")
+    if repeated := [part for part in parts if parts.count(part) > 1]:
+        raise ValueError(f"address {addresses!r} names {repeated[0]!r} twice: name each server once")
+    return tuple(checked_address(part) for part in parts)
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Host, without brackets, and port of a checked address."""
     host, _, port = checked_address(address).rpartition(":")

@@ -28,30 +28,25 @@ class Connection:
         self,
         address: str,
         *,
-        timeout_seconds: float,
         attempt_timeout_seconds: float | None,
         retry: RetryPolicy,
         caller: str,
         max_message_bytes: int,
         on_retry: Callable[[RetryEvent], None] | None,
+        is_patient: bool = True,
     ) -> None:
-        refuse_unless_positive("timeout_seconds", timeout_seconds)
+        """Unless `is_patient`, a call gives up at the first passing failure instead of waiting and asking again."""
         refuse_unless_positive("attempt_timeout_seconds", attempt_timeout_seconds)
         refuse_unless_positive("max_message_bytes", max_message_bytes)
         self.address = checked_address(address)
-        self._timeout_seconds = timeout_seconds
         self._attempt_timeout_seconds = attempt_timeout_seconds
         self._retry = retry
         self._metadata = ((CALLER_METADATA_KEY, checked_caller(caller)),)
         self._max_message_bytes = max_message_bytes
         self._on_retry = on_retry
+        self._is_patient = is_patient
         self._channel: grpc.aio.Channel | None = None
         self._is_closed = False
-
-    def timeout(self, timeout_seconds: float | None) -> float:
-        """The deadline of a call, over all attempts. Raises ValueError unless it is above 0."""
-        refuse_unless_positive("timeout_seconds", timeout_seconds)
-        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
 
     async def call(
         self,
@@ -86,8 +81,15 @@ class Connection:
             smaller=smaller,
             on_retry=self._on_retry,
             cure=cure,
+            is_patient=self._is_patient,
         )
         return await call.run(attempt)
+
+    def is_connected(self) -> bool:
+        """Whether a connection stands at this moment; if not, one is tried in the background."""
+        if self._channel is None:
+            return False
+        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
 
     async def close(self) -> None:
         """Cancels what is in flight. Closing twice is fine."""

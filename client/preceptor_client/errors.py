@@ -5,7 +5,8 @@ PreceptorError
 ├── NotImplementedByServerError                the server knows the request and does not do this yet
 ├── TeacherUnavailableError (also ConnectionError)   no answer within the deadline, after every retry
 ├── MessageTooLargeError (also ValueError)     request or answer beyond the message limit
-└── CorruptAnswerError                         the answer does not prove that it scored what was sent
+├── CorruptAnswerError                         the answer does not prove that it scored what was sent
+└── ReplicasDifferError (also ValueError)      servers that were named as one teacher host different ones
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ class NotImplementedByServerError(PreceptorError):
 class TeacherUnavailableError(PreceptorError, ConnectionError):
     """No answer within the deadline: unreachable, overloaded, or too slow. Asking later may help."""
 
+    def __init__(self, message: str, *, code: str = "", retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.code = code
+        """Name of the gRPC code of the last attempt, such as "UNAVAILABLE"."""
+        self.retry_after_seconds = retry_after_seconds
+        """The server asks to wait at least this long."""
+
 
 class MessageTooLargeError(PreceptorError, ValueError):
     """Request or answer is larger than a message may be; the message says what to send less of, or which limit to
@@ -40,3 +48,8 @@ class MessageTooLargeError(PreceptorError, ValueError):
 class CorruptAnswerError(PreceptorError):
     """Digest, shape, order or mass of an answer is wrong, or it contradicts what was asked or said before: none of its
     numbers may reach a loss."""
+
+
+class ReplicasDifferError(PreceptorError, ValueError):
+    """Addresses that were given as replicas of one teacher belong to different ones; the message names both and the
+    field in which they differ."""

@@ -44,15 +44,16 @@ class Registrations:
         self._connection = connection
         self._remembered: dict[tuple[str, str], _Remembered] = {}
 
-    async def register(self, handover: Handover, *, timeout_seconds: float) -> Registration:
+    async def register(self, handover: Handover, *, fingerprint: str, timeout_seconds: float) -> Registration:
         """Hands over; the JSON travels only if the server lacks it."""
-        started = time.monotonic()
-        fingerprint = await _fingerprint(handover)
-        remaining = timeout_seconds - (time.monotonic() - started)
-        registration = await self._hand_over(handover, fingerprint=fingerprint, timeout_seconds=remaining)
+        registration = await self._hand_over(handover, fingerprint=fingerprint, timeout_seconds=timeout_seconds)
+        self.remember(handover, fingerprint=fingerprint, registration=registration)
+        return registration
+
+    def remember(self, handover: Handover, *, fingerprint: str, registration: Registration) -> None:
+        """Expects the server to know this tokenizer, and hands it over as soon as it says that it does not."""
         known = _Remembered(handover=handover, fingerprint=fingerprint, registration=registration)
         self._remembered[registration.tokenizer_id, handover.teacher] = known
-        return registration
 
     def cure_for(self, registered_id: str, *, teacher: str) -> Cure:
         """For one score that names `registered_id`: cures UNKNOWN_TOKENIZER, and no other failure."""
@@ -132,7 +133,8 @@ class Registrations:
         return InvalidRequestError(message, field=failure.field or "tokenizer_id", reason=failure.reason)
 
 
-async def _fingerprint(handover: Handover) -> str:
+async def fingerprint_of(handover: Handover) -> str:
+    """Identifies the tokenizer. Raises InvalidRequestError where the text is none."""
     try:
         # Megabytes: a second of work, in which other calls shall go on.
         return await asyncio.to_thread(tokenizer_id, handover.tokenizer_json, handover.chat_template)

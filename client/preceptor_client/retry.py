@@ -59,6 +59,8 @@ class RetryEvent:
     code: str
     """Name of the gRPC code, such as "UNAVAILABLE"."""
     message: str
+    address: str
+    """Who was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,8 @@ class RetryingCall:
     """Asked about a failure that waiting does not mend."""
     only_unavailable: bool = False
     """Repeat nothing but what found nobody."""
+    is_patient: bool = True
+    """Whether to wait and repeat; if not, the first passing failure is raised, for one who knows whom else to ask."""
 
     async def run(self, attempt_once: Callable[[float], Awaitable[AnswerT]]) -> AnswerT:
         """Awaits `attempt_once(seconds)` until it succeeds, fails for good, or the deadline has passed."""
@@ -101,7 +105,7 @@ class RetryingCall:
                 self._tell(failure, attempt=attempt, elapsed=now - started, delay=0.0, done=f": {done}")
                 continue
             delay = self.policy.delay_seconds(attempt, at_least=failure.retry_after_seconds)
-            if now - started + delay >= self.timeout_seconds:
+            if not self.is_patient or now - started + delay >= self.timeout_seconds:
                 raise self._gave_up(failure, attempts=attempt, elapsed=now - started)
             self._tell(failure, attempt=attempt, elapsed=now - started, delay=delay)
             await asyncio.sleep(delay)
@@ -132,7 +136,9 @@ class RetryingCall:
     def _gave_up(self, failure: Failure, *, attempts: int, elapsed: float) -> TeacherUnavailableError:
         return TeacherUnavailableError(
             f"teacher {self.address} gave no answer: waited {elapsed:.1f} s of at most {self.timeout_seconds:g} s, "
-            f"{attempts} attempt(s), the last one failed with {failure}"
+            f"{attempts} attempt(s), the last one failed with {failure}",
+            code=failure.code.name,
+            retry_after_seconds=failure.retry_after_seconds,
         )
 
     def _tell(self, failure: Failure, *, attempt: int, elapsed: float, delay: float, done: str = "") -> None:
@@ -144,5 +150,6 @@ class RetryingCall:
                     next_delay_seconds=delay,
                     code=failure.code.name,
                     message=failure.message + done,
+                    address=self.address,
                 )
             )

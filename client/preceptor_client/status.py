@@ -94,7 +94,7 @@ def exception_for(
             f"{smaller}, or raise max_message_bytes on the side that refused"
         )
     if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED or failure.is_transient:
-        return TeacherUnavailableError(message)
+        return TeacherUnavailableError(message, code=failure.code.name, retry_after_seconds=failure.retry_after_seconds)
     return PreceptorError(message)
 
 

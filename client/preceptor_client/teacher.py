@@ -1,6 +1,6 @@
 """Asks a teacher server for scores: the async client, and its blocking twin. numpy in, numpy out, no torch.
 
-`request` checks what is asked, `connection` carries it, `messages` and `verify` read the answer.
+`request` checks what is asked, `replicas` choose the server, `replica` asks it and reads the answer.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from preceptor.v1 import teacher_pb2
 from preceptor.wire import LogprobDtype, SegmentationPolicy
 
-from preceptor_client import descriptions, messages
-from preceptor_client.connection import Connection
-from preceptor_client.registrations import Registrations
+from preceptor_client.affinity import prefix_of
+from preceptor_client.channel import checked_addresses, checked_caller
+from preceptor_client.connection import Connection, refuse_unless_positive
+from preceptor_client.replica import Replica
+from preceptor_client.replicas import Replicas
 from preceptor_client.request import (
     CandidateIdArray,
     RegisterOptions,
@@ -36,13 +37,12 @@ __all__ = ["BlockingTeacherClient", "RetryEvent", "RetryPolicy", "ScoreOptions",
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 _DEFAULT_RETRY = RetryPolicy()
-_SMALLER = "send fewer responses per group, or ask for a smaller top_k or fewer candidates"
 
 ResultT = TypeVar("ResultT")
 
 
 class TeacherClient:
-    """One teacher server, from inside an event loop. May be shared by any number of tasks of that loop."""
+    """One teacher, from inside an event loop. May be shared by any number of tasks of that loop."""
 
     def __init__(
         self,
@@ -55,28 +55,33 @@ class TeacherClient:
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         on_retry: Callable[[RetryEvent], None] | None = None,
     ) -> None:
-        """`timeout_seconds` covers all attempts of a call. An attempt that outlasts `attempt_timeout_seconds` is
-        abandoned and repeated; None leaves it all the time there is."""
-        self._connection = Connection(
-            address,
-            timeout_seconds=timeout_seconds,
-            attempt_timeout_seconds=attempt_timeout_seconds,
-            retry=retry,
-            caller=caller,
-            max_message_bytes=max_message_bytes,
-            on_retry=on_retry,
-        )
-        self._registrations = Registrations(self._connection)
+        """`address`: host:port, or several with commas between, servers of the same teacher: groups whose prompts begin
+        alike go to the same one, and to another while it is away. `timeout_seconds` covers all attempts of a call. An
+        attempt that outlasts `attempt_timeout_seconds` is abandoned and repeated; None leaves it all the time there
+        is."""
+        addresses = checked_addresses(address)
+        caller = checked_caller(caller)
+        refuse_unless_positive("timeout_seconds", timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+        connections = [
+            Connection(
+                one,
+                attempt_timeout_seconds=attempt_timeout_seconds,
+                retry=retry,
+                caller=caller,
+                max_message_bytes=max_message_bytes,
+                on_retry=on_retry,
+                is_patient=len(addresses) == 1,
+            )
+            for one in addresses
+        ]
+        self._replicas = Replicas([Replica(one) for one in connections], retry=retry, on_retry=on_retry)
 
     async def info(self, *, include_tokenizer: bool = False, timeout_seconds: float | None = None) -> ServerInfo:
         """What the server hosts, and its limits; with each teacher's tokenizer.json (megabytes) when asked."""
-        answer = await self._connection.call(
-            lambda stub: stub.GetInfo,
-            teacher_pb2.GetInfoRequest(include_tokenizer=include_tokenizer),
-            timeout_seconds=self._connection.timeout(timeout_seconds),
-            smaller="ask without the tokenizer",
+        return await self._replicas.info(
+            include_tokenizer=include_tokenizer, timeout_seconds=self._timeout(timeout_seconds)
         )
-        return descriptions.decode_info(answer)
 
     async def register_tokenizer(
         self,
@@ -105,7 +110,7 @@ class TeacherClient:
             special_pairs=special_pairs,
             vocabulary_size=vocabulary_size,
         )
-        return await self._registrations.register(handover, timeout_seconds=self._connection.timeout(timeout_seconds))
+        return await self._replicas.register(handover, timeout_seconds=self._timeout(timeout_seconds))
 
     async def score(
         self,
@@ -147,14 +152,11 @@ class TeacherClient:
             segmentation=segmentation,
             paper_token_ids=paper_token_ids,
         )
-        answer = await self._connection.call(
-            lambda stub: stub.Score,
-            messages.encode_group(group),
-            timeout_seconds=self._connection.timeout(timeout_seconds),
-            smaller=_SMALLER,
-            cure=self._registrations.cure_for(tokenizer_id, teacher=teacher),
+        return await self._replicas.ask(
+            lambda replica, seconds: replica.score(group, timeout_seconds=seconds),
+            prefix=prefix_of(group),
+            timeout_seconds=self._timeout(timeout_seconds),
         )
-        return messages.decode_scores(answer, group=group)
 
     async def update_weights(
         self,
@@ -181,8 +183,8 @@ class TeacherClient:
         return descriptions.decode_weight_update(answer, unload=unload)
 
     async def close(self) -> None:
-        """Cancels what is in flight and closes the connection. Closing twice is fine."""
-        await self._connection.close()
+        """Cancels what is in flight and closes the connections. Closing twice is fine."""
+        await self._replicas.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -191,6 +193,10 @@ class TeacherClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _timeout(self, timeout_seconds: float | None) -> float:
+        refuse_unless_positive("timeout_seconds", timeout_seconds)
+        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
 
 
 class BlockingTeacherClient:

@@ -19,7 +19,7 @@ from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor.wire import LogprobDtype
 from rich.console import Console
 
-from preceptor_client.channel import split_address
+from preceptor_client.channel import checked_addresses, split_address
 from preceptor_client.commands import checks
 from preceptor_client.commands.checks import Check, Outcome, Workload
 from preceptor_client.commands.doctor_settings import DoctorSettings
@@ -59,9 +59,9 @@ def exit_status(found: Iterable[Check]) -> int:
 
 async def examine(settings: DoctorSettings) -> Examination:
     """All checks in order; ends early where the rest could not be answered."""
-    resolved = check_address(settings.address)
-    if resolved.outcome is Outcome.FAIL:
-        return Examination(checks=(resolved,))
+    resolved = await check_addresses(settings)
+    if any(check.outcome is Outcome.FAIL for check in resolved):
+        return Examination(checks=resolved)
     async with TeacherClient(settings.address, timeout_seconds=settings.timeout_seconds) as client:
         started = time.perf_counter()
         try:
@@ -69,11 +69,11 @@ async def examine(settings: DoctorSettings) -> Examination:
         except PreceptorError as error:
             change = "start the server, or correct --address; look for a firewall between here and there"
             failed = Check(name="server", outcome=Outcome.FAIL, found=str(error), change=change)
-            return Examination(checks=(resolved, failed))
+            return Examination(checks=(*resolved, failed))
         answered = Check(name="server", outcome=Outcome.OK, found=f"answered in {_ms_since(started):.1f} ms")
         version = checks.check_version(info, client_version=preceptor.__version__)
         hosted, teacher = checks.check_teacher(info, name=settings.teacher)
-        found = [resolved, answered, version, hosted]
+        found = [*resolved, answered, version, hosted]
         if teacher is None:
             return Examination(checks=tuple(found))
         work = _workload(settings)
@@ -94,6 +94,29 @@ def _workload(settings: DoctorSettings) -> Workload:
         max_prompt_tokens=settings.max_prompt_tokens,
         max_response_tokens=settings.max_response_tokens,
     )
+
+
+async def check_addresses(settings: DoctorSettings) -> tuple[Check, ...]:
+    """Each address is one; each of several answers, for a run would go on without it and say so in its log alone."""
+    try:
+        addresses = checked_addresses(settings.address)
+    except ValueError as error:
+        return (Check(name="address", outcome=Outcome.FAIL, found=str(error), change="write --address HOST:PORT"),)
+    resolved = [check_address(address) for address in addresses]
+    if len(addresses) == 1 or any(check.outcome is Outcome.FAIL for check in resolved):
+        return tuple(resolved)
+    return (*resolved, *(await asyncio.gather(*(check_replica(address, settings=settings) for address in addresses))))
+
+
+async def check_replica(address: str, *, settings: DoctorSettings) -> Check:
+    """One of several servers answers."""
+    async with TeacherClient(address, timeout_seconds=settings.timeout_seconds) as client:
+        try:
+            await client.info()
+        except PreceptorError as error:
+            change = "start this server, or leave it out of --address"
+            return Check(name=f"replica {address}", outcome=Outcome.FAIL, found=str(error), change=change)
+    return Check(name=f"replica {address}", outcome=Outcome.OK, found="answered")
 
 
 def check_address(address: str) -> Check:

@@ -24,7 +24,7 @@ class DoctorSettings(BaseSettings):
     )
 
     address: str = Field(min_length=3)
-    """The teacher server, as HOST:PORT."""
+    """The teacher server, as HOST:PORT; several with commas between: replicas of one teacher."""
     teacher: str = ""
     """Name of the teacher; may be left out where the server hosts one."""
     student: str = ""

@@ -44,7 +44,7 @@ class ScoreSettings(BaseSettings):
     )
 
     address: str = Field(min_length=3)
-    """The teacher server, as HOST:PORT."""
+    """The teacher server, as HOST:PORT; several with commas between: replicas of one teacher."""
     response: str = Field(min_length=1)
     """The text to score. It is encoded on its own: begin it with a space where the text would have one."""
     prompt: str = ""

@@ -120,10 +120,13 @@ def _scorer(config: RunConfig, *, given: Scorer | None, display: Display) -> Ite
 
     def show_retry(event: RetryEvent) -> None:
         state = "unreachable" if event.code == "UNAVAILABLE" else f"not answering ({event.code})"
-        display.notice(f"teacher {state} at {address}, waiting ({event.elapsed_seconds:.0f} s of {patience:.0f} s)")
+        doing = "waiting" if event.next_delay_seconds else "going on"
+        display.notice(
+            f"teacher {state} at {event.address}, {doing} ({event.elapsed_seconds:.0f} s of {patience:.0f} s)"
+        )
         _log.warning(
             "teacher does not answer: address=%s code=%s attempt=%d elapsed=%.1fs next=%.1fs message=%r",
-            *(address, event.code, event.attempt, event.elapsed_seconds, event.next_delay_seconds, event.message),
+            *(event.address, event.code, event.attempt, event.elapsed_seconds, event.next_delay_seconds, event.message),
         )
 
     with BlockingTeacherClient(address, timeout_seconds=patience, on_retry=show_retry) as client:

@@ -7,14 +7,14 @@ from typing import Literal
 from preceptor.settings import Section
 from pydantic import Field, field_validator
 
-from preceptor_client.channel import checked_address
+from preceptor_client.channel import checked_addresses
 
 
 class TeacherConfig(Section):
     """The server to ask, and what to ask it for."""
 
     address: str = Field(min_length=1)
-    """host:port of the teacher server."""
+    """host:port of the teacher server, or several with commas between: replicas of one teacher."""
     name: str = ""
     """Name of the teacher on that server; may be empty where it hosts one."""
     adapter: str = ""
@@ -45,7 +45,7 @@ class TeacherConfig(Section):
     @field_validator("address")
     @classmethod
     def _address_can_be_dialled(cls, address: str) -> str:
-        return checked_address(address)
+        return ",".join(checked_addresses(address))
 
     @field_validator("top_k")
     @classmethod

@@ -110,6 +110,9 @@ class ScriptedTeacher(TeacherServiceServicer):
     update_script: list[Abort | Hang | UpdateLie] = field(default_factory=list)
     """One step per call of UpdateWeights, then honest answers for ever: each update is called after its path."""
     revision: str = "r1"
+    info_changes: dict[str, str | int] = field(default_factory=dict)
+    """Fields of its teacher, or of its limits, that GetInfo tells otherwise."""
+    num_infos: int = 0
 
     async def Score(
         self, request: teacher_pb2.ScoreRequest, context: grpc.aio.ServicerContext[Message, Message]
@@ -131,7 +134,8 @@ class ScriptedTeacher(TeacherServiceServicer):
     async def GetInfo(
         self, request: teacher_pb2.GetInfoRequest, context: grpc.aio.ServicerContext[Message, Message]
     ) -> teacher_pb2.GetInfoResponse:
-        return teacher_pb2.GetInfoResponse(
+        self.num_infos += 1
+        answer = teacher_pb2.GetInfoResponse(
             server_version="9.8.7",
             teachers=[
                 teacher_pb2.TeacherInfo(
@@ -171,6 +175,11 @@ class ScriptedTeacher(TeacherServiceServicer):
                 max_tokenizer_bytes=1 << 19,
             ),
         )
+        for name, value in self.info_changes.items():
+            setattr(
+                answer.limits if name in answer.limits.DESCRIPTOR.fields_by_name else answer.teachers[0], name, value
+            )
+        return answer
 
     async def RegisterTokenizer(
         self, request: teacher_pb2.RegisterTokenizerRequest, context: grpc.aio.ServicerContext[Message, Message]

@@ -272,3 +272,21 @@ def test_server_that_is_absent_exits_with_1(capsys: pytest.CaptureFixture[str]) 
 def test_wrong_settings_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.run(arguments) == 2
     assert "preceptor doctor: 1 setting(s) cannot be used" in capsys.readouterr().err
+
+
+async def test_each_of_several_replicas_is_asked() -> None:
+    async with serving(ScriptedTeacher()) as one, serving(ScriptedTeacher()) as other:
+        found = (await doctor.examine(DoctorSettings(address=f"{one},{other}"))).checks
+        assert [check.outcome for check in found if check.name.startswith("replica")] == [Outcome.OK, Outcome.OK]
+        assert doctor.exit_status(found) == 0
+        found = (await doctor.examine(DoctorSettings(address=f"{one},127.0.0.1:1", timeout_seconds=0.5))).checks
+    assert [check.name for check in found if check.outcome is Outcome.FAIL] == ["replica 127.0.0.1:1"]
+
+
+async def test_replicas_of_different_teachers_fail() -> None:
+    other_teacher = ScriptedTeacher(info_changes={"revision": "r2"})
+    async with serving(ScriptedTeacher()) as one, serving(other_teacher) as other:
+        found = (await doctor.examine(DoctorSettings(address=f"{one},{other}"))).checks
+    failed = [check for check in found if check.outcome is Outcome.FAIL]
+    assert [check.name for check in failed] == ["server"]
+    assert "teachers[tutor].revision" in failed[0].found

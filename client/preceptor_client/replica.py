@@ -1,0 +1,63 @@
+"""One server, and all that can be asked of it: encoded, carried there, decoded and verified."""
+
+from __future__ import annotations
+
+from preceptor.v1 import teacher_pb2
+
+from preceptor_client import descriptions, messages
+from preceptor_client.connection import Connection
+from preceptor_client.registrations import Registrations
+from preceptor_client.request import GroupRequest, Handover
+from preceptor_client.types import GroupScores, Registration, ServerInfo
+
+_SMALLER = "send fewer responses per group, or ask for a smaller top_k or fewer candidates"
+
+
+class Replica:
+    """A server of a teacher, and what was handed to it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._registrations = Registrations(connection)
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return self._connection.address
+
+    async def info(self, *, include_tokenizer: bool, timeout_seconds: float) -> ServerInfo:
+        """What the server hosts, and its limits."""
+        answer = await self._connection.call(
+            lambda stub: stub.GetInfo,
+            teacher_pb2.GetInfoRequest(include_tokenizer=include_tokenizer),
+            timeout_seconds=timeout_seconds,
+            smaller="ask without the tokenizer",
+        )
+        return descriptions.decode_info(answer)
+
+    async def register(self, handover: Handover, *, fingerprint: str, timeout_seconds: float) -> Registration:
+        """Hands a student's tokenizer over."""
+        return await self._registrations.register(handover, fingerprint=fingerprint, timeout_seconds=timeout_seconds)
+
+    def remember(self, handover: Handover, *, fingerprint: str, registration: Registration) -> None:
+        """Hands it over once the server says that it lacks it."""
+        self._registrations.remember(handover, fingerprint=fingerprint, registration=registration)
+
+    async def score(self, group: GroupRequest, *, timeout_seconds: float) -> GroupScores:
+        """The teacher's scores of one group."""
+        answer = await self._connection.call(
+            lambda stub: stub.Score,
+            messages.encode_group(group),
+            timeout_seconds=timeout_seconds,
+            smaller=_SMALLER,
+            cure=self._registrations.cure_for(group.tokenizer_id, teacher=group.teacher),
+        )
+        return messages.decode_scores(answer, group=group)
+
+    def is_connected(self) -> bool:
+        """Whether a connection stands at this moment; if not, one is tried in the background."""
+        return self._connection.is_connected()
+
+    async def close(self) -> None:
+        """Cancels what is in flight."""
+        await self._connection.close()
