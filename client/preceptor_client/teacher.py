@@ -171,16 +171,15 @@ class TeacherClient:
         `engine.weights_folder`; `unload` takes the adapter away instead. Returns once they serve, which may take
         minutes: `timeout_seconds` shall be long, and `attempt_timeout_seconds` is not applied. Repeated only where
         nobody was reached (UNAVAILABLE). An update that has begun is carried through, whether or not it is waited for.
-        Raises InvalidRequestError where the weights cannot be used: the old ones go on serving then."""
+        Of several replicas each takes them, and each must: no score is taken from one that differs. Raises
+        InvalidRequestError where the weights cannot be used: the old ones go on serving then."""
         check_weight_update(path, adapter=adapter, unload=unload)
-        answer = await self._connection.call(
-            lambda stub: stub.UpdateWeights,
-            teacher_pb2.UpdateWeightsRequest(teacher=teacher, adapter=adapter, path=path, unload=unload),
-            timeout_seconds=self._connection.timeout(timeout_seconds),
-            smaller="name a shorter path",
-            changes_server=True,
+        return await self._replicas.change(
+            lambda replica, seconds: replica.update_weights(
+                path, adapter=adapter, unload=unload, teacher=teacher, timeout_seconds=seconds
+            ),
+            timeout_seconds=self._timeout(timeout_seconds),
         )
-        return descriptions.decode_weight_update(answer, unload=unload)
 
     async def close(self) -> None:
         """Cancels what is in flight and closes the connections. Closing twice is fine."""

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,8 +105,8 @@ async def score_all(address: str, groups: Sequence[ScoreGroup]) -> list[GroupSco
         )
 
 
-def by_hf(model: Path, groups: Sequence[ScoreGroup], dtype: str = "float32") -> list[GroupColumns]:
-    engine = HfEngine(EngineConfig(model=str(model), dtype=dtype))  # type: ignore[arg-type]  # checked by pydantic
+def by_hf(model: Path, groups: Sequence[ScoreGroup], **settings: Any) -> list[GroupColumns]:  # Any: of EngineConfig
+    engine = HfEngine(EngineConfig(model=str(model), **settings))
     engine.load()
     answers = [asyncio.run(engine.score([group]))[0] for group in groups]
     engine.close()
