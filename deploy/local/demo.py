@@ -54,7 +54,7 @@ def main() -> int:
     write_examples(output)
     with teacher_server(SETTINGS[engine], teacher, output) as address:
         console.print(
-            f"Teacher: SmolLM2-135M-Instruct with five solved examples before its eyes, in {engine}, at {address} (gRPC)"
+            f"Teacher: SmolLM2-135M-Instruct with five solved examples before its eyes, in {engine}, at {address}"
         )
         console.print("Student: the same weights without the examples; 18 steps of 16 answers each\n")
         summary = run_training(address, student, output)
