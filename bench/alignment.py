@@ -68,7 +68,7 @@ async def measure_scoring(vocabularies: dict[str, Vocabulary]) -> dict[str, floa
     aligner = build_aligner(own.tokenizer, engine.info(), LimitsConfig())
     teacher = HostedTeacher(
         name="teacher",
-        info=engine.info(),
+        engine=engine,
         tokenizer=own.tokenizer,
         aligner=aligner,
         scheduler=scheduler,

@@ -16,6 +16,7 @@ from preceptor_client.types import (
     TeacherIds,
     TeacherInfo,
     Text,
+    WeightUpdate,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "TeacherIds",
     "TeacherInfo",
     "Text",
+    "WeightUpdate",
 ]

@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": "measure a student on held-out examples",
     "score": "ask a teacher about one text",
     "report": "write a run's report, or lay runs side by side",
+    "weights": "have a teacher take new weights while it serves",
     "doctor": "check that a teacher server can be reached and used",
 }
 

@@ -56,8 +56,10 @@ class Connection:
         timeout_seconds: float,
         smaller: str,
         cure: Cure | None = None,
+        changes_server: bool = False,
     ) -> AnswerT:
-        """The answer to `request`, after retries. `smaller` says how to make a message smaller that is too large."""
+        """The answer to `request`, after retries. `smaller` says how to make a message smaller that is too large. A
+        call that `changes_server` has all the time there is, and is repeated only where nobody was reached."""
         request_bytes = request.ByteSize()
         if request_bytes > self._max_message_bytes:
             raise MessageTooLargeError(
@@ -72,7 +74,8 @@ class Connection:
             address=self.address,
             policy=self._retry,
             timeout_seconds=timeout_seconds,
-            attempt_timeout_seconds=self._attempt_timeout_seconds,
+            attempt_timeout_seconds=None if changes_server else self._attempt_timeout_seconds,
+            only_unavailable=changes_server,
             max_message_bytes=self._max_message_bytes,
             request_bytes=request_bytes,
             smaller=smaller,

@@ -19,6 +19,7 @@ from preceptor_client.types import (
     ServerInfo,
     SpecialToken,
     TeacherInfo,
+    WeightUpdate,
 )
 
 
@@ -60,6 +61,16 @@ def decode_info(answer: teacher_pb2.GetInfoResponse) -> ServerInfo:
             max_queue_tokens=answer.limits.max_queue_tokens,
             max_tokenizer_bytes=answer.limits.max_tokenizer_bytes,
         ),
+    )
+
+
+def decode_weight_update(answer: teacher_pb2.UpdateWeightsResponse, *, unload: bool) -> WeightUpdate:
+    """What serves after an update. Raises CorruptAnswerError where the answer does not say it."""
+    if bool(answer.revision) == unload:
+        wrong = f"is {answer.revision!r}, though the adapter was to be taken away" if unload else "is empty"
+        raise CorruptAnswerError(f"revision {wrong}: it cannot be known what serves")
+    return WeightUpdate(
+        revision=answer.revision, previous_revision=answer.previous_revision, paused_ms=answer.paused_ms
     )
 
 
@@ -119,7 +130,10 @@ def _decode_teacher(teacher: teacher_pb2.TeacherInfo) -> TeacherInfo:
             batch_invariant=can.batch_invariant,
             candidates=can.candidates,
             other_tokenizers=can.other_tokenizers,
+            entropies=can.entropies,
+            weight_updates=can.weight_updates,
         ),
+        adapters={adapter.name: adapter.revision for adapter in teacher.adapters},
         tokenizer_json=_decode_text(teacher.tokenizer_json, field=f"teachers[{teacher.name}].tokenizer_json"),
     )
 

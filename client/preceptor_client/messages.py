@@ -94,6 +94,7 @@ def decode_scores(answer: teacher_pb2.ScoreResponse, *, group: GroupRequest) -> 
             digest=scores.digest,
         )
         responses.append(decoded)
+    verify.verify_alike(responses)
     return GroupScores(
         teacher=answer.teacher,
         revision=answer.revision,
@@ -187,9 +188,9 @@ def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, group: Gr
             for name, data in (
                 ("sampled_logprobs", scores.sampled_logprobs),
                 ("log_tail_mass", scores.log_tail_mass),
-                ("entropies", scores.entropies),
             )
         }
+        entropies = decode_logprobs(scores.entropies, f32, field="entropies")
         candidates = decode_logprobs(scores.candidate_logprobs, answer.logprob_dtype, field="candidate_logprobs")
         teacher_ids_M, teacher_rows_N = _decode_teacher_side(scores)
     except WireError as error:
@@ -210,13 +211,22 @@ def _decode_response(answer: teacher_pb2.ScoreResponse, *, index: int, group: Gr
         support_logprobs_NK=support.reshape(N, K),
         sampled_logprobs_N=flat["sampled_logprobs"],
         log_tail_mass_N=flat["log_tail_mass"],
-        entropies_N=flat["entropies"],
+        entropies_N=_entropies(entropies, num_rows=N, index=index),
         teacher_ids_M=teacher_ids_M,
         teacher_rows_N=teacher_rows_N,
         unmapped_mass=scores.unmapped_mass,
         candidate_ids_NC=candidate_ids_NC,
         candidate_logprobs_NC=_shape_candidates(candidates, candidate_ids_NC, index=index),
     )
+
+
+def _entropies(entropies_N: LogprobArray, *, num_rows: int, index: int) -> LogprobArray | None:
+    """One for each row; None where there are rows and no entropies: the teacher does not compute them."""
+    if num_rows and not entropies_N.size:
+        return None
+    if entropies_N.size != num_rows:
+        raise verify.corrupt(index, "entropies", f"holds {entropies_N.size} entries instead of {num_rows}, or none")
+    return entropies_N
 
 
 def _shape_candidates(

@@ -8,7 +8,7 @@ from preceptor_client import descriptions, messages
 from preceptor_client.connection import Connection
 from preceptor_client.registrations import Registrations
 from preceptor_client.request import GroupRequest, Handover
-from preceptor_client.types import GroupScores, Registration, ServerInfo
+from preceptor_client.types import GroupScores, Registration, ServerInfo, WeightUpdate
 
 _SMALLER = "send fewer responses per group, or ask for a smaller top_k or fewer candidates"
 
@@ -53,6 +53,19 @@ class Replica:
             cure=self._registrations.cure_for(group.tokenizer_id, teacher=group.teacher),
         )
         return messages.decode_scores(answer, group=group)
+
+    async def update_weights(
+        self, path: str, *, adapter: str, unload: bool, teacher: str, timeout_seconds: float
+    ) -> WeightUpdate:
+        """Has the server take new weights, or take an adapter away."""
+        answer = await self._connection.call(
+            lambda stub: stub.UpdateWeights,
+            teacher_pb2.UpdateWeightsRequest(teacher=teacher, adapter=adapter, path=path, unload=unload),
+            timeout_seconds=timeout_seconds,
+            smaller="name a shorter path",
+            changes_server=True,
+        )
+        return descriptions.decode_weight_update(answer, unload=unload)
 
     def is_connected(self) -> bool:
         """Whether a connection stands at this moment; if not, one is tried in the background."""

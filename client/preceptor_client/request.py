@@ -141,6 +141,16 @@ def check_group(
     )
 
 
+def check_weight_update(path: str, *, adapter: str, unload: bool) -> None:
+    """Raises InvalidRequestError where an update names too little, or what does not go together."""
+    if unload and not adapter:
+        raise _refusal("adapter", "is empty: unload takes an adapter away, and needs its name")
+    if unload and path:
+        raise _refusal("path", "is for weights to load: leave it out with unload")
+    if not (unload or path):
+        raise _refusal("path", "is empty: name a folder inside the server's engine.weights_folder")
+
+
 def check_handover(
     tokenizer_json: str,
     *,

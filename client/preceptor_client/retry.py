@@ -79,6 +79,8 @@ class RetryingCall:
     on_retry: Callable[[RetryEvent], None] | None
     cure: Cure | None = None
     """Asked about a failure that waiting does not mend."""
+    only_unavailable: bool = False
+    """Repeat nothing but what found nobody."""
     is_patient: bool = True
     """Whether to wait and repeat; if not, the first passing failure is raised, for one who knows whom else to ask."""
 
@@ -113,6 +115,8 @@ class RetryingCall:
         return max(0.0, min(remaining, attempt_timeout))
 
     def _may_repeat(self, failure: Failure, *, attempt_seconds: float) -> bool:
+        if self.only_unavailable:
+            return failure.code is grpc.StatusCode.UNAVAILABLE
         # An attempt that this client itself cut short says nothing about the call's own deadline.
         is_cut_here = self.attempt_timeout_seconds is not None and attempt_seconds >= self.attempt_timeout_seconds
         is_timeout = failure.code is grpc.StatusCode.DEADLINE_EXCEEDED

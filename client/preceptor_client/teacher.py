@@ -28,9 +28,10 @@ from preceptor_client.request import (
     TokenSequence,
     check_group,
     check_handover,
+    check_weight_update,
 )
 from preceptor_client.retry import RetryEvent, RetryPolicy
-from preceptor_client.types import GroupScores, Prompt, Registration, ServerInfo
+from preceptor_client.types import GroupScores, Prompt, Registration, ServerInfo, WeightUpdate
 
 __all__ = ["BlockingTeacherClient", "RetryEvent", "RetryPolicy", "ScoreOptions", "TeacherClient"]
 
@@ -157,6 +158,29 @@ class TeacherClient:
             timeout_seconds=self._timeout(timeout_seconds),
         )
 
+    async def update_weights(
+        self,
+        path: str = "",
+        *,
+        adapter: str = "",
+        unload: bool = False,
+        teacher: str = "",
+        timeout_seconds: float | None = None,
+    ) -> WeightUpdate:
+        """Has the teacher, or one of its adapters, take the weights at `path`, a folder inside the server's
+        `engine.weights_folder`; `unload` takes the adapter away instead. Returns once they serve, which may take
+        minutes: `timeout_seconds` shall be long, and `attempt_timeout_seconds` is not applied. Repeated only where
+        nobody was reached (UNAVAILABLE). An update that has begun is carried through, whether or not it is waited for.
+        Of several replicas each takes them, and each must: no score is taken from one that differs. Raises
+        InvalidRequestError where the weights cannot be used: the old ones go on serving then."""
+        check_weight_update(path, adapter=adapter, unload=unload)
+        return await self._replicas.change(
+            lambda replica, seconds: replica.update_weights(
+                path, adapter=adapter, unload=unload, teacher=teacher, timeout_seconds=seconds
+            ),
+            timeout_seconds=self._timeout(timeout_seconds),
+        )
+
     async def close(self) -> None:
         """Cancels what is in flight and closes the connections. Closing twice is fine."""
         await self._replicas.close()
@@ -220,6 +244,21 @@ class BlockingTeacherClient:
     ) -> Future[GroupScores]:
         """Starts a score and returns at once. Cancelling the future cancels the call, also at the server."""
         return self._start(self._client.score(prompt, responses, **options))
+
+    def update_weights(
+        self,
+        path: str = "",
+        *,
+        adapter: str = "",
+        unload: bool = False,
+        teacher: str = "",
+        timeout_seconds: float | None = None,
+    ) -> WeightUpdate:
+        """As `TeacherClient.update_weights`."""
+        call = self._client.update_weights(
+            path, adapter=adapter, unload=unload, teacher=teacher, timeout_seconds=timeout_seconds
+        )
+        return _wait(self._start(call))
 
     def close(self) -> None:
         """Cancels what is in flight, closes the connection and ends the thread. Closing twice is fine."""

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,10 @@ class Capabilities:
     batch_invariant: bool
     candidates: bool
     other_tokenizers: bool
+    entropies: bool
+    """Whether scores come with the teacher's entropies."""
+    weight_updates: bool
+    """Whether its weights may be replaced while it serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,24 @@ class TeacherInfo:
     capabilities: Capabilities
     tokenizer_json: str
     """The teacher's tokenizer.json; empty unless asked for."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Names of the adapters that are loaded, and the revisions that answers scored with them carry."""
+
+    def revision_of(self, adapter: str) -> str:
+        """What answers carry that are scored with this adapter; "" is the teacher as it is."""
+        return self.adapters[adapter] if adapter else self.revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightUpdate:
+    """The weights that serve after an update."""
+
+    revision: str
+    """What answers carry from now on; empty where an adapter was taken away."""
+    previous_revision: str
+    """What they carried before; empty where the adapter is new."""
+    paused_ms: float
+    """How long the server scored nothing for it, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +209,8 @@ class ResponseScores:
     """The teacher's logprob of the student's own token."""
     log_tail_mass_N: LogprobArray
     """Log of the teacher's mass outside the support; -inf where there is none."""
-    entropies_N: LogprobArray
-    """Entropy of the teacher over its whole vocabulary, in nats."""
+    entropies_N: LogprobArray | None
+    """Entropy of the teacher over its whole vocabulary, in nats; None from a teacher that does not compute it."""
     teacher_ids_M: TokenArray | None = None
     """The teacher's ids that were scored in place of the response; None where they are the response's own."""
     teacher_rows_N: npt.NDArray[np.int64] | None = None

@@ -9,6 +9,8 @@ refused. Knows nothing of protobuf or of gRPC.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from preceptor.wire import (
@@ -125,10 +127,20 @@ def verify_mass(scores: ResponseScores, *, index: int, logprob_dtype: LogprobDty
 
 
 def verify_entropies(scores: ResponseScores, *, index: int) -> None:
-    """Entropies are finite and not negative."""
+    """Entropies are finite and not negative, where the teacher computes them."""
     entropies_N = scores.entropies_N
+    if entropies_N is None:
+        return
     is_wrong_N = ~np.isfinite(entropies_N) | (entropies_N < -MAX_LOGPROB)
     _refuse_rows(is_wrong_N, index=index, column="entropies", says="is negative, NaN or infinite")
+
+
+def verify_alike(responses: Sequence[ResponseScores]) -> None:
+    """One teacher answered all responses: either each that has rows has entropies, or none has."""
+    scored = [(index, scores) for index, scores in enumerate(responses) if len(scores.positions_N)]
+    missing = [index for index, scores in scored if scores.entropies_N is None]
+    if missing and len(missing) < len(scored):
+        raise corrupt(missing[0], "entropies", "is empty, while other responses of the answer have entropies")
 
 
 def verify_sampled(

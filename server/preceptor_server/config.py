@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from preceptor.settings import Section
-from pydantic import Field, model_validator
+from pydantic import DirectoryPath, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -88,6 +88,9 @@ class EngineConfig(Section):
     """Response rows whose logits exist at once: memory is this times the vocabulary, times 12 bytes."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
+    weights_folder: DirectoryPath | None = None
+    """Folder of which UpdateWeights takes new weights and adapters, while the server serves. Default: none, and
+    UpdateWeights is off: there are no keys, so whoever reaches the server could choose among what lies there."""
     fake_vocabulary_size: int = Field(256, ge=2)
     """Vocabulary of the fake engine; raised to its tokenizer's when it has one."""
     fake_seconds_per_token: float = Field(0.0, ge=0)
@@ -95,6 +98,12 @@ class EngineConfig(Section):
     fake_dies_after_groups: int | None = Field(None, ge=1)
     """For tests: the fake engine batches by itself, and dies at the group after this many, the start-up self-test's
     among them, as often as it is started."""
+    fake_entropies: bool = True
+    """Whether the fake engine computes entropies; for tests of teachers that do not."""
+    fake_temperature: bool = True
+    """Whether the fake engine applies temperatures other than 1; for tests of teachers that do not."""
+    fake_candidates: bool = True
+    """Whether the fake engine scores ids that the caller names; for tests of teachers that do not."""
 
     @model_validator(mode="after")
     def _check_model(self) -> Self:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MAX_REQUEST_ID_LENGTH = 128
 MAX_SHOWN_NAME = 128
 """Characters of a caller's own words that an error repeats: it travels in metadata, whose size is bounded."""
+MAX_SHOWN_ADAPTERS = 16
+UNKNOWN_ADAPTER = "UNKNOWN_ADAPTER"
 _BYTES_PER_POSITION = 4 + 4 + 4 + 1
 """Sampled logprob, tail mass, entropy, status."""
 _BYTES_PER_READING = 4 + 4
@@ -72,6 +74,7 @@ def decode_score_request(request: pb.ScoreRequest, teacher: HostedTeacher) -> Sc
         batch_invariant=request.batch_invariant,
         logprob_dtype=LogprobDtype(request.logprob_dtype or LogprobDtype.F16),
         student_vocabulary_size=num_ids,
+        adapter=request.adapter,
     )
     _check_lengths(call, teacher)
     _check_answer_size(call, teacher)
@@ -88,12 +91,22 @@ def check_teacher_name(name: str, teacher: HostedTeacher) -> None:
         )
 
 
+def check_adapter_name(name: str, teacher: HostedTeacher) -> None:
+    """Raises UnknownTeacherError unless `name` is empty or that of an adapter which is loaded."""
+    adapters = teacher.info.adapters
+    if not name or name in adapters:
+        return
+    shown = [adapter[:MAX_SHOWN_NAME] for adapter in sorted(adapters)[:MAX_SHOWN_ADAPTERS]]
+    more = f", and {len(adapters) - len(shown)} more" if len(adapters) > len(shown) else ""
+    hosted = f"loaded are {', '.join(map(repr, shown))}{more}" if shown else "this server hosts none: leave it empty"
+    raise UnknownTeacherError("adapter", f"{name[:MAX_SHOWN_NAME]!r} is not loaded: {hosted}", reason=UNKNOWN_ADAPTER)
+
+
 def _check_names(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:
     if len(request.request_id) > MAX_REQUEST_ID_LENGTH:
         raise InvalidRequestError("request_id", f"longer than {MAX_REQUEST_ID_LENGTH} characters")
     check_teacher_name(request.teacher, teacher)
-    if request.adapter:
-        raise NotYetImplementedError("adapter", "this server hosts no adapters: leave it empty")
+    check_adapter_name(request.adapter, teacher)
 
 
 def _check_numbers(request: pb.ScoreRequest, teacher: HostedTeacher) -> None:

@@ -63,7 +63,7 @@ def _encode_response(
         support_logprobs=encode_logprobs(columns.support_logprobs_NK, call.logprob_dtype),
         sampled_logprobs=columns.sampled_logprobs_N.astype("<f4").tobytes(),
         log_tail_mass=columns.log_tail_mass_N.astype("<f4").tobytes(),
-        entropies=columns.entropies_N.astype("<f4").tobytes(),
+        entropies=b"" if columns.entropies_N is None else columns.entropies_N.astype("<f4").tobytes(),
         digest=digest_of_scored_ids(call.sent_prompt_ids, response.ids_T),
         unmapped_mass=answered.unmapped_mass,
     )
@@ -106,7 +106,10 @@ def encode_info(teacher: HostedTeacher, *, include_tokenizer: bool) -> pb.GetInf
                     batch_invariant=info.is_batch_invariant_on_request,
                     candidates=info.scores_candidates,
                     other_tokenizers=teacher.aligner is not None,
+                    entropies=info.computes_entropies,
+                    weight_updates=teacher.takes_weights,
                 ),
+                adapters=[pb.AdapterInfo(name=name, revision=info.revision_of(name)) for name in sorted(info.adapters)],
                 tokenizer_json=tokenizer.json.encode() if tokenizer and include_tokenizer else b"",
             )
         ],

@@ -40,7 +40,7 @@ async def check_engine(engine: Engine) -> float:
     for index, group in enumerate(batch):
         alone = (await engine.score([group]))[0]
         for columns in (together[index], alone):
-            _check_rows(group, columns)
+            _check_rows(group, columns, info)
         _check("scored alone against scored in a batch", _between(together[index], alone), info)
         worst = max(worst, await check_against_reference(engine, group, together[index]))
     logger.info("self-test passed largest_difference_nats=%.2e tolerance=%g", worst, TOLERANCE_NATS[info.dtype])
@@ -111,12 +111,20 @@ async def _against_reference(engine: Engine, group: ScoreGroup, columns: GroupCo
         probabilities_TV = np.exp(reference_TV)
         outside_T = 1 - np.take_along_axis(probabilities_TV, scores.support_ids_NK, 1).sum(axis=1)
         tail_T = np.abs(np.exp(scores.log_tail_mass_N) - outside_T)
-        entropy_T = np.abs(-(probabilities_TV * reference_TV).sum(axis=1) - scores.entropies_N)
+        entropy_T = _of_entropies(reference_TV, scores)
         candidates_T = _of_candidates(reference_TV, response, scores)
         # numpy's maximum, unlike Python's, keeps a NaN.
         worst_T = np.maximum.reduce([sampled_T, support_T, tail_T, entropy_T, candidates_T])
         differences += [(f"response {index} token {t}", float(worst_T[t])) for t in rows_T]
     return differences
+
+
+def _of_entropies(reference_TV: LogprobArray, scores: ResponseColumns) -> LogprobArray:
+    """The difference of each row's entropy, [T]; 0 where the engine computes none."""
+    if scores.entropies_N is None:
+        return np.zeros(len(reference_TV), np.float32)
+    difference_T: LogprobArray = np.abs(-(np.exp(reference_TV) * reference_TV).sum(axis=1) - scores.entropies_N)
+    return difference_T
 
 
 def _of_candidates(reference_TV: LogprobArray, response: ResponseToScore, scores: ResponseColumns) -> LogprobArray:
@@ -128,13 +136,16 @@ def _of_candidates(reference_TV: LogprobArray, response: ResponseToScore, scores
     return worst_T
 
 
-def _check_rows(group: ScoreGroup, columns: GroupColumns) -> None:
+def _check_rows(group: ScoreGroup, columns: GroupColumns, info: EngineInfo) -> None:
     for index, (response, scores) in enumerate(zip(group.responses, columns, strict=True)):
         if len(scores.sampled_logprobs_N) != len(response.ids_T):
             raise StartupError(
                 f"self-test failed: response {index}: {len(scores.sampled_logprobs_N)} rows for "
                 f"{len(response.ids_T)} tokens"
             )
+        if (scores.entropies_N is not None) != info.computes_entropies:
+            says = "computes" if info.computes_entropies else "does not compute"
+            raise StartupError(f"self-test failed: response {index}: the engine says that it {says} entropies")
         named, answered = response.candidate_ids_TC, scores.candidate_logprobs_NC
         if named is not None and (answered is None or answered.shape != named.shape):
             shape = None if answered is None else answered.shape

@@ -18,12 +18,14 @@ from preceptor_server.hosted import HostedTeacher
 from preceptor_server.registration import check_registers_nothing, decode_registration, encode_report
 from preceptor_server.scoring import score_call
 from preceptor_server.status import failure_of
+from preceptor_server.weights import WeightUpdates
 
 # What grpc.aio hands to a servicer; its type parameters are not checked at run time.
 ScoreContext = grpc.aio.ServicerContext[pb.ScoreRequest, pb.ScoreResponse]
 InfoContext = grpc.aio.ServicerContext[pb.GetInfoRequest, pb.GetInfoResponse]
 RegisterContext = grpc.aio.ServicerContext[pb.RegisterTokenizerRequest, pb.RegisterTokenizerResponse]
 StreamContext = grpc.aio.ServicerContext[pb.ScoreStreamRequest, pb.ScoreStreamResponse]
+UpdateContext = grpc.aio.ServicerContext[pb.UpdateWeightsRequest, pb.UpdateWeightsResponse]
 AnyContext = ScoreContext | InfoContext | RegisterContext | StreamContext
 
 
@@ -32,6 +34,7 @@ class TeacherServicer(TeacherServiceServicer):
 
     def __init__(self, teacher: HostedTeacher) -> None:
         self._teacher = teacher
+        self._weight_updates = WeightUpdates(teacher)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: InfoContext) -> pb.GetInfoResponse:
         return encode_info(self._teacher, include_tokenizer=request.include_tokenizer)
@@ -41,6 +44,13 @@ class TeacherServicer(TeacherServiceServicer):
     ) -> pb.RegisterTokenizerResponse:
         try:
             return await self._register(request)
+        except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
+            await context.abort_with_status(failure_of(error).to_status())
+            raise
+
+    async def UpdateWeights(self, request: pb.UpdateWeightsRequest, context: UpdateContext) -> pb.UpdateWeightsResponse:
+        try:
+            return await self._weight_updates.update(request)
         except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
             await context.abort_with_status(failure_of(error).to_status())
             raise

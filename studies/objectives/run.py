@@ -14,10 +14,8 @@ from pathlib import Path
 
 from preceptor_client.train.metrics import METRICS_FILE, MetricRow, read_rows
 
+from deploy.local.data import write_examples
 from studies.serving import ENVIRONMENT, running_teacher
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "deploy/local"))
-from data import write_examples
 
 DEMO = Path(__file__).parents[2] / "deploy/local"
 OUTPUT = Path("runs/objectives")

@@ -35,7 +35,7 @@ class RunningServer:
         self.process.wait(STOP_SECONDS)
 
 
-def start_server(folder: Path, *arguments: str, port: int = 0) -> RunningServer:
+def start_server(folder: Path, *arguments: str, port: int = 0, start_seconds: float = START_SECONDS) -> RunningServer:
     """Starts a server and waits until it answers. Raises AssertionError with its log where it does not."""
     folder.mkdir(parents=True, exist_ok=True)
     address_file, log = folder / "address", folder / "server.log"
@@ -50,7 +50,7 @@ def start_server(folder: Path, *arguments: str, port: int = 0) -> RunningServer:
             stderr=output,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         )
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + start_seconds
     while not address_file.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
@@ -61,9 +61,9 @@ def start_server(folder: Path, *arguments: str, port: int = 0) -> RunningServer:
 
 
 @contextmanager
-def running_server(folder: Path, *arguments: str) -> Iterator[RunningServer]:
+def running_server(folder: Path, *arguments: str, start_seconds: float = START_SECONDS) -> Iterator[RunningServer]:
     """A server for the length of the block."""
-    server = start_server(folder, *arguments)
+    server = start_server(folder, *arguments, start_seconds=start_seconds)
     try:
         yield server
     finally:

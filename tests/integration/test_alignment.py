@@ -161,6 +161,8 @@ def _check_replay(ids: list[int], aligned: ResponseScores, own: ResponseScores) 
     assert b"".join(ours) == b"".join(theirs)
     our_ends, their_ends = np.cumsum([len(x) for x in ours]), np.cumsum([len(x) for x in theirs])
     num_plain = 0
+    assert aligned.entropies_N is not None
+    assert own.entropies_N is not None
     for row, (position, teacher_row) in enumerate(zip(aligned.positions_N, aligned.teacher_rows_N, strict=True)):
         start, teacher_start = (int(e[i] - len(x[i])) for e, i, x in (
             (our_ends, position, ours), (their_ends, teacher_row, theirs)

@@ -111,6 +111,7 @@ def compare(scores: ResponseScores, oracle_TV: LogprobArray, response: TokenArra
     worst.tail = max(worst.tail, float(np.abs(np.exp(scores.log_tail_mass_N) - outside.sum(axis=1)).max()))
     support_mass = np.exp(scores.support_logprobs_NK.astype(np.float64)).sum(axis=1)
     worst.tail = max(worst.tail, float(np.abs(np.exp(scores.log_tail_mass_N) + support_mass - 1).max()))
+    assert scores.entropies_N is not None
     entropy = -(np.exp(oracle_TV) * oracle_TV).sum(axis=1)
     worst.entropy = max(worst.entropy, float(np.abs(scores.entropies_N - entropy).max()))
     worst.num_positions += len(response)

@@ -107,7 +107,7 @@ async def teacher() -> AsyncIterator[HostedTeacher]:
     scheduler.start()
     yield HostedTeacher(
         name="table",
-        info=engine.info(),
+        engine=engine,
         tokenizer=tokenizer,
         aligner=build_aligner(tokenizer, engine.info(), limits),
         scheduler=scheduler,

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from preceptor.settings import load_settings
+from preceptor_client.cli import COMMANDS
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import load_examples
 from preceptor_server.config import ServerConfig
 
+from deploy.local.data import write_examples
 from tests.integration.servers import RunningServer
 from tests.integration.trainers import run_training, write_run
 
@@ -60,6 +62,9 @@ def test_every_client_command_of_the_readme_works(
 def test_the_readme_names_every_client_command() -> None:
     named = [command.split()[1] for command in readme_commands("preceptor")]
     assert list(dict.fromkeys(named)) == ["doctor", "score", "train", "eval", "report"]
+    # The README sends to docs/weights.md for the last one; tests/integration/test_weights.py types it.
+    assert set(COMMANDS) - set(named) == {"weights"}
+    assert "`preceptor weights`" in README
 
 
 def test_the_server_command_of_the_readme_has_settings_that_load() -> None:
@@ -92,11 +97,6 @@ def test_every_make_target_of_the_readme_exists(target: str) -> None:
 
 
 def test_the_settings_of_the_demo_load(tmp_path: Path) -> None:
-    sys.path.insert(0, str(REPOSITORY / "deploy" / "local"))
-    try:
-        from data import write_examples
-    finally:
-        sys.path.pop(0)
     write_examples(tmp_path)
     added_by_demo = ["--student.model", "x", "--teacher.address", ADDRESS]
     settings = str(REPOSITORY / "deploy/local/train.toml")

@@ -60,6 +60,8 @@ class ScoreSettings(BaseSettings):
     (canonical) tokens. Default: the server's choice."""
     teacher: str = ""
     """Name of the teacher; may be left out where the server hosts one."""
+    adapter: str = ""
+    """Name of one of its adapters; empty asks the teacher as it is."""
     show: int = Field(5, ge=0, le=64)
     """How many of the teacher's likeliest tokens to show per position."""
     timeout_seconds: float = Field(30.0, gt=0, le=3600)
@@ -99,6 +101,7 @@ async def _score(settings: ScoreSettings) -> None:
             top_k=settings.top_k,
             temperature=settings.temperature,
             teacher=teacher.name,
+            adapter=settings.adapter,
             logprob_dtype=LogprobDtype.F32,
             segmentation=SegmentationPolicy[settings.segmentation.upper()] if settings.segmentation else None,
         )
@@ -173,7 +176,7 @@ def score_table(scores: GroupScores, *, response_ids: list[int], tokenizer: Toke
             f"{math.exp(logprob):.4f}",
             str(ranks[0] + 1) if ranks.size else "-",
             f"{1.0 - math.exp(float(response.log_tail_mass_N[row])):.4f}",
-            f"{float(response.entropies_N[row]):.3f}",
+            "-" if response.entropies_N is None else f"{float(response.entropies_N[row]):.3f}",
             Cell("  ".join(f"{token_text(int(id_), tokenizer=tokenizer)} {math.exp(p):.3f}" for id_, p in likeliest)),
         )
     return table

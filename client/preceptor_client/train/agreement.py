@@ -28,6 +28,8 @@ class Agreement:
 
     teacher: TeacherInfo
     registration: Registration
+    adapter: str = ""
+    """Of the teacher; empty takes it as it is."""
     policy: SegmentationPolicy
     """What every score is asked for with; "auto" is resolved."""
     paper_token_ids: tuple[int, ...] = ()
@@ -39,13 +41,19 @@ class Agreement:
     def is_one_to_one(self) -> bool:
         return self.registration.report.is_one_to_one
 
+    @property
+    def revision(self) -> str:
+        """Of the weights that were to score the run when it started."""
+        return self.teacher.revision_of(self.adapter)
+
 
 def save_agreement(directory: Path, agreement: Agreement) -> None:
     """Writes `alignment.json`."""
     report = agreement.registration.report
     alignment: Alignment = {
         "teacher": agreement.teacher.name,
-        "teacher_revision": agreement.teacher.revision,
+        "teacher_adapter": agreement.adapter,
+        "teacher_revision": agreement.revision,
         "teacher_tokenizer_id": agreement.teacher.tokenizer_id,
         "tokenizer_id": agreement.registration.tokenizer_id,
         "segmentation": agreement.policy.name.lower(),

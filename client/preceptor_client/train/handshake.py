@@ -43,8 +43,15 @@ def check_teacher(
         examples=examples,
         heldout=heldout if config.evaluation.loss else (),
     )
-    agreement = replace(agreement, warnings=(*agreement.warnings, *objective_warnings(config), *warnings))
-    _log.info("teacher found: name=%s model=%s revision=%s", teacher.name, teacher.model, teacher.revision)
+    agreement = replace(
+        agreement,
+        adapter=config.teacher.adapter,
+        warnings=(*agreement.warnings, *objective_warnings(config), *warnings),
+    )
+    _log.info(
+        "teacher found: name=%s model=%s adapter=%r revision=%s",
+        *(teacher.name, teacher.model, agreement.adapter, agreement.revision),
+    )
     for warning in agreement.warnings:
         _log.warning("%s", warning)
     return agreement
@@ -62,6 +69,12 @@ def _find(info: ServerInfo, *, name: str) -> TeacherInfo:
 
 
 def _check_settings(teacher: TeacherInfo, limits: Limits, *, config: RunConfig) -> None:
+    if config.teacher.adapter and config.teacher.adapter not in teacher.adapters:
+        names = ", ".join(sorted(teacher.adapters)) or "none, so leave it empty"
+        raise UnsuitableTeacherError(
+            f"teacher {teacher.name!r} has no adapter {config.teacher.adapter!r}: set teacher.adapter to one of those "
+            f"that are loaded: {names}"
+        )
     if config.teacher.top_k > limits.max_top_k:
         raise UnsuitableTeacherError(
             f"teacher.top_k={config.teacher.top_k} is above the server's limit of {limits.max_top_k}: lower it"

@@ -70,6 +70,8 @@ class ScoredRollout:
     """Without the positions whose support is too small for the loss; their status stays what it was."""
     num_single_support: int = 0
     """How many those are: renormalised over one token both sides are 1, so there is nothing to learn."""
+    revision: str = ""
+    """Of the teacher's weights that scored it."""
 
     @property
     def sampled_ids_N(self) -> TokenArray:
@@ -128,6 +130,7 @@ class Scoring:
                 else None,
                 temperature=self._config.temperature,
                 teacher=self._config.name,
+                adapter=self._config.adapter,
                 tokenizer_id=self._agreement.registration.tokenizer_id,
                 segmentation=self._agreement.policy,
                 paper_token_ids=self._agreement.paper_token_ids,
@@ -147,12 +150,13 @@ class Scoring:
         scored: list[ScoredRollout] = []
         try:
             for members, future in pending:
-                answers = future.result().responses
+                group = future.result()
+                answers = group.responses
                 if len(answers) != len(members):
                     raise CorruptAnswerError(f"{len(answers)} answers came back for {len(members)} responses")
                 for member, scores in zip(members, answers, strict=True):
                     self._check(member, scores)
-                    whole = ScoredRollout(rollout=member, scores=scores)
+                    whole = ScoredRollout(rollout=member, scores=scores, revision=group.revision)
                     scored.append(_with_a_choice(whole, config=self._objective))
         finally:
             for _, future in pending:
@@ -194,6 +198,7 @@ def _with_a_choice(one: ScoredRollout, *, config: ObjectiveConfig) -> ScoredRoll
     if has_choice_N.all():
         return one
     rows_N, ids_NC, logprobs_NC = scores.teacher_rows_N, scores.candidate_ids_NC, scores.candidate_logprobs_NC
+    entropies_N = scores.entropies_N
     kept = replace(
         scores,
         positions_N=scores.positions_N[has_choice_N],
@@ -201,9 +206,9 @@ def _with_a_choice(one: ScoredRollout, *, config: ObjectiveConfig) -> ScoredRoll
         support_logprobs_NK=scores.support_logprobs_NK[has_choice_N],
         sampled_logprobs_N=scores.sampled_logprobs_N[has_choice_N],
         log_tail_mass_N=scores.log_tail_mass_N[has_choice_N],
-        entropies_N=scores.entropies_N[has_choice_N],
+        entropies_N=None if entropies_N is None else entropies_N[has_choice_N],
         teacher_rows_N=None if rows_N is None else rows_N[has_choice_N],
         candidate_ids_NC=None if ids_NC is None else ids_NC[has_choice_N],
         candidate_logprobs_NC=None if logprobs_NC is None else logprobs_NC[has_choice_N],
     )
-    return ScoredRollout(rollout=one.rollout, scores=kept, num_single_support=int((~has_choice_N).sum()))
+    return replace(one, scores=kept, num_single_support=int((~has_choice_N).sum()))

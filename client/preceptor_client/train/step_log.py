@@ -33,6 +33,7 @@ class StepLog:
         scored: Sequence[ScoredRollout],
         *,
         view: TeacherView,
+        teacher_revision: str,
         result: UpdateResult | None,
         seconds: dict[str, float],
     ) -> MetricRow:
@@ -50,6 +51,7 @@ class StepLog:
             "num_weighted_positions": result.num_positions if result else 0,
             "scored_share": view.scored_share,
             "unmapped_mass": view.unmapped_mass,
+            "teacher_revision": teacher_revision,
             "gradient_norm": result.gradient_norm if result else None,
             "learning_rate": result.learning_rate if result else None,
             **asdict(view_responses([one.rollout for one in scored])),

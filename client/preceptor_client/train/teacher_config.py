@@ -17,6 +17,8 @@ class TeacherConfig(Section):
     """host:port of the teacher server, or several with commas between: replicas of one teacher."""
     name: str = ""
     """Name of the teacher on that server; may be empty where it hosts one."""
+    adapter: str = ""
+    """Name of one of its adapters, to be taught by the teacher with it; empty takes the teacher as it is."""
     top_k: int = Field(32, le=1024)
     """Teacher tokens per position that the student is matched on, at least 2."""
     temperature: float = Field(1.0, gt=0, le=100)

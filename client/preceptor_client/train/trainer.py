@@ -21,6 +21,7 @@ from preceptor_client.train.loss import Loss
 from preceptor_client.train.metrics import MetricRow, Metrics
 from preceptor_client.train.record import TeacherView, advice, view_teacher
 from preceptor_client.train.reference import Reference
+from preceptor_client.train.revisions import Revisions
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.rollout_log import RolloutLog
 from preceptor_client.train.scoring import Scorer, Scoring
@@ -77,6 +78,7 @@ class Trainer:
             scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size
         )
         self.update = Update(student, config=config.optimizer, loss=loss, temperature=temperature)
+        self.revisions = Revisions(agreement.revision)
         self.step = 0
         self._has_warned_of_few_scores = False
         if checkpoint:
@@ -139,6 +141,7 @@ class Trainer:
             step,
             scored,
             view=view,
+            teacher_revision=self.revisions.see(scored, step=step),
             result=result,
             seconds={
                 "rollout_seconds": rolled_out - started,

@@ -79,7 +79,7 @@ def project(
     has_place_N = support.logprobs_NK[:, 0] > -np.inf
     status_T[np.flatnonzero(status_T == PositionStatus.OK)[~has_place_N]] = PositionStatus.UNMAPPED
     unmapped_N = support.unmapped_mass_N[has_place_N]
-    candidates_NC = support.candidate_logprobs_NC
+    candidates_NC, entropies_N = support.candidate_logprobs_NC, columns.entropies_N
     return Projected(
         columns=ResponseColumns(
             status_T=status_T,
@@ -87,7 +87,7 @@ def project(
             support_logprobs_NK=support.logprobs_NK[has_place_N].astype(np.float32),
             sampled_logprobs_N=support.sampled_logprobs_N[has_place_N].astype(np.float32),
             log_tail_mass_N=support.log_tail_mass_N[has_place_N].astype(np.float32),
-            entropies_N=columns.entropies_N[asked.taken_N[has_place_N]],
+            entropies_N=None if entropies_N is None else entropies_N[asked.taken_N[has_place_N]],
             candidate_logprobs_NC=None if candidates_NC is None else candidates_NC[has_place_N].astype(np.float32),
         ),
         rows_N=asked.rows_N[has_place_N],

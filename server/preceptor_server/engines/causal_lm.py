@@ -19,12 +19,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from preceptor_server.config import EngineConfig
+from preceptor_server.engines.saved_weights import Tensors, computed_config, read_weights
 from preceptor_server.errors import StartupError
 
 logger = logging.getLogger(__name__)
-
-_PROVENANCE = {"_name_or_path", "quantization_config", "transformers_version", "dtype"}
-"""Entries of a config that say where weights came from, not what they compute."""
 
 
 @dataclass
@@ -46,9 +44,10 @@ class LoadedModel:
 
     def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
         self._model = model
+        self._config = config
         self._backbone = getattr(model, model.base_model_prefix)
-        self._head = _head_of(model, torch.float32 if config.head_dtype == "float32" else model.dtype)
         self._head_dtype = torch.float32 if config.head_dtype == "float32" else model.dtype
+        self._head = _head_of(model, self._head_dtype)
         self.device: torch.device = model.device
         self.name = config.model if not Path(config.model).is_dir() else Path(config.model).name
         self.vocabulary_size: int = model.get_output_embeddings().weight.shape[0]
@@ -81,6 +80,22 @@ class LoadedModel:
                 f"engine.packing='packed' does not fit {type(self._model).__name__} ({error}): "
                 "set engine.packing='sequential'"
             ) from error
+
+    def load_weights(self, folder: Path) -> Tensors:
+        """Takes over the weights in `folder`; returns the ones before, on the CPU, for `put_weights`. Raises
+        WeightUpdateError, and changes nothing, where they do not fit."""
+        new = read_weights(self._model, folder)
+        before = {name: tensor.to("cpu", copy=True) for name, tensor in self._model.state_dict().items()}
+        self.put_weights(new)
+        return before
+
+    @torch.no_grad()
+    def put_weights(self, tensors: Tensors) -> None:
+        """Copies every tensor into its place: a model that was read lies in files, and files may change."""
+        for name, tensor in self._model.state_dict().items():
+            tensor.copy_(tensors[name])
+        self._head = _head_of(self._model, self._head_dtype)  # it may hold a copy, in another precision
+        self.revision = _revision_of(self._model, self._config)
 
     @contextmanager
     def attention(self, implementation: str) -> Iterator[None]:
@@ -167,8 +182,7 @@ def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 def _revision_of(model: PreTrainedModel, config: EngineConfig) -> str:
     """First 16 hex digits of a SHA-256 over all weights, the model's config, and the precision they are used in."""
     digest = hashlib.sha256(f"{type(model).__name__} {config.dtype} head={config.head_dtype}".encode())
-    model_config = {key: value for key, value in model.config.to_dict().items() if key not in _PROVENANCE}
-    digest.update(json.dumps(model_config, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(computed_config(model), sort_keys=True, default=str).encode())
     for name, weight in sorted(model.named_parameters()):
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -1,7 +1,8 @@
 """A deterministic stand-in without weights, for tests of everything that is not the model. Numpy only.
 
-Its logits after a prefix depend on the prefix's last token and length, so a shifted or mixed-up answer shows. Columns
-are computed densely, sorted in full: an oracle of their definition, independent of the code that other engines share.
+What stands for weights, or for an adapter, is a folder with a file `seed` that holds a whole number. The logits after a
+prefix depend on it and on the prefix's last token and length, so a shifted or mixed-up answer shows. Columns are
+computed densely, sorted in full: an oracle of their definition, independent of the code that other engines share.
 """
 
 # T = tokens of a response, N = its scored positions, V = vocabulary size, K = support size, C = candidates per position
@@ -10,17 +11,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from preceptor.wire import LogprobArray, PositionStatus, TokenArray
 
 from preceptor_server.config import EngineConfig
+from preceptor_server.engines.base import Restore
+from preceptor_server.errors import WeightUpdateError
 from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
 _MAX_MODEL_LEN = 4096
 _SPREAD = 4.0
 """Half the range of the logits: wide enough that the support differs from prefix to prefix."""
+_SEED_FILE = "seed"
+_RADIANS_PER_SEED = 0.7
+"""No whole number of these is a whole turn, so that no two seeds have the same logits."""
 
 
 class FakeEngine:
@@ -29,6 +37,8 @@ class FakeEngine:
     def __init__(self, config: EngineConfig, *, vocabulary_size: int | None = None) -> None:
         self._config = config
         self._vocabulary_size = max(config.fake_vocabulary_size, vocabulary_size or 0)
+        self._seed = 0
+        self._adapters: dict[str, int] = {}
 
     def load(self) -> None:
         pass
@@ -37,13 +47,16 @@ class FakeEngine:
         return EngineInfo(
             engine="fake",
             model="fake",
-            revision=f"fake-{self._vocabulary_size}",
+            revision=self._revision,
+            adapters={name: f"{self._revision}+{seed}" for name, seed in self._adapters.items()},
             dtype="float32",
             device="cpu",
             vocabulary_size=self._vocabulary_size,
             max_model_len=self._config.max_model_len or _MAX_MODEL_LEN,
             end_token_ids=(0,),
-            scores_candidates=True,
+            applies_temperature=self._config.fake_temperature,
+            scores_candidates=self._config.fake_candidates,
+            computes_entropies=self._config.fake_entropies,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
@@ -51,20 +64,43 @@ class FakeEngine:
         return [tuple(self._score_response(group, response) for response in group.responses) for group in batch]
 
     async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
-        return _log_softmax(self._logits(token_ids)).astype(np.float32)
+        return _log_softmax(self._logits(token_ids, adapter="")).astype(np.float32)
+
+    async def load_weights(self, folder: Path) -> Restore:
+        previous, self._seed = self._seed, _read_seed(folder)
+
+        async def restore() -> None:
+            self._seed = previous
+
+        return restore
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        self._adapters[name] = _read_seed(folder)
+
+    async def unload_adapter(self, name: str) -> None:
+        del self._adapters[name]
 
     def close(self) -> None:
         pass
 
+    @property
+    def _revision(self) -> str:
+        return f"fake-{self._vocabulary_size}" + (f"-{self._seed}" if self._seed else "")
+
     def _score_response(self, group: ScoreGroup, response: ResponseToScore) -> ResponseColumns:
         ids = np.concatenate([group.prompt_ids_P, response.ids_T])
-        logits_TV = self._logits(ids[:-1])[len(group.prompt_ids_P) - 1 :]
-        return dense_columns(logits_TV / group.temperature, response, top_k=group.top_k)
+        logits_TV = self._logits(ids[:-1], adapter=group.adapter)[len(group.prompt_ids_P) - 1 :]
+        columns = dense_columns(logits_TV / group.temperature, response, top_k=group.top_k)
+        return columns if self._config.fake_entropies else replace(columns, entropies_N=None)
 
-    def _logits(self, token_ids: TokenArray) -> npt.NDArray[np.float64]:
+    def _logits(self, token_ids: TokenArray, *, adapter: str) -> npt.NDArray[np.float64]:
+        seed = self._seed + (self._adapters[adapter] if adapter else 0)
         lengths_T1 = np.arange(1, len(token_ids) + 1)[:, None]
         logits: npt.NDArray[np.float64] = _SPREAD * np.sin(
-            (token_ids[:, None] + 1) * 1.7 + lengths_T1 * 0.9 + np.arange(self._vocabulary_size)[None, :] * 2.3
+            (token_ids[:, None] + 1) * 1.7
+            + lengths_T1 * 0.9
+            + np.arange(self._vocabulary_size)[None, :] * 2.3
+            + seed * _RADIANS_PER_SEED
         )  # fmt: skip
         return logits
 
@@ -94,6 +130,13 @@ def dense_columns(
         entropies_N=-(probs_NV * logprobs_NV).sum(axis=1).astype(np.float32),
         candidate_logprobs_NC=candidates_NC,
     )
+
+
+def _read_seed(folder: Path) -> int:
+    try:
+        return int((folder / _SEED_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise WeightUpdateError("path", f"{folder.name} holds no file {_SEED_FILE!r} with a whole number") from error
 
 
 def _log_softmax(logits_TV: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

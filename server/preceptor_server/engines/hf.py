@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from preceptor.wire import LogprobArray, TokenArray
@@ -19,9 +20,11 @@ from preceptor.wire import LogprobArray, TokenArray
 from preceptor_server.config import EngineConfig
 from preceptor_server.engines import packed_attention
 from preceptor_server.engines.assembly import ColumnCollector
+from preceptor_server.engines.base import Restore
 from preceptor_server.engines.causal_lm import LoadedModel, load_model
 from preceptor_server.engines.columns import columns_of
 from preceptor_server.engines.packing import MIN_SHARED_TOKENS, PackedBatch, pack
+from preceptor_server.errors import WeightUpdateError
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,24 @@ class HfEngine:
     async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
         """The oracle, [T, V]: one plain forward over one sequence, a dense fp32 log-softmax; slow and obvious."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._reference, token_ids)
+
+    async def load_weights(self, folder: Path) -> Restore:
+        """The old weights stay in the CPU's memory for as long as the way back to them is held."""
+        loop, model = asyncio.get_running_loop(), self._loaded
+        before = await loop.run_in_executor(self._thread, model.load_weights, folder)
+
+        async def restore() -> None:
+            await loop.run_in_executor(self._thread, model.put_weights, before)
+
+        return restore
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        del name, folder
+        raise WeightUpdateError("adapter", "the engine 'hf' serves no adapters, only 'vllm' does")
+
+    async def unload_adapter(self, name: str) -> None:
+        del name
+        raise WeightUpdateError("adapter", "the engine 'hf' serves no adapters, only 'vllm' does")
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)

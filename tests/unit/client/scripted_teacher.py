@@ -70,6 +70,13 @@ class RegistrationLie:
     change: Callable[[teacher_pb2.RegisterTokenizerResponse], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpdateLie:
+    """Takes new weights honestly but for one change of the answer."""
+
+    change: Callable[[teacher_pb2.UpdateWeightsResponse], None]
+
+
 Step = Abort | Hang | Lie
 UNKNOWN_TOKENIZER = Abort(
     code=grpc.StatusCode.NOT_FOUND,
@@ -97,6 +104,12 @@ class ScriptedTeacher(TeacherServiceServicer):
     known: dict[str, str] = field(default_factory=dict)
     """Fingerprints of what was handed over, and the ids that stand for them. Cleared, it has lost them all."""
     has_other_tokenizers: bool = True
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Names of adapters and their revisions."""
+    updates: list[teacher_pb2.UpdateWeightsRequest] = field(default_factory=list)
+    update_script: list[Abort | Hang | UpdateLie] = field(default_factory=list)
+    """One step per call of UpdateWeights, then honest answers for ever: each update is called after its path."""
+    revision: str = "r1"
     info_changes: dict[str, str | int] = field(default_factory=dict)
     """Fields of its teacher, or of its limits, that GetInfo tells otherwise."""
     num_infos: int = 0
@@ -127,7 +140,7 @@ class ScriptedTeacher(TeacherServiceServicer):
             teachers=[
                 teacher_pb2.TeacherInfo(
                     name="tutor",
-                    revision="r1",
+                    revision=self.revision,
                     engine="fake",
                     model="tiny",
                     dtype="float32",
@@ -140,8 +153,16 @@ class ScriptedTeacher(TeacherServiceServicer):
                     end_token_ids=[3, 4],
                     has_chat_template=True,
                     capabilities=teacher_pb2.Capabilities(
-                        temperature=True, candidates=True, other_tokenizers=self.has_other_tokenizers
+                        temperature=True,
+                        candidates=True,
+                        other_tokenizers=self.has_other_tokenizers,
+                        entropies=True,
+                        weight_updates=True,
                     ),
+                    adapters=[
+                        teacher_pb2.AdapterInfo(name=name, revision=revision)
+                        for name, revision in self.adapters.items()
+                    ],
                     tokenizer_json=self.tokenizer_json if request.include_tokenizer else b"",
                 )
             ],
@@ -174,6 +195,28 @@ class ScriptedTeacher(TeacherServiceServicer):
             registered_id = self.known[request.tokenizer_id]
             answer = teacher_pb2.RegisterTokenizerResponse(tokenizer_id=registered_id, report=self.report)
         if isinstance(step, RegistrationLie):
+            step.change(answer)
+        return answer
+
+    async def UpdateWeights(
+        self, request: teacher_pb2.UpdateWeightsRequest, context: grpc.aio.ServicerContext[Message, Message]
+    ) -> teacher_pb2.UpdateWeightsResponse:
+        self.updates.append(request)
+        step = self.update_script.pop(0) if self.update_script else None
+        if isinstance(step, Abort):
+            await _abort(context, step)
+        if isinstance(step, Hang):
+            await self._sleep(step.seconds)
+        previous = self.adapters.get(request.adapter, "") if request.adapter else self.revision
+        revision = "" if request.unload else f"of {request.path}"
+        if request.unload:
+            del self.adapters[request.adapter]
+        elif request.adapter:
+            self.adapters[request.adapter] = revision
+        else:
+            self.revision = revision
+        answer = teacher_pb2.UpdateWeightsResponse(revision=revision, previous_revision=previous, paused_ms=12.5)
+        if isinstance(step, UpdateLie):
             step.change(answer)
         return answer
 

@@ -70,7 +70,8 @@ CORRUPTIONS: dict[str, tuple[Change, str]] = {
     "sampled off": (numbers("sampled_logprobs", "<f4", move_all(-0.01)), "responses[1].sampled_logprobs"),
     "entropy NaN": (numbers("entropies", "<f4", put(0, np.nan)), "responses[1].entropies"),
     "entropy negative": (numbers("entropies", "<f4", put(0, -0.1)), "responses[1].entropies"),
-    "entropies missing": (column("entropies", lambda data: b""), "responses[1].entropies"),
+    "entropies missing": (column("entropies", lambda data: b""), "responses[1].entropies is empty, while other"),
+    "entropies truncated": (column("entropies", lambda data: data[:-4]), "responses[1].entropies holds 2 entries"),
     "policy absent": (header("segmentation", 0), "segmentation is 0"),
     "policy unknown": (header("segmentation", 9), "segmentation is 9"),
     "prompt other": (
@@ -212,6 +213,27 @@ async def test_mask_that_the_server_ignored_is_found() -> None:
 
     with pytest.raises(CorruptAnswerError, match=r"responses\[1\].status says that position 1 is not excluded"):
         await ask(ignore_mask, masks=[[1, 1, 1], [1, 0, 1]])
+
+
+async def test_teacher_that_computes_no_entropies_is_believed() -> None:
+    def leave_out(answer: teacher_pb2.ScoreResponse) -> None:
+        for scores in answer.responses:
+            scores.entropies = b""
+
+    assert [scores.entropies_N for scores in (await ask(leave_out)).responses] == [None, None]
+
+
+async def test_response_without_a_row_has_no_say_in_whether_entropies_are_computed() -> None:
+    def empty_the_first(answer: teacher_pb2.ScoreResponse) -> None:
+        scores = answer.responses[0]
+        scores.status = b"\x03" * len(scores.status)
+        for name in ("support_ids", "support_logprobs", "sampled_logprobs", "log_tail_mass", "entropies"):
+            setattr(scores, name, b"")
+
+    first, second = (await ask(empty_the_first)).responses
+    assert first.entropies_N is not None
+    assert second.entropies_N is not None
+    assert (len(first.entropies_N), len(second.entropies_N)) == (0, 3)
 
 
 async def test_mask_at_other_positions_is_found() -> None:

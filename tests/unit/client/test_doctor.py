@@ -34,7 +34,14 @@ TEACHER = TeacherInfo(
     special_tokens=(),
     end_token_ids=(3, 4),
     has_chat_template=True,
-    capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=False, other_tokenizers=False),
+    capabilities=Capabilities(
+        temperature=True,
+        batch_invariant=True,
+        candidates=False,
+        other_tokenizers=False,
+        entropies=True,
+        weight_updates=False,
+    ),
     tokenizer_json="",
 )
 LIMITS = Limits(

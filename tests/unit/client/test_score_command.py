@@ -69,6 +69,14 @@ async def test_each_token_has_a_row_with_the_teachers_numbers(
     assert len(rows) == 3
 
 
+async def test_entropy_that_the_teacher_does_not_compute_is_a_dash(
+    teacher: ScriptedTeacher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher.script = [Lie(change=lambda answer: setattr(answer.responses[0], "entropies", b""))]
+    assert await run(teacher, "--prompt", "a", "--response", RESPONSE) == 0
+    assert [row[6] for row in rows_of(capsys.readouterr().out)] == ["-"] * 3
+
+
 async def test_chat_is_sent_as_a_users_message(teacher: ScriptedTeacher) -> None:
     assert await run(teacher, "--chat", "Capital of Norway?", "--response", RESPONSE) == 0
     message = teacher.requests[0].prompt.chat.messages[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
@@ -10,9 +12,21 @@ from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
+from preceptor_server.types import EngineInfo
 from tokenizers import processors
 
 from tests.tiny import tiny_tokenizer
+
+
+class DescribedEngine(FakeEngine):
+    """The fake engine, which says of itself what a test wants it to."""
+
+    def __init__(self, config: EngineConfig, **says: Any) -> None:  # Any: the fields of EngineInfo
+        super().__init__(config)
+        self._says = says
+
+    def info(self) -> EngineInfo:
+        return replace(super().info(), **self._says)
 
 
 def hosted_teacher(
@@ -24,23 +38,28 @@ def hosted_teacher(
     applies_temperature: bool = True,
     is_batch_invariant_on_request: bool = True,
     scores_candidates: bool = True,
+    computes_entropies: bool = True,
+    adapters: dict[str, str] | None = None,
+    weights_folder: Path | None = None,
 ) -> HostedTeacher:
     config = EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size, max_model_len=max_model_len)
-    engine = FakeEngine(config)
-    info = replace(
-        engine.info(),
+    engine = DescribedEngine(
+        config,
         applies_temperature=applies_temperature,
         is_batch_invariant_on_request=is_batch_invariant_on_request,
         scores_candidates=scores_candidates,
+        computes_entropies=computes_entropies,
+        **({"adapters": adapters} if adapters else {}),
     )
     return HostedTeacher(
         name="professor",
-        info=info,
+        engine=engine,
         tokenizer=tokenizer,
-        aligner=build_aligner(tokenizer, info, limits or LimitsConfig()) if tokenizer else None,
+        aligner=build_aligner(tokenizer, engine.info(), limits or LimitsConfig()) if tokenizer else None,
         scheduler=Scheduler(engine, SchedulerConfig()),
         limits=limits or LimitsConfig(),
         max_queue_tokens=1_000_000,
+        weights_folder=weights_folder,
     )
 
 

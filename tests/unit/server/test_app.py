@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
-from preceptor_server.app import bind, build_engine, build_server, check_vocabularies, with_turn_end
+from preceptor_server.app import bind, build_engine, build_server, check_vocabularies
 from preceptor_server.config import EngineConfig, ListenConfig, ServerConfig
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.hf import HfEngine
 from preceptor_server.errors import StartupError
+from preceptor_server.hosted import with_turn_end
 
 from tests.tiny import tiny_tokenizer
 

@@ -306,10 +306,6 @@ def test_candidates_count_towards_the_size_of_the_answer(
     assert caught.value.reason == "ANSWER_TOO_LARGE"
 
 
-def ask_for_an_adapter(r: pb.ScoreRequest) -> None:
-    r.adapter = "lora"
-
-
 def bring_another_tokenizer(r: pb.ScoreRequest) -> None:
     r.tokenizer_id = "0123abcd"
 
@@ -326,10 +322,33 @@ def prompt_as_chat(r: pb.ScoreRequest) -> None:
     r.prompt.chat.messages.add(role="user", content="Hello")
 
 
+def test_adapter_that_is_loaded_is_asked_for() -> None:
+    wanted = request()
+    wanted.adapter = "law"
+    assert decode_score_request(wanted, hosted_teacher(adapters={"law": "r-law"})).adapter == "law"
+    assert decode_score_request(request(), hosted_teacher(adapters={"law": "r-law"})).adapter == ""
+
+
+@pytest.mark.parametrize(
+    ("adapters", "says"),
+    [
+        ({}, r"'lora' is not loaded: this server hosts none: leave it empty"),
+        ({"law": "1", "chess": "2"}, r"'lora' is not loaded: loaded are 'chess', 'law'$"),
+        ({f"a{i:02}": "1" for i in range(20)}, r"loaded are 'a00', .*'a15', and 4 more$"),
+    ],
+    ids=["none", "two", "many"],
+)
+def test_adapter_that_is_not_loaded_is_refused_with_those_that_are(adapters: dict[str, str], says: str) -> None:
+    wrong = request()
+    wrong.adapter = "lora"
+    with pytest.raises(UnknownTeacherError, match=says) as caught:
+        decode_score_request(wrong, hosted_teacher(adapters=adapters))
+    assert (caught.value.field, caught.value.reason) == ("adapter", "UNKNOWN_ADAPTER")
+
+
 @pytest.mark.parametrize(
     ("edit", "field"),
     [
-        (ask_for_an_adapter, "adapter"),
         (bring_another_tokenizer, "tokenizer_id"),
         (ask_for_candidates, "responses[1].candidates"),
         (prompt_as_text, "prompt.text"),

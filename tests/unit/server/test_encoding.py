@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,7 @@ def test_columns_survive_the_wire(logprob_dtype: LogprobDtype, vocabulary_size: 
 
 def test_columns_of_one_number_per_row_are_always_float32() -> None:
     scores = encode().responses[0]
+    assert FIRST.entropies_N is not None
     for data, column in (
         (scores.sampled_logprobs, FIRST.sampled_logprobs_N),
         (scores.log_tail_mass, FIRST.log_tail_mass_N),
@@ -95,6 +97,14 @@ def test_columns_of_one_number_per_row_are_always_float32() -> None:
     ):
         decoded = wire.decode_logprobs(data, LogprobDtype.F32, field="column")
         np.testing.assert_array_equal(decoded, column)
+
+
+def test_entropies_that_were_not_computed_are_left_out() -> None:
+    without = replace(SCORED.responses[0], columns=replace(FIRST, entropies_N=None))
+    scored = replace(SCORED, responses=(without, SCORED.responses[1]))
+    scores = encode_score_response(CALL, scored, hosted_teacher(), decode_ms=0, total_ms=0).responses[0]
+    assert scores.entropies == b""
+    assert len(scores.sampled_logprobs) == 8
 
 
 @pytest.mark.parametrize("logprob_dtype", LogprobDtype)
@@ -194,13 +204,30 @@ def test_info_of_a_teacher_without_a_tokenizer() -> None:
             max_model_len=64,
             tokenizer_id="none-300",
             end_token_ids=[0],
-            capabilities=pb.Capabilities(temperature=True, batch_invariant=True, candidates=True),
+            capabilities=pb.Capabilities(temperature=True, batch_invariant=True, candidates=True, entropies=True),
         )
     ]
 
 
+def test_info_lists_the_adapters_with_the_revision_that_their_answers_carry() -> None:
+    teacher = hosted_teacher(adapters={"law": "r-law", "chess": "r-chess"})
+    adapters = encode_info(teacher, include_tokenizer=False).teachers[0].adapters
+    assert [(adapter.name, adapter.revision) for adapter in adapters] == [("chess", "r-chess"), ("law", "r-law")]
+
+
+def test_info_promises_new_weights_only_where_there_is_a_folder_for_them(tmp_path: Path) -> None:
+    teachers = [hosted_teacher(), hosted_teacher(weights_folder=tmp_path)]
+    infos = [encode_info(teacher, include_tokenizer=False).teachers[0] for teacher in teachers]
+    assert [info.capabilities.weight_updates for info in infos] == [False, True]
+
+
 def test_info_promises_no_more_than_the_engine_does() -> None:
-    teacher = hosted_teacher(applies_temperature=False, is_batch_invariant_on_request=False, scores_candidates=False)
+    teacher = hosted_teacher(
+        applies_temperature=False,
+        is_batch_invariant_on_request=False,
+        scores_candidates=False,
+        computes_entropies=False,
+    )
     assert encode_info(teacher, include_tokenizer=False).teachers[0].capabilities == pb.Capabilities()
 
 

@@ -59,7 +59,7 @@ async def hosting(engine: NarrowEngine) -> AsyncIterator[HostedTeacher]:
     scheduler.start()
     aligner = build_aligner(TEACHER, engine.info(), LimitsConfig())
     teacher = hosted_teacher(vocabulary_size=TEACHER.vocabulary_size, tokenizer=TEACHER)
-    yield replace(teacher, info=engine.info(), aligner=aligner, scheduler=scheduler)
+    yield replace(teacher, engine=engine, aligner=aligner, scheduler=scheduler)
     await aligner.registry.close()
     await scheduler.stop()
 
@@ -117,10 +117,9 @@ async def test_self_tests_ask_for_no_more_than_the_engine_answers() -> None:
 
 @pytest.mark.parametrize(("max_top_k", "allowed"), [(None, 259), (20, 20), (2000, 259)])
 def test_callers_may_ask_for_what_limits_vocabulary_and_engine_allow(max_top_k: int | None, allowed: int) -> None:
-    teacher = hosted_teacher(vocabulary_size=259)
-    assert replace(teacher, info=replace(teacher.info, max_top_k=max_top_k)).max_top_k == allowed
-    narrow = replace(teacher, info=replace(teacher.info, max_top_k=max_top_k), limits=LimitsConfig(max_top_k=10))
-    assert narrow.max_top_k == 10
+    teacher = replace(hosted_teacher(), engine=NarrowEngine(max_top_k))
+    assert teacher.max_top_k == allowed
+    assert replace(teacher, limits=LimitsConfig(max_top_k=10)).max_top_k == 10
 
 
 def unaligned(call: ScoreCall) -> ScoreCall:

@@ -118,7 +118,12 @@ def misplace_tail(columns: ResponseColumns) -> ResponseColumns:
 
 
 def misstate_entropy(columns: ResponseColumns) -> ResponseColumns:
+    assert columns.entropies_N is not None
     return replace(columns, entropies_N=columns.entropies_N + np.float32(0.01))
+
+
+def leave_out_entropy(columns: ResponseColumns) -> ResponseColumns:
+    return replace(columns, entropies_N=None)
 
 
 def drop_a_row(columns: ResponseColumns) -> ResponseColumns:
@@ -202,6 +207,19 @@ async def test_engine_that_batches_by_itself_is_checked_with_groups_side_by_side
     assert engine.most_inside == 2
 
 
+async def test_engine_that_computes_no_entropies_passes_without_them() -> None:
+    assert await check_engine(FakeEngine(EngineConfig(kind="fake", fake_entropies=False))) < 1e-5
+
+
+async def test_entropies_that_an_engine_says_it_does_not_compute_do_not_pass() -> None:
+    class Contradicting(DistortedEngine):
+        def info(self) -> EngineInfo:
+            return replace(super().info(), computes_entropies=False)
+
+    with pytest.raises(StartupError, match="says that it does not compute entropies"):
+        await check_engine(Contradicting(each(lambda columns: columns)))
+
+
 async def test_largest_difference_is_what_is_returned() -> None:
     worst = await check_engine(DistortedEngine(each(add_to_sampled(1e-3))))
     assert worst == pytest.approx(1e-3, abs=1e-5)
@@ -221,6 +239,7 @@ async def test_largest_difference_is_what_is_returned() -> None:
         each(least_likely),
         each(misplace_tail),
         each(misstate_entropy),
+        last(leave_out_entropy),
         each(drop_a_row),
         each(move_candidates(lambda logprobs_NC: np.roll(logprobs_NC, 1, axis=0))),
         each(move_candidates(lambda logprobs_NC: np.roll(logprobs_NC, 1, axis=1))),
@@ -243,6 +262,7 @@ async def test_largest_difference_is_what_is_returned() -> None:
         "not the likeliest tokens",
         "tail misplaced",
         "entropy misstated",
+        "entropies left out",
         "a row too few",
         "candidates shifted by a token",
         "candidates of other ids",

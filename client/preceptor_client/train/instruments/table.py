@@ -36,6 +36,7 @@ class PositionTable:
     """Of the same token; -inf where the teacher gives it no probability."""
     student_entropies_N: FloatColumn
     teacher_entropies_N: FloatColumn
+    """NaN from a teacher that does not compute them."""
     student_masses_N: FloatColumn
     """The student's probability inside the teacher's top K; measured on a sample of positions."""
     teacher_masses_N: FloatColumn
@@ -87,7 +88,7 @@ def position_table(
         student_logprobs_N=_floats(one.rollout.student.logprobs_T[one.scores.positions_N] for one in scored),
         teacher_logprobs_N=_floats(one.scores.sampled_logprobs_N for one in scored),
         student_entropies_N=_floats(one.rollout.student.entropies_T[one.scores.positions_N] for one in scored),
-        teacher_entropies_N=_floats(one.scores.entropies_N for one in scored),
+        teacher_entropies_N=_floats(_teacher_entropies(one) for one in scored),
         student_masses_N=_floats(column.masses_N for column in columns),
         teacher_masses_N=-np.expm1(_floats(one.scores.log_tail_mass_N for one in scored)),
         overlaps_N=_floats(column.overlaps_N for column in columns),
@@ -101,6 +102,11 @@ def position_table(
         has_scored_end_R=np.bincount(responses_N[is_end_N], minlength=len(scored)) > 0,
         tasks_R=np.array([one.rollout.example.task for one in scored], np.object_),
     )
+
+
+def _teacher_entropies(one: ScoredRollout) -> npt.NDArray[np.floating]:
+    entropies_N = one.scores.entropies_N
+    return np.full(len(one.scores.positions_N), np.nan) if entropies_N is None else entropies_N
 
 
 def _is_inside(one: ScoredRollout) -> BoolColumn:

@@ -39,7 +39,7 @@ def limit_cache_hits(manager: Any) -> None:  # Any: vLLM's KVCacheManager
     manager.get_computed_blocks = limited
 
 
-class CacheLimitScheduler(Scheduler):  # type: ignore[misc]  # vLLM ships no types that mypy reads here
+class CacheLimitScheduler(Scheduler):  # type: ignore[misc]  # as Any: vLLM is not installed here
     """The scheduler of engines that do not schedule ahead."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

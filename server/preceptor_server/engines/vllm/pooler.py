@@ -45,7 +45,7 @@ class _Part:
         return self.stop - self.first
 
 
-class ScoringPooler(Pooler):
+class ScoringPooler(Pooler):  # type: ignore[misc]  # vLLM's classes are Any where vLLM is not installed
     """Answers RowQuestions."""
 
     def __init__(self, compute_logits: Callable[[torch.Tensor], torch.Tensor | None], *, rows_per_chunk: int) -> None:

@@ -69,6 +69,9 @@ class FakeScorer:
     status_of: Callable[[int], PositionStatus] = lambda position: PositionStatus.OK
     support_of: Callable[[int], int | None] = lambda position: None
     unmapped_mass: float = 0.0
+    revision_at: Callable[[int], str] = lambda number: "1"
+    """Of the weights that answer a call; calls count from 1."""
+    computes_entropies: bool = True
     report: AlignmentReport = REPORT
     register_error: Exception | None = None
     server: ServerInfo | None = None
@@ -131,7 +134,7 @@ class FakeScorer:
         prompt_ids = self._encode(prompt)
         return GroupScores(
             teacher=self.name,
-            revision="1",
+            revision=self.revision_at(len(self.calls)),
             tokenizer_id=options.get("tokenizer_id", ""),
             segmentation=options.get("segmentation") or SegmentationPolicy.AS_IS,
             top_k=options["top_k"],
@@ -178,7 +181,7 @@ class FakeScorer:
             support_logprobs_NK=top_NK,
             sampled_logprobs_N=logprobs_NV.gather(1, sampled_N[:, None])[:, 0].numpy(),
             log_tail_mass_N=log_tail_N,
-            entropies_N=-(logprobs_NV.exp() * logprobs_NV).sum(dim=1).numpy(),
+            entropies_N=-(logprobs_NV.exp() * logprobs_NV).sum(dim=1).numpy() if self.computes_entropies else None,
             unmapped_mass=self.unmapped_mass,
             candidate_ids_NC=candidates_NC,
             candidate_logprobs_NC=None
@@ -207,7 +210,14 @@ def teacher_info(teacher: Student, *, name: str = "tiny", max_model_len: int = 2
         special_tokens=(),
         end_token_ids=(2,),
         has_chat_template=True,
-        capabilities=Capabilities(temperature=True, batch_invariant=True, candidates=True, other_tokenizers=True),
+        capabilities=Capabilities(
+            temperature=True,
+            batch_invariant=True,
+            candidates=True,
+            other_tokenizers=True,
+            entropies=True,
+            weight_updates=False,
+        ),
         tokenizer_json="",
     )
 

@@ -44,6 +44,26 @@ def test_teacher_is_chosen_by_name_and_names_are_listed(
             _check(scorer, settings, student)
 
 
+def test_adapter_is_agreed_on_with_its_revision(settings: Settings, student: Student, scorer: FakeScorer) -> None:
+    _host(scorer, replace(teacher_info(student), adapters={"law": "r-law", "chess": "r-chess"}))
+    assert _check(scorer, settings, student).revision == "1"
+    settings["teacher"]["adapter"] = "law"
+    agreement = _check(scorer, settings, student)
+    assert (agreement.adapter, agreement.revision) == ("law", "r-law")
+
+
+@pytest.mark.parametrize(
+    ("adapters", "expected"), [({"law": "1", "chess": "2"}, "chess, law"), ({}, "none, so leave it empty")]
+)
+def test_adapter_that_is_not_loaded_is_refused_with_those_that_are(
+    settings: Settings, student: Student, scorer: FakeScorer, adapters: dict[str, str], expected: str
+) -> None:
+    _host(scorer, replace(teacher_info(student), adapters=adapters))
+    settings["teacher"]["adapter"] = "medicine"
+    with pytest.raises(UnsuitableTeacherError, match=f"has no adapter 'medicine': .*loaded: {expected}"):
+        _check(scorer, settings, student)
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "expected"),
     [

@@ -22,7 +22,7 @@ MESSAGES = (ChatMessage(role="user", content="hi"),)
 
 
 def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 259) -> Scoring:
-    config = TeacherConfig(address="a:1", top_k=4, temperature=0.5, reproducible=True)
+    config = TeacherConfig(address="a:1", adapter="law", top_k=4, temperature=0.5, reproducible=True)
     return Scoring(
         scorer,
         config=config,
@@ -51,6 +51,7 @@ def test_every_rollout_comes_back_once_in_order_with_its_own_scores(student: Stu
     scored = scoring.gather()
     assert [one.rollout for one in scored] == [rollout for batch in batches for rollout in batch]
     assert [len(one.scores.status_T) for one in scored] == [len(one.rollout.response_ids) for one in scored]
+    assert {one.revision for one in scored} == {"1"}
     assert scoring.gather() == []
 
 
@@ -62,6 +63,7 @@ def test_each_prompt_is_one_group_with_the_settings_of_the_run(student: Student,
     assert (options["top_k"], options["temperature"], options["batch_invariant"]) == (4, 0.5, True)
     assert (options["tokenizer_id"], options["segmentation"]) == ("registered", SegmentationPolicy.MASK)
     assert options["paper_token_ids"] == ()
+    assert options["adapter"] == "law"
 
 
 def test_groups_are_submitted_before_the_next_batch_is_written(student: Student, scorer: FakeScorer) -> None:
@@ -111,6 +113,8 @@ def test_rows_of_fewer_than_two_tokens_are_dropped_from_every_column_and_counted
         assert other.num_single_support == int((~is_kept_N).sum()) > 0
         assert np.array_equal(other.scores.positions_N, one.scores.positions_N[is_kept_N])
         assert np.array_equal(other.scores.sampled_logprobs_N, one.scores.sampled_logprobs_N[is_kept_N])
+        assert one.scores.entropies_N is not None
+        assert other.scores.entropies_N is not None
         assert np.array_equal(other.scores.entropies_N, one.scores.entropies_N[is_kept_N])
         mass_N = np.exp(other.scores.support_logprobs_NK).sum(axis=1) + np.exp(other.scores.log_tail_mass_N)
         assert mass_N == pytest.approx(1.0, abs=1e-5)  # fp32; rows that are shifted do not sum to 1
@@ -125,6 +129,16 @@ def test_one_failed_group_fails_the_step_and_leaves_nothing_behind(student: Stud
     with pytest.raises(TeacherUnavailableError):
         scoring.gather()
     assert scoring.gather() == []
+
+
+def test_rows_are_dropped_also_where_the_teacher_computes_no_entropies(student: Student, scorer: FakeScorer) -> None:
+    scorer.computes_entropies = False
+    scorer.support_of = lambda position: (0, 1, 2, None)[position % 4]
+    scoring = _scoring(scorer)
+    _submit(scoring, _batches(student))
+    for one in scoring.gather():
+        assert one.scores.entropies_N is None
+        assert len(one.scores.sampled_logprobs_N) == len(one.scores.positions_N)
 
 
 def test_support_outside_the_students_vocabulary_is_refused(student: Student, scorer: FakeScorer) -> None:

@@ -102,6 +102,26 @@ def test_row_of_a_step_counts_what_happened(runs: Runs, scorer: FakeScorer) -> N
         assert 0 <= value <= 1, name
 
 
+def test_entropy_that_the_teacher_does_not_compute_is_null_in_the_row(runs: Runs, scorer: FakeScorer) -> None:
+    scorer.computes_entropies = False
+    row = runs.trainer().train_step()
+    assert row["teacher_entropy"] is None
+    assert isinstance(row["student_entropy"], float)
+
+
+def test_other_weights_of_the_teacher_are_logged_once_and_stand_in_the_row(
+    runs: Runs, scorer: FakeScorer, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Three prompts a step: the second step's first group is the last that the old weights scored.
+    scorer.revision_at = lambda number: "1" if number <= 4 else "2"
+    trainer = runs.trainer(num_steps=3)
+    with caplog.at_level("WARNING"):
+        rows = [trainer.train_step() for _ in range(3)]
+    assert [row["teacher_revision"] for row in rows] == ["1", "1, 2", "2"]
+    told = [record.message for record in caplog.records if "other weights" in record.message]
+    assert told == ["teacher has other weights: step=2 revision=2 previous_revision=1"]
+
+
 def test_step_that_is_masked_whole_is_skipped_and_counted(runs: Runs, scorer: FakeScorer) -> None:
     scorer.status_of = lambda position: PositionStatus.SPECIAL
     trainer = runs.trainer(num_steps=2)

@@ -263,6 +263,6 @@ def _without_scores(one: ScoredRollout) -> ScoredRollout:
         support_logprobs_NK=scores.support_logprobs_NK[:0],
         sampled_logprobs_N=scores.sampled_logprobs_N[:0],
         log_tail_mass_N=scores.log_tail_mass_N[:0],
-        entropies_N=scores.entropies_N[:0],
+        entropies_N=None if scores.entropies_N is None else scores.entropies_N[:0],
     )
     return ScoredRollout(rollout=one.rollout, scores=empty)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,16 @@ def test_permuted_ids_keep_every_bit() -> None:
     np.testing.assert_array_equal(projected.support_ids_NK, order_V[columns.support_ids_NK])
     for name in ("support_logprobs_NK", "sampled_logprobs_N", "log_tail_mass_N", "entropies_N", "status_T"):
         np.testing.assert_array_equal(getattr(projected, name), getattr(columns, name))
+
+
+def test_entropies_that_were_not_computed_stay_away() -> None:
+    rng = np.random.default_rng(0)
+    ids_M = rng.integers(0, V, 5)
+    reading = own_reading(ids_M, ids_M)
+    columns = replace(dense(reading, rng, top_k=6), entropies_N=None)
+    projected = project(columns, reading, one_to_one(np.arange(V)), top_k=6, merges_end_tokens=True).columns
+    assert projected.entropies_N is None
+    assert len(projected.sampled_logprobs_N) == 5
 
 
 def test_end_tokens_are_one_event_under_the_one_that_the_student_wrote() -> None:

@@ -54,6 +54,7 @@ def assert_equals_oracle(
     for r, k in enumerate(top_ks):
         expected = oracle(logits_RV[r], sampled=sampled[r], temperature=temperatures[r], top_k=k)
         assert columns.is_finite_R[r]
+        assert expected.entropies_N is not None
         np.testing.assert_array_equal(columns.support_ids_RK[r, :k].numpy(), expected.support_ids_NK[0])
         np.testing.assert_allclose(
             columns.support_logprobs_RK[r, :k].numpy(), expected.support_logprobs_NK[0], atol=atol, rtol=1e-6
@@ -82,6 +83,7 @@ def test_oracle_agrees_with_a_vocabulary_of_three_worked_by_hand() -> None:
     np.testing.assert_allclose(columns.sampled_logprobs_N, np.log([2 / 8, 2 / 8]), rtol=1e-6)
     np.testing.assert_allclose(columns.log_tail_mass_N, np.log([1 / 8, 2 / 8]), rtol=1e-6)
     # -(1/8 ln 1/8 + 5/8 ln 5/8 + 1/4 ln 1/4) and -(2 * 1/4 ln 1/4 + 1/2 ln 1/2)
+    assert columns.entropies_N is not None
     np.testing.assert_allclose(columns.entropies_N, [0.9002560, 1.0397208], rtol=1e-6)
 
 

@@ -257,6 +257,8 @@ async def test_bfloat16_stays_within_half_a_nat_of_float32_with_the_same_rounded
         for response, actual in zip(group.responses, answer, strict=True):
             _, expected = expected_columns(logprobs_of, group, response)
             np.testing.assert_allclose(actual.sampled_logprobs_N, expected.sampled_logprobs_N, atol=0.5)
+            assert actual.entropies_N is not None
+            assert expected.entropies_N is not None
             np.testing.assert_allclose(actual.entropies_N, expected.entropies_N, atol=0.5)
 
 

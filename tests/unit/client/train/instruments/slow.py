@@ -44,7 +44,7 @@ def slow_step(scored: Sequence[ScoredRollout], columns: Sequence[StudentColumns]
                     "student": float(one.rollout.student.logprobs_T[position]),
                     "teacher": float(scores.sampled_logprobs_N[row]),
                     "student_entropy": float(one.rollout.student.entropies_T[position]),
-                    "teacher_entropy": float(scores.entropies_N[row]),
+                    "teacher_entropy": math.nan if scores.entropies_N is None else float(scores.entropies_N[row]),
                     "teacher_mass": 1 - math.exp(float(scores.log_tail_mass_N[row])),
                     "student_mass": float(own.masses_N[row]),
                     "overlap": float(own.overlaps_N[row]),

@@ -34,7 +34,8 @@ class Token:
     status: PositionStatus = PositionStatus.OK
     tail: float = 0.25
     student_entropy: float = 1.25
-    teacher_entropy: float = 0.75
+    teacher_entropy: float | None = 0.75
+    """None, in all tokens of a response, of a teacher that does not compute them."""
     loss: float = 0.5
     mass: float = math.nan
     overlap: float = math.nan
@@ -65,7 +66,7 @@ def response(*tokens: Token, task: str = "", is_cut: bool | None = None) -> tupl
         support_logprobs_NK=np.array([token.logprobs for token in rows], np.float32).reshape(len(rows), K),
         sampled_logprobs_N=_floats([token.teacher for token in rows]),
         log_tail_mass_N=log_tail_N,
-        entropies_N=_floats([token.teacher_entropy for token in rows]),
+        entropies_N=_entropies(rows),
     )
     columns = StudentColumns(
         losses_N=_floats([token.loss for token in rows]),
@@ -73,6 +74,11 @@ def response(*tokens: Token, task: str = "", is_cut: bool | None = None) -> tupl
         overlaps_N=_floats([token.overlap for token in rows]),
     )
     return ScoredRollout(rollout=rollout, scores=scores), columns
+
+
+def _entropies(rows: Sequence[Token]) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:
+    entropies = [token.teacher_entropy for token in rows if token.teacher_entropy is not None]
+    return _floats(entropies) if len(entropies) == len(rows) else None
 
 
 def step_of(*responses: tuple[ScoredRollout, StudentColumns]) -> Step:

@@ -108,6 +108,14 @@ def test_what_the_student_could_not_say_is_left_out_and_not_a_nan() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_entropy_that_the_teacher_does_not_compute_is_absent_and_not_a_number() -> None:
+    silent = response(Token(id=5, teacher_entropy=None), Token(id=6, teacher_entropy=None))
+    found = measured(step_of(silent))
+    assert (found["teacher_entropy"], found["student_entropy"], found["num_positions"]) == (None, 1.25, 2)
+    # Of two teachers, the one that computes them is what the mean is over.
+    assert measured(step_of(silent, response(Token(id=5, teacher_entropy=0.5))))["teacher_entropy"] == 0.5
+
+
 def test_thresholds_of_a_confident_disagreement_are_strict() -> None:
     def count(*, student: float, teacher: float) -> float | int | None:
         return measured(step_of(response(Token(id=5, student=student, teacher=teacher))))["confident_disagreements"]

@@ -1,0 +1,1 @@
+"""How Preceptor is run, by place."""

@@ -1,0 +1,1 @@
+"""On one machine: the demo, and the model that it teaches."""

@@ -1,0 +1,217 @@
+"""The vllm engine against the hf engine on SmolLM2-135M: 200 random groups, through gRPC, every column."""
+
+# N = scored positions, K = support size, C = candidates per position
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from preceptor.wire import LogprobDtype
+from preceptor_client import GroupScores, ResponseScores, TeacherClient, TeacherIds
+from preceptor_server.config import EngineConfig
+from preceptor_server.engines.hf import HfEngine
+from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
+
+from tests.integration.servers import RunningServer
+from tests.vllm.serving import vllm_server
+
+pytestmark = pytest.mark.vllm
+
+NUM_GROUPS = 200
+VOCABULARY_SIZE = 49_152
+FP32_NATS = 2e-3
+TAIL_MASS = 1e-5
+NEAR_TIE_NATS = 1e-3
+"""Neighbours this close may swap places, or sides of the K-th, between two orders of summation."""
+
+
+@dataclass
+class Agreement:
+    """Over all positions: the largest differences, in nats and in mass, and the share of support tokens in common."""
+
+    support_nats: float = 0.0
+    sampled_nats: float = 0.0
+    candidate_nats: float = 0.0
+    entropy_nats: float = 0.0
+    tail_mass: float = 0.0
+    num_positions: int = 0
+    num_shared: int = 0
+    num_tokens: int = 0
+
+    @property
+    def overlap(self) -> float:
+        return self.num_shared / self.num_tokens
+
+    def __str__(self) -> str:
+        return (
+            f"positions={self.num_positions} top-K overlap={self.overlap:.4f} largest difference: "
+            f"support={self.support_nats:.2e} sampled={self.sampled_nats:.2e} candidates={self.candidate_nats:.2e} "
+            f"entropy={self.entropy_nats:.2e} nats, tail={self.tail_mass:.2e} mass"
+        )
+
+
+def random_groups(seed: int) -> list[ScoreGroup]:
+    """Prompts cut from few stems, some longer than the cache's blocks; 1 to 4 responses of 1 to 24 tokens."""
+    rng = np.random.default_rng(seed)
+    stems = [rng.integers(0, VOCABULARY_SIZE, 200) for _ in range(6)]
+    groups: list[ScoreGroup] = []
+    for _ in range(NUM_GROUPS):
+        stem = stems[rng.integers(len(stems))][: int(rng.choice([1, 15, 16, 17, 33, 64, 128, 150]))]
+        prompt = np.concatenate([stem, rng.integers(0, VOCABULARY_SIZE, int(rng.choice([0, 0, 1, 7])))])
+        responses = tuple(_response(rng, int(rng.integers(1, 25))) for _ in range(rng.integers(1, 5)))
+        top_k, temperature = int(rng.choice([1, 2, 5, 32, 64])), float(rng.choice([0.5, 1.0, 2.0]))
+        groups.append(ScoreGroup(prompt_ids_P=prompt, responses=responses, top_k=top_k, temperature=temperature))
+    return groups
+
+
+def _response(rng: np.random.Generator, length: int) -> ResponseToScore:
+    mask_T = rng.random(length) < 0.8
+    mask_T[rng.integers(length)] = True
+    candidates = rng.integers(0, VOCABULARY_SIZE, (length, 3)) if rng.random() < 0.4 else None
+    return ResponseToScore(
+        ids_T=rng.integers(0, VOCABULARY_SIZE, length), score_mask_T=mask_T, candidate_ids_TC=candidates
+    )
+
+
+def plain(groups: Sequence[ScoreGroup]) -> list[ScoreGroup]:
+    """What the stock path takes: temperature 1, no candidates."""
+    return [
+        replace(group, temperature=1.0, responses=tuple(replace(one, candidate_ids_TC=None) for one in group.responses))
+        for group in groups
+    ]
+
+
+async def score_all(address: str, groups: Sequence[ScoreGroup]) -> list[GroupScores]:
+    async with TeacherClient(address, timeout_seconds=1200) as client:
+        return await asyncio.gather(
+            *(
+                client.score(
+                    TeacherIds(group.prompt_ids_P),
+                    [one.ids_T for one in group.responses],
+                    top_k=group.top_k,
+                    temperature=group.temperature,
+                    logprob_dtype=LogprobDtype.F32,
+                    score_masks=[one.score_mask_T for one in group.responses],
+                    candidate_ids=[one.candidate_ids_TC for one in group.responses],
+                )
+                for group in groups
+            )
+        )
+
+
+def by_hf(model: Path, groups: Sequence[ScoreGroup], **settings: Any) -> list[GroupColumns]:  # Any: of EngineConfig
+    engine = HfEngine(EngineConfig(model=str(model), **settings))
+    engine.load()
+    answers = [asyncio.run(engine.score([group]))[0] for group in groups]
+    engine.close()
+    return answers
+
+
+def compare(ours: ResponseScores, theirs: ResponseColumns, agreement: Agreement) -> None:
+    assert ours.status_T.tolist() == theirs.status_T.tolist()
+    num_rows, top_k = theirs.support_ids_NK.shape
+    for row in range(num_rows):
+        mine, other = ours.support_ids_NK[row].tolist(), theirs.support_ids_NK[row].tolist()
+        assert len(set(mine)) == top_k
+        agreement.num_shared += len(set(mine) & set(other))
+    agreement.num_tokens += num_rows * top_k
+    agreement.num_positions += num_rows
+    # Sorted by value on both sides, so near ties that swapped places compare equal values.
+    _worst(agreement, "support_nats", ours.support_logprobs_NK - theirs.support_logprobs_NK)
+    _worst(agreement, "sampled_nats", ours.sampled_logprobs_N - theirs.sampled_logprobs_N)
+    _worst(agreement, "tail_mass", np.exp(ours.log_tail_mass_N) - np.exp(theirs.log_tail_mass_N))
+    if ours.entropies_N is not None and theirs.entropies_N is not None:
+        _worst(agreement, "entropy_nats", ours.entropies_N - theirs.entropies_N)
+    if theirs.candidate_logprobs_NC is not None:
+        assert ours.candidate_logprobs_NC is not None
+        _worst(agreement, "candidate_nats", ours.candidate_logprobs_NC - theirs.candidate_logprobs_NC)
+
+
+def _worst(agreement: Agreement, name: str, differences: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+    if differences.size:
+        worst = float(np.abs(differences).max())
+        assert not np.isnan(worst)
+        setattr(agreement, name, max(getattr(agreement, name), worst))
+
+
+def agreement_of(answers: Sequence[GroupScores], expected: Sequence[GroupColumns]) -> Agreement:
+    agreement = Agreement()
+    for answer, columns in zip(answers, expected, strict=True):
+        for ours, theirs in zip(answer.responses, columns, strict=True):
+            compare(ours, theirs, agreement)
+    return agreement
+
+
+def assert_fp32(agreement: Agreement) -> None:
+    print(agreement)  # pytest -rP shows it
+    assert agreement.num_positions > 4000
+    assert max(agreement.support_nats, agreement.sampled_nats, agreement.candidate_nats) <= FP32_NATS
+    assert agreement.entropy_nats <= FP32_NATS
+    assert agreement.tail_mass <= TAIL_MASS
+    assert agreement.overlap >= 0.999
+
+
+@pytest.fixture(scope="module")
+def groups() -> list[ScoreGroup]:
+    return random_groups(seed=2603)
+
+
+@pytest.fixture(scope="module")
+def expected(smollm2: Path, groups: list[ScoreGroup]) -> list[GroupColumns]:
+    return by_hf(smollm2, groups)
+
+
+def test_fast_path_in_fp32(fast_server: RunningServer, groups: list[ScoreGroup], expected: list[GroupColumns]) -> None:
+    assert_fp32(agreement_of(asyncio.run(score_all(fast_server.address, groups)), expected))
+
+
+def test_fast_path_scores_again_what_lies_in_its_cache(
+    fast_server: RunningServer, groups: list[ScoreGroup], expected: list[GroupColumns]
+) -> None:
+    again = slice(0, 60)
+    for _ in range(2):
+        answers = asyncio.run(score_all(fast_server.address, groups[again]))
+        agreement = agreement_of(answers, expected[again])
+        print(agreement)
+        assert max(agreement.support_nats, agreement.sampled_nats, agreement.candidate_nats) <= FP32_NATS
+
+
+def test_fast_path_in_fp32_without_the_prefix_cache(
+    smollm2: Path, tmp_path: Path, groups: list[ScoreGroup], expected: list[GroupColumns]
+) -> None:
+    with vllm_server(tmp_path, smollm2, arguments={"enable_prefix_caching": False}) as server:
+        assert_fp32(agreement_of(asyncio.run(score_all(server.address, groups)), expected))
+
+
+def test_fast_path_in_fp32_with_blocks_of_16_and_chunks_of_48(
+    smollm2: Path, tmp_path: Path, groups: list[ScoreGroup], expected: list[GroupColumns]
+) -> None:
+    """Every prompt spans blocks of the cache, and most requests several forwards."""
+    tight = {"block_size": 16, "max_num_batched_tokens": 48, "max_num_seqs": 8, "enable_chunked_prefill": True}
+    with vllm_server(tmp_path, smollm2, "--engine.rows-per-head-chunk", "7", arguments=tight) as server:
+        assert_fp32(agreement_of(asyncio.run(score_all(server.address, groups)), expected))
+
+
+def test_stock_path_in_fp32(smollm2: Path, tmp_path: Path, groups: list[ScoreGroup]) -> None:
+    taken = plain(groups)
+    expected = by_hf(smollm2, taken)
+    with vllm_server(tmp_path, smollm2, path="stock") as server:
+        answers = asyncio.run(score_all(server.address, taken))
+    assert all(one.entropies_N is None for answer in answers for one in answer.responses)
+    assert_fp32(agreement_of(answers, expected))
+
+
+def test_fast_path_in_bf16(smollm2: Path, tmp_path: Path, groups: list[ScoreGroup]) -> None:
+    expected = by_hf(smollm2, groups, dtype="bfloat16")
+    with vllm_server(tmp_path, smollm2, dtype="bfloat16") as server:
+        agreement = agreement_of(asyncio.run(score_all(server.address, groups)), expected)
+    print(agreement)
+    # Two orders of rounding to bf16 in thirty layers; at temperature 0.5 their difference counts twice.
+    assert agreement.overlap >= 0.9
+    assert agreement.support_nats <= 1.0
