@@ -71,12 +71,12 @@ def running_server(folder: Path, *arguments: str, start_seconds: float = START_S
             server.kill()
 
 
-def run_server_to_its_end(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_server_to_its_end(*arguments: str, timeout_seconds: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
     """Runs a server that is expected to refuse to start."""
     return subprocess.run(
         [sys.executable, "-m", "preceptor_server.cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=START_SECONDS,
+        timeout=timeout_seconds,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )

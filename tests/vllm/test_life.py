@@ -1,0 +1,209 @@
+"""vLLM's processes die, requests are given up, starts fail: nothing is left behind, and everybody is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from preceptor_client import TeacherClient, TeacherIds
+from preceptor_client.errors import InvalidRequestError, NotImplementedByServerError, TeacherUnavailableError
+from preceptor_server.config import EngineConfig, SchedulerConfig, VllmConfig
+from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.scheduler import Scheduler
+
+from tests.integration.servers import RunningServer, run_server_to_its_end
+from tests.unit.server.groups import random_batch
+from tests.vllm.models import VOCABULARY_SIZE, save_model
+from tests.vllm.serving import CACHE_BYTES, MAX_MODEL_LEN, START_SECONDS, engine_arguments, vllm_server
+
+pytestmark = pytest.mark.vllm
+
+NUM_REQUESTS = 500
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+def engine_process(server: RunningServer) -> psutil.Process:
+    """vLLM's engine core: the child of the server that has a child of its own."""
+    return next(child for child in psutil.Process(server.process.pid).children() if child.children())
+
+
+async def health(address: str) -> int:
+    async with grpc.aio.insecure_channel(address) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        return int(answer.status)
+
+
+async def wait_for_health(address: str, status: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while await health(address) != status:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+def test_an_engine_that_dies_is_told_and_comes_back(model: Path, tmp_path: Path) -> None:
+    async def run(server: RunningServer) -> None:
+        rng = np.random.default_rng(0)
+        prompt, response = rng.integers(0, VOCABULARY_SIZE, 400), rng.integers(0, VOCABULARY_SIZE, 100)
+        async with (
+            # Shorter than the server tells callers of a dead engine to wait: they are told, and do not ask again.
+            TeacherClient(server.address, timeout_seconds=4) as once,
+            TeacherClient(server.address, timeout_seconds=START_SECONDS) as patient,
+        ):
+            before = (await once.score(TeacherIds(prompt), [response], top_k=8)).responses[0]
+            engine = engine_process(server)
+            engine.suspend()  # so that what follows is in flight when it dies
+            in_flight = asyncio.create_task(once.score(TeacherIds(prompt), [response], top_k=8))
+            waiting = asyncio.create_task(patient.score(TeacherIds(prompt), [response], top_k=8))
+            await asyncio.sleep(1)
+            engine.kill()
+            with pytest.raises(TeacherUnavailableError, match="engine process ended"):
+                await in_flight
+            await wait_for_health(server.address, health_pb2.HealthCheckResponse.NOT_SERVING)
+            after = (await waiting).responses[0]
+            await wait_for_health(server.address, health_pb2.HealthCheckResponse.SERVING)
+        np.testing.assert_array_equal(after.support_ids_NK, before.support_ids_NK)
+        np.testing.assert_allclose(after.sampled_logprobs_N, before.sampled_logprobs_N, atol=1e-5)
+
+    with vllm_server(tmp_path, model) as server:
+        asyncio.run(run(server))
+        assert server.stop() == 0
+
+
+def test_requests_given_up_leave_nothing_behind(model: Path) -> None:
+    """500 of them, some cancelled and some past their deadline at random, and memory as before."""
+    from preceptor_server.engines.vllm.engine import VllmEngine
+
+    rng = np.random.default_rng(7)
+    groups = [
+        replace(group, top_k=8)
+        for _ in range(NUM_REQUESTS)
+        for group in random_batch(rng, vocabulary_size=VOCABULARY_SIZE)[:1]
+    ]
+
+    async def give_up(scheduler: Scheduler, seed: int) -> str:
+        dice = np.random.default_rng(seed)
+        timeout = float(dice.uniform(0.001, 0.3)) if dice.random() < 0.3 else 60.0
+        call = asyncio.create_task(scheduler.score(groups[seed], caller=str(seed % 5), timeout_seconds=timeout))
+        await asyncio.sleep(float(dice.uniform(0, 0.2)))
+        if dice.random() < 0.3:
+            call.cancel()
+        try:
+            await call
+        except asyncio.CancelledError:
+            return "cancelled"
+        except DeadlinePassedError:
+            return "late"
+        return "answered"
+
+    async def run() -> None:
+        engine = VllmEngine(
+            EngineConfig(
+                kind="vllm",
+                model=str(model),
+                max_model_len=MAX_MODEL_LEN // 2,
+                vllm=VllmConfig(path="fast", arguments=json.loads(engine_arguments(block_size=16))),
+            )
+        )
+        await asyncio.to_thread(engine.load)
+        scheduler = Scheduler(engine, SchedulerConfig())
+        scheduler.start()
+        processes = psutil.Process().children(recursive=True)
+        rounds: list[tuple[dict[str, int], int]] = []
+        for _ in range(3):
+            outcomes = await asyncio.gather(*(give_up(scheduler, seed) for seed in range(NUM_REQUESTS)))
+            counts = {name: outcomes.count(name) for name in ("answered", "cancelled", "late")}
+            rounds.append((counts, sum(process.memory_info().rss for process in processes)))
+        print(rounds)
+        llm = engine._loaded.llm
+        assert llm.get_num_unfinished_requests() == 0
+        assert scheduler.num_waiting == scheduler.num_tokens_in_flight == 0
+        # The core too: it empties its prefix cache only when no request holds a block of it.
+        assert await llm.reset_prefix_cache()
+        await scheduler.stop()
+        engine.close()
+        for counts, _ in rounds:
+            assert min(counts.values()) > 10
+        (_, first), *_, (_, last) = rounds
+        assert last - first < 32 << 20
+
+    asyncio.run(run())
+
+
+async def test_what_a_path_cannot_do_is_refused_by_name(model: Path, tmp_path: Path) -> None:
+    with vllm_server(tmp_path, model, path="stock", arguments={"max_logprobs": 20}) as server:
+        async with TeacherClient(server.address, timeout_seconds=60) as client:
+            (teacher,) = (await client.info()).teachers
+            assert teacher.max_model_len == MAX_MODEL_LEN // 2 - 1
+            prompt, response = TeacherIds([5, 6]), [7, 8]
+            with pytest.raises(InvalidRequestError, match=r"top_k: 21 is outside \[1, 20\]"):
+                await client.score(prompt, [response], top_k=21)
+            with pytest.raises(NotImplementedByServerError, match="temperature"):
+                await client.score(prompt, [response], top_k=5, temperature=2.0)
+            with pytest.raises(NotImplementedByServerError, match="candidates"):
+                await client.score(prompt, [response], top_k=5, candidate_ids=[np.array([[1], [2]])])
+            with pytest.raises(NotImplementedByServerError, match="batch_invariant"):
+                await client.score(prompt, [response], top_k=5, batch_invariant=True)
+            with pytest.raises(InvalidRequestError, match="max_model_len"):
+                await client.score(TeacherIds([5] * (MAX_MODEL_LEN // 2)), [response], top_k=5)
+            scores = (await client.score(prompt, [response], top_k=20)).responses[0]
+        assert scores.entropies_N is None
+        assert scores.support_ids_NK.shape == (2, 20)
+
+
+def config_of(folder: Path, **changes: object) -> Path:
+    """A copy of the model's config, changed; without weights, for starts that must fail before they are read."""
+    folder.mkdir()
+    config = json.loads((folder.parent / "model" / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((folder.parent / "model" / name).read_bytes())
+    return folder
+
+
+def test_starts_that_must_fail_name_the_setting_to_change(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    unknown = config_of(tmp_path / "unknown", architectures=["NobodyKnowsForCausalLM"], model_type="llama")
+    cases = [
+        ([str(unknown)], {}, r"vLLM does not support this architecture: set engine.kind=hf"),
+        ([str(model), "--engine.max-model-len", "99999"], {}, r"engine.max_model_len"),
+        ([str(model)], {"kv_cache_memory_bytes": 1 << 10}, r"too little memory for vLLM's KV cache"),
+        ([str(model)], {"tensor_parallel_size": 3}, r"tensor_parallel_size"),
+        ([str(model)], {"no_such_argument": 1}, r"engine.vllm.arguments.no_such_argument"),
+    ]
+    for (folder, *more), arguments, message in cases:
+        given = json.dumps({"enforce_eager": True, "kv_cache_memory_bytes": CACHE_BYTES} | arguments)
+        done = run_server_to_its_end(
+            *("--listen.port", "0", "--engine.kind", "vllm", "--engine.model", folder, *more),
+            *("--engine.vllm.arguments", given),
+            timeout_seconds=START_SECONDS,
+        )
+        last = done.stderr.strip().splitlines()[-1]
+        print(last)
+        assert done.returncode == 1
+        assert last.startswith("preceptor-server: ")
+        assert message in last
+
+
+def test_the_fast_path_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_model(tmp_path / "model")
+    monkeypatch.setenv("VLLM_PLUGINS", "others")
+    done = run_server_to_its_end(
+        *("--listen.port", "0", "--engine.kind", "vllm", "--engine.model", str(model)),
+        *("--engine.vllm.path", "fast", "--engine.vllm.arguments", engine_arguments()),
+        timeout_seconds=START_SECONDS,
+    )
+    assert "VLLM_PLUGINS=others leaves out the plugin preceptor" in done.stderr.strip().splitlines()[-1]
+    with vllm_server(tmp_path / "server", model, path="auto") as server:
+        assert "vllm takes the stock path" in server.log.read_text()
