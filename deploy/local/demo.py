@@ -1,10 +1,12 @@
 """The demo: a teacher server as its own process, a student that learns from it over gRPC, a table and a report.
 
-`make demo` runs it. Everything it writes lies in runs/demo; it stops what it started.
+`make demo` runs it; `make demo-vllm` the same with the teacher in vLLM. Everything it writes lies in runs/demo, or
+runs/demo-vllm; it stops what it started.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -27,11 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local.data import write_examples
-from deploy.local.smollm2 import gguf_folder
+from deploy.local.smollm2 import gguf_folder, saved_folder
 
 HERE = Path(__file__).parent
-OUTPUT = Path("runs/demo")
-START_SECONDS = 180
+OUTPUTS = {"hf": Path("runs/demo"), "vllm": Path("runs/demo-vllm")}
+SETTINGS = {"hf": HERE / "teacher.toml", "vllm": HERE / "teacher-vllm.toml"}
+START_SECONDS = 400
 STOP_SECONDS = 30
 NUM_SAMPLES = 8
 
@@ -41,29 +44,33 @@ console = Console()
 def main() -> int:
     """Returns 0 when the demo ended well."""
     started = time.monotonic()
-    model = str(gguf_folder())
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    OUTPUT.mkdir(parents=True)
-    write_examples(OUTPUT)
-    with teacher_server(model) as address:
-        console.print(f"Teacher: SmolLM2-135M-Instruct with five solved examples in its prompt, at {address} (gRPC)")
+    parser = argparse.ArgumentParser(prog="demo", description="A student learns from a teacher over gRPC.")
+    parser.add_argument("--engine", choices=OUTPUTS, default="hf", help="what runs the teacher (default: hf)")
+    engine = parser.parse_args().engine
+    output, student = OUTPUTS[engine], str(gguf_folder())
+    teacher = student if engine == "hf" else str(saved_folder(Path("runs/models")))
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    write_examples(output)
+    with teacher_server(SETTINGS[engine], teacher, output) as address:
+        console.print(
+            f"Teacher: SmolLM2-135M-Instruct with five solved examples before its eyes, in {engine}, at {address}"
+        )
         console.print("Student: the same weights without the examples; 18 steps of 16 answers each\n")
-        summary = run_training(address, model)
+        summary = run_training(address, student, output)
     seconds = time.monotonic() - started
-    print_summary(summary, seconds)
-    write_summary(summary, seconds)
+    print_summary(summary, seconds, output)
+    write_summary(summary, seconds, output)
     return 0
 
 
 @contextmanager
-def teacher_server(model: str) -> Iterator[str]:
+def teacher_server(settings: Path, model: str, output: Path) -> Iterator[str]:
     """Starts preceptor-server on a free port, waits until it answers, stops it at the end; yields its address."""
-    address_file, log = OUTPUT / "address", OUTPUT / "teacher.log"
-    command = [sys.executable, "-m", "preceptor_server.cli", "@", str(HERE / "teacher.toml"), "--engine.model", model]
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [*command, "--listen.address-file", str(address_file)], stdout=output, stderr=output
-        )  # fmt: skip
+    address_file, log = output / "address", output / "teacher.log"
+    command = [sys.executable, "-m", "preceptor_server.cli", "@", str(settings), "--engine.model", model]
+    with log.open("wb") as lines:
+        server = subprocess.Popen([*command, "--listen.address-file", str(address_file)], stdout=lines, stderr=lines)
     try:
         with console.status("starting the teacher server and checking it against a plain forward"):
             wait_for(server, address_file, log)
@@ -85,9 +92,11 @@ def wait_for(server: subprocess.Popen[bytes], address_file: Path, log: Path) -> 
         time.sleep(0.1)
 
 
-def run_training(address: str, model: str) -> RunSummary:
+def run_training(address: str, model: str, output: Path) -> RunSummary:
     """What `preceptor train @ deploy/local/train.toml --teacher.address ... --student.model ...` does."""
     arguments = ["@", str(HERE / "train.toml"), "--teacher.address", address, "--student.model", model]
+    arguments += ["--run.directory", str(output), "--data.train", str(output / "train.jsonl")]
+    arguments += ["--data.heldout", str(output / "heldout.jsonl")]
     config = load_settings(RunConfig, arguments, program="demo")
     from preceptor_client.train.display import display_for
     from preceptor_client.train.run import train
@@ -95,7 +104,7 @@ def run_training(address: str, model: str) -> RunSummary:
     return train(config, display=display_for(console))
 
 
-def print_summary(summary: RunSummary, seconds: float) -> None:
+def print_summary(summary: RunSummary, seconds: float, output: Path) -> None:
     """The table before / after / teacher, with sample answers."""
     table = Table(title="Held-out questions: What is the capital of ...?", title_justify="left")
     for name in ("question", "student before", "student after", "teacher"):
@@ -118,7 +127,7 @@ def print_summary(summary: RunSummary, seconds: float) -> None:
     )
     console.print(table)
     console.print(f"training loss {summary.loss_first:.3f} -> {summary.loss_last:.3f} nats, {seconds:.0f} s in all")
-    console.print(f"report  {summary.directory / 'report.html'}\nsummary {OUTPUT / 'summary.json'}")
+    console.print(f"report  {summary.directory / 'report.html'}\nsummary {output / 'summary.json'}")
 
 
 def mark(answer: str, is_correct: bool) -> str:
@@ -127,8 +136,8 @@ def mark(answer: str, is_correct: bool) -> str:
     return f"[green]{text}[/green]" if is_correct else text
 
 
-def write_summary(summary: RunSummary, seconds: float) -> None:
-    """runs/demo/summary.json, for programs."""
+def write_summary(summary: RunSummary, seconds: float, output: Path) -> None:
+    """summary.json, for programs."""
     figures = {
         "heldout_before": summary.heldout_before,
         "heldout_after": summary.heldout_after,
@@ -138,7 +147,7 @@ def write_summary(summary: RunSummary, seconds: float) -> None:
         "loss_last": summary.loss_last,
         "seconds": round(seconds, 1),
     }
-    (OUTPUT / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (output / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
