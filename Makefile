@@ -69,7 +69,7 @@ test-vllm: .venv-vllm/.installed ## The vllm engine in an environment of its own
 	  -e '.[server]' ray pytest pytest-asyncio pytest-timeout
 	touch $@
 
-test-ray: .venv-ray/.installed ## Replicas on a local Ray cluster, killed and restarted (4 minutes)
+test-ray: .venv-ray/.installed ## Replicas on a local Ray cluster, killed and restarted (6 minutes, half of it the environment)
 	.venv-ray/bin/pytest -m ray tests/cluster
 
 test-gpu: .venv/.installed ## Tests that need a CUDA device

@@ -21,11 +21,14 @@ from pathlib import Path
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported: it reports to its makers otherwise
 
 import ray
-import server_process
 from ray import cloudpickle
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from server_process import ServerProcess, State
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where deploy lies
+
+from deploy.ray import server_process
+from deploy.ray.server_process import ServerProcess, State
 
 # Actors on other nodes have no deploy/ray: the module travels with them.
 cloudpickle.register_pickle_by_value(server_process)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -11,39 +10,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 from preceptor_client import BlockingTeacherClient
 
-FILE = Path(__file__).parents[2] / "deploy" / "ray" / "server_process.py"
+from deploy.ray.server_process import ServerProcess, State, backoff_seconds
+
+REPOSITORY = Path(__file__).parents[2]
 FAKE = ["--engine.kind", "fake"]
 SECONDS = 90
 
 
-@pytest.fixture(scope="module")
-def module() -> ModuleType:
-    """deploy/ray is a folder of scripts, no package."""
-    spec = importlib.util.spec_from_file_location("server_process", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules["server_process"] = loaded  # dataclasses look their module up
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 @contextmanager
-def tended(module: ModuleType, *arguments: str) -> Iterator[Any]:  # Any: a ServerProcess, of a module without a name
-    server = module.ServerProcess(arguments, host="127.0.0.1", is_public=False)
+def tended(*arguments: str) -> Iterator[ServerProcess]:
+    server = ServerProcess(arguments, host="127.0.0.1", is_public=False)
     try:
         yield server
     finally:
         server.drain()
 
 
-def tend_until_answering(server: Any, *, other_than: int = 0) -> Any:  # Any: as above
+def tend_until_answering(server: ServerProcess, *, other_than: int = 0) -> State:
     deadline = time.monotonic() + SECONDS
     while not (state := server.tend()).address or state.pid == other_than:
         assert time.monotonic() < deadline, state
@@ -51,8 +38,8 @@ def tend_until_answering(server: Any, *, other_than: int = 0) -> Any:  # Any: as
     return state
 
 
-def test_a_killed_server_is_started_again_at_its_address_and_drained_in_the_end(module: ModuleType) -> None:
-    with tended(module, *FAKE) as server:
+def test_a_killed_server_is_started_again_at_its_address_and_drained_in_the_end() -> None:
+    with tended(*FAKE) as server:
         first = tend_until_answering(server)
         os.kill(first.pid, signal.SIGKILL)
         second = tend_until_answering(server, other_than=first.pid)
@@ -64,8 +51,8 @@ def test_a_killed_server_is_started_again_at_its_address_and_drained_in_the_end(
         assert server.tend().pid == 0
 
 
-def test_a_server_that_cannot_start_says_why_and_is_not_tried_without_pause(module: ModuleType) -> None:
-    with tended(module, "--engine.kind", "no such engine") as server:
+def test_a_server_that_cannot_start_says_why_and_is_not_tried_without_pause() -> None:
+    with tended("--engine.kind", "no such engine") as server:
         deadline = time.monotonic() + SECONDS
         while (state := server.tend()).pid or state.exit_status is None:
             assert time.monotonic() < deadline
@@ -75,14 +62,15 @@ def test_a_server_that_cannot_start_says_why_and_is_not_tried_without_pause(modu
         assert server.tend().num_starts == 1
 
 
-def test_waits_grow_up_to_a_bound(module: ModuleType) -> None:
-    assert [module.backoff_seconds(number) for number in (0, 1, 2, 3, 6, 1000)] == [0, 1, 2, 4, 30, 30]
+def test_waits_grow_up_to_a_bound() -> None:
+    assert [backoff_seconds(number) for number in (0, 1, 2, 3, 6, 1000)] == [0, 1, 2, 4, 30, 30]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_a_killed_parent_leaves_no_server_behind() -> None:
     program = (
-        f"import sys, time; sys.path.insert(0, {str(FILE.parent)!r}); from server_process import ServerProcess\n"
+        f"import sys, time; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from deploy.ray.server_process import ServerProcess\n"
         f"server = ServerProcess({FAKE!r}, host='127.0.0.1', is_public=False)\n"
         "while not server.tend().address: time.sleep(0.05)\n"
         "print(server.state().pid, flush=True); time.sleep(600)"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deploy.local.smollm2 import saved_folder
 
+from deploy.local.smollm2 import saved_folder
 from tests.integration.servers import RunningServer
 from tests.vllm.serving import vllm_server
 

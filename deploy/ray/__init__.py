@@ -1,0 +1,1 @@
+"""On a Ray cluster: servers of a teacher, placed on its nodes."""
