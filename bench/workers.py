@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 Request = Mapping[str, str | int]
 Answer = dict[str, float]
@@ -57,8 +57,18 @@ class Worker:
             stream.close()
         self._errors.close()
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def ask(self, **request: str | int) -> Answer:
-        """Waits for the answer. Raises WorkerFailedError where there is none."""
+        """Waits for the answer, which is numbers. Raises WorkerFailedError where there is none."""
+        answer: Answer = self.ask_for_fields(**request)
+        return answer
+
+    def ask_for_fields(self, **request: str | int) -> dict[str, Any]:  # Any: whatever JSON holds
+        """As `ask`, of a worker that answers with more than numbers."""
         assert self._process.stdin
         assert self._process.stdout
         if self._process.poll() is None:
@@ -67,8 +77,8 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             raise WorkerFailedError(self._last_words())
-        answer: Answer = json.loads(line)
-        return answer
+        fields: dict[str, Any] = json.loads(line)
+        return fields
 
     def _last_words(self) -> str:
         status = self._process.wait(STOP_SECONDS)
@@ -77,7 +87,7 @@ class Worker:
         return lines[-1] if lines else f"ended with status {status}"
 
 
-def serve(prepare: Callable[[], Callable[[Request], Answer]]) -> None:
+def serve(prepare: Callable[[], Callable[[Request], Mapping[str, object]]]) -> None:
     """The answering side, until standard input ends. What libraries print meanwhile goes to standard error."""
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
