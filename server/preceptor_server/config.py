@@ -85,7 +85,7 @@ class EngineConfig(Section):
     max_model_len: int | None = Field(None, ge=4)
     """Longest prompt + response, in tokens. Default: what the model's own config says."""
     rows_per_head_chunk: int = Field(256, ge=1)
-    """Response rows whose logits exist at once: memory is this times the vocabulary, times 12 bytes."""
+    """Response rows whose logits exist at once: memory is this times the vocabulary, times 4 bytes (12 on a GPU)."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
     weights_folder: DirectoryPath | None = None

@@ -15,6 +15,10 @@ import torch.nn.functional as F
 TILE = 32
 """Columns per tile of the top-K search: the fastest of 32, 64, 128 and 192 at V = 49,152 (bench/topk.py)."""
 
+CPU_BLOCK_ROWS = 32
+"""Rows whose columns are computed at once on a CPU: their buffers stay in its cache, and are small enough that the
+allocator keeps them. With 256 rows each buffer is mapped anew, and page faults cost more than the arithmetic."""
+
 _EXP_IS_ZERO = -200.0
 """exp of it is 0 in fp32, and 0 * it is 0, which 0 * -inf is not."""
 
@@ -47,10 +51,49 @@ def columns_of(
 
     Row r's support is the first `top_ks_R[r]` entries of its row. Beyond them, up to `max_top_k`, stand the next
     likeliest tokens, which its tail mass counts as outside. Candidate e is the id `candidate_ids_E[e]` of the row
-    `candidate_rows_E[e]`.
+    `candidate_rows_E[e]`; rows ascend.
     """
+    num_rows = len(logits_RV)
+    block_rows = CPU_BLOCK_ROWS if logits_RV.device.type == "cpu" else max(num_rows, 1)
+    blocks: list[ChunkColumns] = []
+    for start in range(0, max(num_rows, 1), block_rows):
+        rows = slice(start, min(start + block_rows, num_rows))
+        rows_E, ids_E = candidate_rows_E, candidate_ids_E
+        if rows_E is not None and ids_E is not None and num_rows > block_rows:
+            first, stop = torch.searchsorted(rows_E, torch.tensor([rows.start, rows.stop])).tolist()
+            rows_E, ids_E = rows_E[first:stop] - rows.start, ids_E[first:stop]
+        blocks.append(
+            _columns_of_block(
+                logits_RV[rows],
+                sampled_ids_R=sampled_ids_R[rows],
+                temperatures_R=temperatures_R[rows],
+                top_ks_R=top_ks_R[rows],
+                max_top_k=max_top_k,
+                candidate_rows_E=rows_E,
+                candidate_ids_E=ids_E,
+            )
+        )
+    return blocks[0] if len(blocks) == 1 else _joined(blocks)
+
+
+def _joined(blocks: list[ChunkColumns]) -> ChunkColumns:
+    has_candidates = blocks[0].candidate_logprobs_E is not None
+    names = [name for name in ChunkColumns.__dataclass_fields__ if has_candidates or name != "candidate_logprobs_E"]
+    return ChunkColumns(**{name: torch.cat([getattr(block, name) for block in blocks]) for name in names})
+
+
+def _columns_of_block(
+    logits_RV: torch.Tensor,
+    *,
+    sampled_ids_R: torch.Tensor,
+    temperatures_R: torch.Tensor,
+    top_ks_R: torch.Tensor,
+    max_top_k: int,
+    candidate_rows_E: torch.Tensor | None,
+    candidate_ids_E: torch.Tensor | None,
+) -> ChunkColumns:
     # + 0.0 turns -0.0 into 0.0, so that equal logits have equal bits.
-    scaled_RV = logits_RV.float() / temperatures_R[:, None] + 0.0
+    scaled_RV = (logits_RV.float() / temperatures_R[:, None]).add_(0.0)
     support_ids_RK = top_k_ids(scaled_RV, max_top_k)
     max_R1 = scaled_RV.gather(1, support_ids_RK[:, :1])
     scaled_RV -= max_R1
