@@ -69,6 +69,7 @@ def server_settings(options: Options) -> ServerSettings:
         folder=folder,
         kvcache_gib=options.kvcache_gib,
         threads_bind=options.threads_bind,
+        is_eager=options.eager,
     )
 
 

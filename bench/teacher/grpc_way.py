@@ -12,6 +12,8 @@ import numpy as np
 from google.protobuf.message import Message
 from preceptor_client import TeacherClient, TeacherIds
 from preceptor_client.connection import Connection
+from preceptor_client.replica import Replica
+from preceptor_client.replicas import Replicas
 from preceptor_client.retry import Cure, RetryPolicy
 from preceptor_client.types import GroupScores
 
@@ -41,8 +43,16 @@ class MeteredConnection(Connection):
         timeout_seconds: float,
         smaller: str,
         cure: Cure | None = None,
+        changes_server: bool = False,
     ) -> AnswerT:
-        answer = await super().call(method, request, timeout_seconds=timeout_seconds, smaller=smaller, cure=cure)
+        answer = await super().call(
+            method,
+            request,
+            timeout_seconds=timeout_seconds,
+            smaller=smaller,
+            cure=cure,
+            changes_server=changes_server,
+        )
         self.num_bytes += answer.ByteSize()
         return answer
 
@@ -51,16 +61,17 @@ class MeteredClient(TeacherClient):
     """A client that knows what it received."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(address)
-        self._connection = self.metered = MeteredConnection(
+        super().__init__(address, timeout_seconds=TIMEOUT_SECONDS)
+        retry = RetryPolicy()
+        self.metered = MeteredConnection(
             address,
-            timeout_seconds=TIMEOUT_SECONDS,
             attempt_timeout_seconds=None,
-            retry=RetryPolicy(),
+            retry=retry,
             caller="bench",
             max_message_bytes=64 << 20,
             on_retry=None,
         )
+        self._replicas = Replicas([Replica(self.metered)], retry=retry, on_retry=None)
 
 
 class GrpcWay:

@@ -29,13 +29,24 @@ class Options(argparse.Namespace):
     max_model_len: int
     kvcache_gib: int
     threads_bind: str
+    eager: bool
     output: Path
     resume: bool
 
     def settings(self) -> dict[str, object]:
         """What must be equal for two runs' cells to be compared. More rounds may be added later."""
-        names = ("top_k", "workloads", "ways", "dtype", "scale", "max_model_len", "kvcache_gib", "threads_bind")
-        return {name: getattr(self, name) for name in names}
+        names = (
+            "top_k",
+            "workloads",
+            "ways",
+            "dtype",
+            "scale",
+            "max_model_len",
+            "kvcache_gib",
+            "threads_bind",
+            "eager",
+        )
+        return {name: getattr(self, name) for name in (*names, "eager")}
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -56,6 +67,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--max-model-len", type=int, default=2048, help="of vLLM, in every way that runs it")
     parser.add_argument("--kvcache-gib", type=int, default=2, help="VLLM_CPU_KVCACHE_SPACE of every way that runs vLLM")
     parser.add_argument("--threads-bind", default="auto", help="VLLM_CPU_OMP_THREADS_BIND, likewise; auto or nobind")
+    parser.add_argument("--eager", action="store_true", help="vLLM uncompiled, ours and TRL's: it starts in a minute")
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
     parser.add_argument("--resume", action="store_true", help="keep the cells of --output and measure what is missing")
     return parser.parse_args(arguments, namespace=Options())

@@ -35,6 +35,8 @@ class ServerSettings:
     kvcache_gib: int
     threads_bind: str
     """vLLM's VLLM_CPU_OMP_THREADS_BIND, for ours and for TRL's alike."""
+    is_eager: bool
+    """vLLM's enforce_eager, likewise."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -65,8 +67,8 @@ def preceptor_server_command(settings: ServerSettings, *, engine: str, path: str
         *("--listen.port", "0", "--log-level", "WARNING"),
     ]
     if path is not None:
-        arguments = json.dumps({"max_model_len": settings.max_model_len})
-        command += ["--engine.vllm.path", path, "--engine.vllm.arguments", arguments]
+        command += ["--engine.vllm.path", path, "--engine.max-model-len", str(settings.max_model_len)]
+        command += ["--engine.vllm.arguments", json.dumps({"enforce_eager": settings.is_eager})]
     return command
 
 
@@ -76,6 +78,7 @@ def vllm_serve_command(settings: ServerSettings, *, port: int) -> list[str]:
         *(str(Path(sys.executable).with_name("vllm")), "serve", str(settings.model), "--dtype", settings.dtype),
         *("--max-model-len", str(settings.max_model_len), "--max-logprobs", "-1"),
         *("--logprobs-mode", "processed_logprobs", "--host", "127.0.0.1", "--port", str(port)),
+        *(["--enforce-eager"] if settings.is_eager else []),
     ]
 
 
