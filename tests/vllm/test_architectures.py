@@ -36,7 +36,9 @@ def assert_agree(answers: list[GroupScores], expected: list[GroupColumns]) -> No
     assert agreement.overlap >= 0.999
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if "gemma2" in name else pytest.mark.vllm_long) for name in MODELS]
+)
 def test_a_head_of_this_kind(name: str, tmp_path: Path) -> None:
     model, groups = save_model(tmp_path / "model", name), random_groups()
     with vllm_server(tmp_path / "server", model, arguments={"block_size": 16}) as server:
@@ -44,6 +46,7 @@ def test_a_head_of_this_kind(name: str, tmp_path: Path) -> None:
     assert_agree(answers, by_hf(model, groups))
 
 
+@pytest.mark.vllm_long
 def test_a_head_split_over_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipeline parallel does not run on CPUs, nor does vLLM's Ray executor: docs/scaling.md."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core for each

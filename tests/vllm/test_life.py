@@ -196,6 +196,7 @@ def test_starts_that_must_fail_name_the_setting_to_change(tmp_path: Path) -> Non
         assert message in last
 
 
+@pytest.mark.vllm_long
 def test_the_fast_path_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_model(tmp_path / "model")
     monkeypatch.setenv("VLLM_PLUGINS", "others")

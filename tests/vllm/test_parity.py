@@ -1,10 +1,14 @@
-"""The vllm engine against the hf engine on SmolLM2-135M: 200 random groups, through gRPC, every column."""
+"""The vllm engine against the hf engine on SmolLM2-135M: 200 random groups, through gRPC, every column.
+
+PARITY_GROUPS=60 takes fewer of them, for CI.
+"""
 
 # N = scored positions, K = support size, C = candidates per position
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +27,11 @@ from tests.vllm.serving import vllm_server
 
 pytestmark = pytest.mark.vllm
 
-NUM_GROUPS = 200
+NUM_GROUPS = int(os.environ.get("PARITY_GROUPS", "200"))
 VOCABULARY_SIZE = 49_152
 FP32_NATS = 2e-3
-TAIL_MASS = 1e-5
+TAIL_MASS = FP32_NATS / 4
+"""What that does to a mass: p (1 - p) times it."""
 NEAR_TIE_NATS = 1e-3
 """Neighbours this close may swap places, or sides of the K-th, between two orders of summation."""
 
@@ -150,7 +155,7 @@ def agreement_of(answers: Sequence[GroupScores], expected: Sequence[GroupColumns
 
 def assert_fp32(agreement: Agreement) -> None:
     print(agreement)  # pytest -rP shows it
-    assert agreement.num_positions > 4000
+    assert agreement.num_positions > 20 * NUM_GROUPS
     assert max(agreement.support_nats, agreement.sampled_nats, agreement.candidate_nats) <= FP32_NATS
     assert agreement.entropy_nats <= FP32_NATS
     assert agreement.tail_mass <= TAIL_MASS
@@ -174,7 +179,7 @@ def test_fast_path_in_fp32(fast_server: RunningServer, groups: list[ScoreGroup],
 def test_fast_path_scores_again_what_lies_in_its_cache(
     fast_server: RunningServer, groups: list[ScoreGroup], expected: list[GroupColumns]
 ) -> None:
-    again = slice(0, 60)
+    again = slice(0, 30)
     for _ in range(2):
         answers = asyncio.run(score_all(fast_server.address, groups[again]))
         agreement = agreement_of(answers, expected[again])
@@ -182,6 +187,7 @@ def test_fast_path_scores_again_what_lies_in_its_cache(
         assert max(agreement.support_nats, agreement.sampled_nats, agreement.candidate_nats) <= FP32_NATS
 
 
+@pytest.mark.vllm_long
 def test_fast_path_in_fp32_without_the_prefix_cache(
     smollm2: Path, tmp_path: Path, groups: list[ScoreGroup], expected: list[GroupColumns]
 ) -> None:
@@ -207,6 +213,7 @@ def test_stock_path_in_fp32(smollm2: Path, tmp_path: Path, groups: list[ScoreGro
     assert_fp32(agreement_of(answers, expected))
 
 
+@pytest.mark.vllm_long
 def test_fast_path_in_bf16(smollm2: Path, tmp_path: Path, groups: list[ScoreGroup]) -> None:
     expected = by_hf(smollm2, groups, dtype="bfloat16")
     with vllm_server(tmp_path, smollm2, dtype="bfloat16") as server:
