@@ -31,7 +31,7 @@ _SHAPE: dict[str, Any] = {  # Any: keyword arguments of configs, each with types
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 1024,
     "initializer_range": 0.15,
     "pad_token_id": 0,
     "bos_token_id": 1,

@@ -41,7 +41,7 @@ def assert_agree(answers: list[GroupScores], expected: list[GroupColumns]) -> No
 )
 def test_a_head_of_this_kind(name: str, tmp_path: Path) -> None:
     model, groups = save_model(tmp_path / "model", name), random_groups()
-    with vllm_server(tmp_path / "server", model, arguments={"block_size": 16}) as server:
+    with vllm_server(tmp_path / "server", model, arguments={"block_size": 32}) as server:
         answers = asyncio.run(score_all(server.address, groups))
     assert_agree(answers, by_hf(model, groups))
 
@@ -51,6 +51,6 @@ def test_a_head_split_over_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Pipeline parallel does not run on CPUs, nor does vLLM's Ray executor: docs/scaling.md."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core for each
     model, groups = save_model(tmp_path / "model"), random_groups()
-    with vllm_server(tmp_path / "server", model, arguments={"block_size": 16, "tensor_parallel_size": 2}) as server:
+    with vllm_server(tmp_path / "server", model, arguments={"block_size": 32, "tensor_parallel_size": 2}) as server:
         answers = asyncio.run(score_all(server.address, groups))
     assert_agree(answers, by_hf(model, groups))

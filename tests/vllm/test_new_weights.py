@@ -70,7 +70,7 @@ async def test_a_checkpoint_is_swapped_and_nothing_of_the_old_one_is_left_in_the
     (tmp_path / "weights" / "torn" / "config.json").write_bytes((old / "config.json").read_bytes())
     (tmp_path / "weights" / "torn" / "model.safetensors").write_bytes(b"not weights")
     folder = ("--engine.weights-folder", str(tmp_path / "weights"))
-    with vllm_server(tmp_path / "server", old, *folder, arguments={"block_size": 16}) as server:
+    with vllm_server(tmp_path / "server", old, *folder, arguments={"block_size": 32}) as server:
         async with TeacherClient(server.address, timeout_seconds=300) as client:
             before, first = await score(client)
             np.testing.assert_allclose(before, logprobs(loaded(old)), atol=1e-4)
@@ -92,7 +92,7 @@ async def test_adapters_come_are_replaced_and_go_beside_the_teacher(tmp_path: Pa
     first = save_adapter(tmp_path / "weights" / "tutor-1", loaded(base), seed=1)
     second = save_adapter(tmp_path / "weights" / "tutor-2", loaded(base), seed=2)
     folder = ("--engine.weights-folder", str(tmp_path / "weights"))
-    arguments = {"block_size": 16, "enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
+    arguments = {"block_size": 32, "enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
     with vllm_server(tmp_path / "server", base, *folder, arguments=arguments) as server:
         async with TeacherClient(server.address, timeout_seconds=300) as client:
             plain, revision = await score(client)

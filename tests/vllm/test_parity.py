@@ -195,11 +195,11 @@ def test_fast_path_in_fp32_without_the_prefix_cache(
         assert_fp32(agreement_of(asyncio.run(score_all(server.address, groups)), expected))
 
 
-def test_fast_path_in_fp32_with_blocks_of_16_and_chunks_of_48(
+def test_fast_path_in_fp32_with_blocks_of_32_and_chunks_of_48(
     smollm2: Path, tmp_path: Path, groups: list[ScoreGroup], expected: list[GroupColumns]
 ) -> None:
     """Every prompt spans blocks of the cache, and most requests several forwards."""
-    tight = {"block_size": 16, "max_num_batched_tokens": 48, "max_num_seqs": 8, "enable_chunked_prefill": True}
+    tight = {"block_size": 32, "max_num_batched_tokens": 48, "max_num_seqs": 8, "enable_chunked_prefill": True}
     with vllm_server(tmp_path, smollm2, "--engine.rows-per-head-chunk", "7", arguments=tight) as server:
         assert_fp32(agreement_of(asyncio.run(score_all(server.address, groups)), expected))
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 
-SWITCH = "VLLM_PRECEPTOR_SCORING"
-"""Set to 1 by the server before it starts vLLM. vLLM hands variables that begin so to its Ray workers too."""
+SWITCH = "PRECEPTOR_VLLM_SCORING"
+"""Set to 1 by the server before it starts vLLM, whose processes inherit it."""
+
+RAY_VARIABLES = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
+"""Where vLLM is told, names with commas between, what its workers on other nodes inherit too."""
 
 _WRAPPED = "preceptor_server.engines.vllm.wrapped"
 

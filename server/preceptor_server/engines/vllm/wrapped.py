@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any
+from typing import Any, ClassVar
 
 from preceptor_server.engines.vllm.pooler import ScoringPooler
 from preceptor_server.engines.vllm.rows import ROWS_PER_CHUNK
@@ -44,6 +44,9 @@ def scoring_class(cls: type[Any]) -> type[Any]:
     class Scoring(cls):  # type: ignore[misc]  # a base class chosen at run time
         is_pooling_model = True
         scores_for_preceptor = True
+        # vLLM adapts a head for the one row per request that it samples from, and here others are scored: adapters of
+        # the head, or of the embeddings, are refused instead.
+        embedding_modules: ClassVar[dict[str, str]] = {}
 
         # vllm_config is vLLM's VllmConfig, which this project does not import for its types.
         def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
