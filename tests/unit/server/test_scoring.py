@@ -44,9 +44,10 @@ class NarrowEngine(FakeEngine):
         super().__init__(EngineConfig(kind="fake"), vocabulary_size=TEACHER.vocabulary_size)
         self.groups: list[ScoreGroup] = []
         self._max_top_k = max_top_k
+        self._adapters["maths"] = 3
 
     def info(self) -> EngineInfo:
-        return replace(super().info(), max_top_k=self._max_top_k, adapters={"maths": "fake+maths-3"})
+        return replace(super().info(), max_top_k=self._max_top_k)
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
         self.groups += batch
@@ -115,7 +116,9 @@ async def test_self_tests_ask_for_no_more_than_the_engine_answers() -> None:
     assert {group.top_k for group in engine.groups} == {3}
 
 
-@pytest.mark.parametrize(("max_top_k", "allowed"), [(None, 259), (20, 20), (2000, 259)])
+@pytest.mark.parametrize(
+    ("max_top_k", "allowed"), [(None, TEACHER.vocabulary_size), (20, 20), (2000, TEACHER.vocabulary_size)]
+)
 def test_callers_may_ask_for_what_limits_vocabulary_and_engine_allow(max_top_k: int | None, allowed: int) -> None:
     teacher = replace(hosted_teacher(), engine=NarrowEngine(max_top_k))
     assert teacher.max_top_k == allowed
@@ -131,7 +134,7 @@ def unchanged(call: ScoreCall) -> ScoreCall:
 
 
 @pytest.mark.parametrize("change", [unaligned, unchanged], ids=["own tokenizer", "another tokenizer"])
-@pytest.mark.parametrize(("adapter", "revision"), [("", "fake-{size}"), ("maths", "fake+maths-3")])
+@pytest.mark.parametrize(("adapter", "revision"), [("", "fake-{size}"), ("maths", "fake-{size}+3")])
 async def test_adapter_reaches_the_engine_and_its_revision_the_answer(
     change: Callable[[ScoreCall], ScoreCall], adapter: str, revision: str
 ) -> None:
