@@ -153,4 +153,4 @@ async def test_answer_about_nothing_names_the_weights_of_the_moment() -> None:
         nothing = response_of(call.responses[0].ids_T, [0] * len(call.responses[0].ids_T))
         asked = replace(call, responses=(nothing,), adapter="maths")
         scored = await score_call(asked, teacher, caller="", timeout_seconds=10)
-    assert (engine.groups, scored.revision) == ([], "fake+maths-3")
+    assert (engine.groups, scored.revision) == ([], f"fake-{TEACHER.vocabulary_size}+3")
