@@ -67,10 +67,10 @@ def test_the_readme_names_every_client_command() -> None:
     assert "`preceptor weights`" in README
 
 
-def test_the_server_command_of_the_readme_has_settings_that_load() -> None:
-    [command] = readme_commands("preceptor-server")
+@pytest.mark.parametrize(("command", "engine"), zip(readme_commands("preceptor-server"), ["hf", "vllm"], strict=True))
+def test_the_server_commands_of_the_readme_have_settings_that_load(command: str, engine: str) -> None:
     config = load_settings(ServerConfig, shlex.split(command)[1:], program="preceptor-server")
-    assert config.engine.model == "path/to/model"
+    assert (config.engine.kind, config.engine.model) == (engine, "path/to/model")
     assert f"{config.listen.host}:{config.listen.port}" == ADDRESS
 
 

@@ -77,6 +77,15 @@ def test_an_engine_that_dies_is_told_and_comes_back(model: Path, tmp_path: Path)
         assert server.stop() == 0
 
 
+def test_a_server_that_is_killed_takes_vllm_with_it(model: Path, tmp_path: Path) -> None:
+    with vllm_server(tmp_path, model, path="stock") as server:
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        assert len(processes) >= 2
+        server.kill()
+        _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
+
+
 def test_requests_given_up_leave_nothing_behind(model: Path) -> None:
     """500 of them, three times over, some cancelled and some past their deadline: in a process of its own, since vLLM
     inside of pytest warns when it ends."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from preceptor_server.config import EngineConfig
 from preceptor_server.engines.vllm.arguments import Path, vllm_arguments
 from preceptor_server.engines.vllm.failures import startup_error
-from preceptor_server.engines.vllm.plugin import RAY_VARIABLES, SWITCH
+from preceptor_server.engines.vllm.plugin import RAY_VARIABLES, SERVER_PID, SWITCH
 from preceptor_server.engines.vllm.process_log import ProcessLog
 from preceptor_server.errors import StartupError
 
@@ -70,6 +70,7 @@ def _start(config: EngineConfig, path: Path, log: ProcessLog) -> StartedVllm:
 
     # The processes that vLLM starts read it, and run the plugin.
     os.environ[SWITCH] = "1" if path == "fast" else "0"
+    os.environ[SERVER_PID] = str(os.getpid())
     copied = [name for name in os.environ.get(RAY_VARIABLES, "").split(",") if name and name != SWITCH]
     os.environ[RAY_VARIABLES] = ",".join([*copied, SWITCH])
     known = {field.name for field in fields(AsyncEngineArgs)}
