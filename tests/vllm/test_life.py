@@ -139,28 +139,39 @@ def config_of(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def test_starts_that_must_fail_name_the_setting_to_change(tmp_path: Path) -> None:
-    model = save_model(tmp_path / "model")
-    unknown = config_of(tmp_path / "unknown", architectures=["NobodyKnowsForCausalLM"], model_type="llama")
-    cases = [
-        ([str(unknown)], {}, r"vLLM does not support this architecture: set engine.kind=hf"),
-        ([str(model), "--engine.max-model-len", "99999"], {}, r"engine.max_model_len"),
-        ([str(model)], {"kv_cache_memory_bytes": 1 << 10}, r"too little memory for vLLM's KV cache"),
-        ([str(model)], {"tensor_parallel_size": 3}, r"tensor_parallel_size"),
-        ([str(model)], {"no_such_argument": 1}, r"engine.vllm.arguments.no_such_argument"),
-    ]
-    for (folder, *more), arguments, message in cases:
-        given = json.dumps({"enforce_eager": True, "kv_cache_memory_bytes": CACHE_BYTES} | arguments)
-        done = run_server_to_its_end(
-            *("--listen.port", "0", "--engine.kind", "vllm", "--engine.model", folder, *more),
-            *("--engine.vllm.arguments", given),
-            timeout_seconds=START_SECONDS,
-        )
-        last = done.stderr.strip().splitlines()[-1]
-        print(last)
-        assert done.returncode == 1
-        assert last.startswith("preceptor-server: ")
-        assert message in last
+FAILING_STARTS: list[tuple[bool, list[str], dict[str, int], str]] = [
+    (True, [], {}, "vLLM does not support this architecture: set engine.kind=hf"),
+    (False, ["--engine.max-model-len", "99999"], {}, "engine.max_model_len"),
+    (False, [], {"kv_cache_memory_bytes": 1 << 10}, "too little memory for vLLM's KV cache"),
+    (False, [], {"tensor_parallel_size": 3}, "tensor_parallel_size"),
+    (False, [], {"no_such_argument": 1}, "engine.vllm.arguments.no_such_argument"),
+]
+
+
+@pytest.mark.parametrize(
+    ("is_unknown", "more", "arguments", "message"),
+    [
+        pytest.param(*case, marks=[] if "kv_cache" in str(case) else pytest.mark.vllm_long, id=case[-1])
+        for case in FAILING_STARTS
+    ],
+)
+def test_a_start_that_must_fail_names_the_setting_to_change(
+    is_unknown: bool, more: list[str], arguments: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path / "model")
+    if is_unknown:
+        folder = config_of(tmp_path / "unknown", architectures=["NobodyKnowsForCausalLM"], model_type="llama")
+    given = json.dumps({"enforce_eager": True, "kv_cache_memory_bytes": CACHE_BYTES} | arguments)
+    done = run_server_to_its_end(
+        *("--listen.port", "0", "--engine.kind", "vllm", "--engine.model", str(folder), *more),
+        *("--engine.vllm.arguments", given),
+        timeout_seconds=START_SECONDS,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    print(last)
+    assert done.returncode == 1
+    assert last.startswith("preceptor-server: ")
+    assert message in last
 
 
 @pytest.mark.vllm_long

@@ -1,6 +1,6 @@
 """The vllm engine against the hf engine on SmolLM2-135M: 200 random groups, through gRPC, every column.
 
-PARITY_GROUPS=60 takes fewer of them, for CI.
+PARITY_GROUPS=30 takes fewer of them, for CI.
 """
 
 # N = scored positions, K = support size, C = candidates per position
@@ -155,7 +155,7 @@ def agreement_of(answers: Sequence[GroupScores], expected: Sequence[GroupColumns
 
 def assert_fp32(agreement: Agreement) -> None:
     print(agreement)  # pytest -rP shows it
-    assert agreement.num_positions > 20 * NUM_GROUPS
+    assert agreement.num_positions > 15 * NUM_GROUPS
     assert max(agreement.support_nats, agreement.sampled_nats, agreement.candidate_nats) <= FP32_NATS
     assert agreement.entropy_nats <= FP32_NATS
     assert agreement.tail_mass <= TAIL_MASS
