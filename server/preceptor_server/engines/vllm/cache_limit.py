@@ -47,7 +47,7 @@ class CacheLimitScheduler(Scheduler):  # type: ignore[misc]  # as Any: vLLM is n
         limit_cache_hits(self.kv_cache_manager)
 
 
-class CacheLimitAsyncScheduler(AsyncScheduler):  # type: ignore[misc]
+class CacheLimitAsyncScheduler(AsyncScheduler):  # type: ignore[misc]  # as above
     """The scheduler of engines that schedule a step ahead."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

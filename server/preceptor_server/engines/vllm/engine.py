@@ -54,8 +54,6 @@ class VllmEngine:
         self._revision = ""
         self._adapters = Adapters()
         self._numbers = itertools.count()
-        self.num_repeated = 0
-        """Requests asked again since the prefix cache had swallowed rows of theirs."""
 
     def load(self) -> None:
         started = time.perf_counter()
@@ -159,7 +157,7 @@ class VllmEngine:
     async def _ask(self, token_ids: TokenArray, question: RowQuestion, adapter: Adapter | None) -> RowAnswer:
         answer = await self._encode(token_ids, question, adapter, reads_cache=True)
         if (answer.states_R == MISSING).any():
-            self.num_repeated += 1
+            logger.warning("prefix cache swallowed wanted rows, asking again without it tokens=%d", len(token_ids))
             answer = await self._encode(token_ids, question, adapter, reads_cache=False)
         if (answer.states_R == MISSING).any():
             raise RuntimeError("vLLM left rows out although it was told not to read its prefix cache")
@@ -185,7 +183,9 @@ class VllmEngine:
     async def _score_stock(self, group: ScoreGroup) -> GroupColumns:
         from vllm import SamplingParams
 
-        params = SamplingParams(max_tokens=1, prompt_logprobs=group.top_k, detokenize=False, **_FLAT)
+        # Flat lists instead of an object per entry, where this vLLM has them.
+        flat = {"flat_logprobs": True} if hasattr(SamplingParams, "flat_logprobs") else {}
+        params = SamplingParams(max_tokens=1, prompt_logprobs=group.top_k, detokenize=False, **flat)
         async with self._using(group.adapter) as adapter:
             outputs = await _all(
                 [self._generate(stock.token_ids_of(group, one), params, adapter) for one in group.responses]
@@ -284,10 +284,6 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, _ResultT]]) -> list[_Res
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-_FLAT = {"flat_logprobs": True}
-"""Flat lists instead of an object per entry, where this vLLM has them."""
 
 
 def _prompt(token_ids: TokenArray) -> Any:  # Any: vLLM's TokensPrompt
