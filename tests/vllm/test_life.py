@@ -69,10 +69,18 @@ def test_an_engine_that_dies_is_told_and_comes_back(model: Path, tmp_path: Path)
             await wait_for_health(server.address, health_pb2.HealthCheckResponse.NOT_SERVING)
             after = (await waiting).responses[0]
             await wait_for_health(server.address, health_pb2.HealthCheckResponse.SERVING)
+            engine = engine_process(server)
+            engine.suspend()
+            update = asyncio.create_task(once.update_weights("new"))
+            await asyncio.sleep(1)
+            engine.kill()
+            with pytest.raises(TeacherUnavailableError, match="engine process ended"):
+                await update
         np.testing.assert_array_equal(after.support_ids_NK, before.support_ids_NK)
         np.testing.assert_allclose(after.sampled_logprobs_N, before.sampled_logprobs_N, atol=1e-5)
 
-    with vllm_server(tmp_path, model) as server:
+    save_model(tmp_path / "weights" / "new", seed=1)
+    with vllm_server(tmp_path, model, "--engine.weights-folder", str(tmp_path / "weights")) as server:
         asyncio.run(run(server))
         assert server.stop() == 0
 

@@ -1,17 +1,13 @@
-"""Scores with vLLM, in process: it batches what is in flight by itself, over one GPU or many.
-
-Owns vLLM's life. What is asked and how answers become columns is `fast.py`'s and `stock.py`'s.
-"""
+"""vLLM, in process, as an engine: its life, its weights and adapters. `asking.py` asks it."""
 
 # T = tokens of a sequence, V = vocabulary size
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,13 +18,12 @@ from preceptor.wire import LogprobArray, TokenArray
 
 from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import Restore
-from preceptor_server.engines.vllm import fast, stock
 from preceptor_server.engines.vllm.adapters import Adapter, Adapters
 from preceptor_server.engines.vllm.arguments import max_top_k
+from preceptor_server.engines.vllm.asking import Asking, all_of, death_told, died, lora_request
 from preceptor_server.engines.vllm.checkpoint import end_token_ids, folder_of
 from preceptor_server.engines.vllm.process_log import ProcessLog
 from preceptor_server.engines.vllm.revision import revision_of_folder
-from preceptor_server.engines.vllm.rows import MISSING, RowAnswer, RowQuestion, read_answer
 from preceptor_server.engines.vllm.starting import StartedVllm, start_vllm
 from preceptor_server.errors import EngineDiedError, WeightUpdateError
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
@@ -38,9 +33,8 @@ logger = logging.getLogger(__name__)
 _BATCHES_IN_FLIGHT = 4
 """While vLLM computes one batch, the next are ready."""
 _DEATH_POLL_SECONDS = 0.25
-_SECONDS_UNTIL_REVIVED = 5.0
-"""When callers of an engine that died are told to come back."""
-_TASK = "token_embed"
+
+_ResultT = TypeVar("_ResultT")
 
 
 class VllmEngine:
@@ -50,15 +44,16 @@ class VllmEngine:
         self._config = config
         self._log = ProcessLog()
         self._vllm: StartedVllm | None = None
+        self._asker: Asking | None = None
         self._folder = Path()
         self._revision = ""
         self._adapters = Adapters()
-        self._numbers = itertools.count()
 
     def load(self) -> None:
         started = time.perf_counter()
         self._adapters.clear()
         self._vllm = start_vllm(self._config, self._log)
+        self._asker = Asking(self._vllm)
         self._folder = folder_of(self._config.model)
         self._revision = self._revision_of(self._folder)
         logger.info(
@@ -93,13 +88,11 @@ class VllmEngine:
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
-        score = self._score_fast if self._loaded.path == "fast" else self._score_stock
-        return await _all([score(group) for group in batch])
+        return await all_of([self._score(group) for group in batch])
 
     async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
-        """The oracle, [T, V]: one request per prefix, without the prefix cache, of which only the last row is read.
-        Fast path: all of its vocabulary; stock path: the distribution that vLLM would sample the next token from."""
-        last = self._last_logprobs_fast if self._loaded.path == "fast" else self._last_logprobs_stock
+        """The oracle, [T, V]: one request per prefix, of which only the last row is read."""
+        last = self._asking.last_logprobs
         return np.stack([await last(token_ids[: stop + 1]) for stop in range(len(token_ids))])
 
     def close(self) -> None:
@@ -116,6 +109,8 @@ class VllmEngine:
         old, restore = self._folder, partial(self._take_weights, self._folder)
         try:
             await self._take_weights(folder)
+        except EngineDiedError:
+            raise  # nothing is left to bring back: what comes to life again has the configured weights
         except Exception as error:
             logger.exception("weights could not be loaded folder=%s", folder)
             await restore()
@@ -131,7 +126,9 @@ class VllmEngine:
             )
         adapter = self._adapters.draft(name, folder)
         try:
-            is_loaded = await self._loaded.llm.add_lora(_lora_request(adapter))
+            is_loaded = await self._unless_dead(self._loaded.llm.add_lora(lora_request(adapter)))
+        except EngineDiedError:
+            raise
         except Exception as error:
             raise WeightUpdateError("path", f"vLLM could not load the adapter {folder.name}: {error}") from error
         if not is_loaded:
@@ -148,103 +145,20 @@ class VllmEngine:
         assert self._vllm is not None, "load() comes first"
         return self._vllm
 
-    async def _score_fast(self, group: ScoreGroup) -> GroupColumns:
-        planned = fast.plan(group)
+    @property
+    def _asking(self) -> Asking:
+        assert self._asker is not None, "load() comes first"
+        return self._asker
+
+    async def _score(self, group: ScoreGroup) -> GroupColumns:
         async with self._using(group.adapter) as adapter:
-            answers = await _all([self._ask(one.token_ids, one.question, adapter) for one in planned.requests])
-        return fast.columns_of_group(group, planned, answers)
-
-    async def _ask(self, token_ids: TokenArray, question: RowQuestion, adapter: Adapter | None) -> RowAnswer:
-        answer = await self._encode(token_ids, question, adapter, reads_cache=True)
-        if (answer.states_R == MISSING).any():
-            logger.warning("prefix cache swallowed wanted rows, asking again without it tokens=%d", len(token_ids))
-            answer = await self._encode(token_ids, question, adapter, reads_cache=False)
-        if (answer.states_R == MISSING).any():
-            raise RuntimeError("vLLM left rows out although it was told not to read its prefix cache")
-        return answer
-
-    async def _encode(
-        self, token_ids: TokenArray, question: RowQuestion, adapter: Adapter | None, *, reads_cache: bool
-    ) -> RowAnswer:
-        from vllm import PoolingParams
-
-        params = PoolingParams(
-            task=_TASK,
-            skip_reading_prefix_cache=not reads_cache,
-            extra_kwargs=question.to_kwargs(),
-            use_activation=False,
-        )
-        asked = self._loaded.llm.encode(
-            _prompt(token_ids), params, self._next_id(), lora_request=adapter and _lora_request(adapter)
-        )
-        output = await self._final(asked)
-        return read_answer(output.outputs.data.numpy(), question)
-
-    async def _score_stock(self, group: ScoreGroup) -> GroupColumns:
-        from vllm import SamplingParams
-
-        # Flat lists instead of an object per entry, where this vLLM has them.
-        flat = {"flat_logprobs": True} if hasattr(SamplingParams, "flat_logprobs") else {}
-        params = SamplingParams(max_tokens=1, prompt_logprobs=group.top_k, detokenize=False, **flat)
-        async with self._using(group.adapter) as adapter:
-            outputs = await _all(
-                [self._generate(stock.token_ids_of(group, one), params, adapter) for one in group.responses]
-            )
-        return tuple(
-            stock.columns_of_response(group, response, output.prompt_logprobs)
-            for response, output in zip(group.responses, outputs, strict=True)
-        )
-
-    async def _generate(self, token_ids: TokenArray, params: Any, adapter: Adapter | None) -> Any:  # Any: vLLM's own
-        asked = self._loaded.llm.generate(
-            _prompt(token_ids), params, self._next_id(), lora_request=adapter and _lora_request(adapter)
-        )
-        return await self._final(asked)
-
-    async def _final(self, outputs: AsyncIterator[Any]) -> Any:  # Any: vLLM's RequestOutput or PoolingRequestOutput
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        final = None
-        try:
-            async for output in outputs:
-                final = output
-        except EngineDeadError as error:
-            raise EngineDiedError(
-                "vLLM's engine process ended; it is being started again", retry_after_seconds=_SECONDS_UNTIL_REVIVED
-            ) from error
-        if final is None or not final.finished:
-            raise RuntimeError("vLLM ended a request without an answer")
-        return final
-
-    async def _last_logprobs_fast(self, token_ids: TokenArray) -> LogprobArray:
-        size = self._loaded.config.model_config.get_vocab_size()
-        question = RowQuestion(
-            positions_R=np.array([len(token_ids) - 1]),
-            sampled_ids_R=np.array([0]),
-            candidates=None,
-            top_k=size,
-            temperature=1.0,
-            cache_limit=0,
-        )
-        answer = await self._encode(token_ids, question, None, reads_cache=False)
-        logprobs = np.empty(size, np.float32)
-        logprobs[answer.support_ids_RK[0]] = answer.support_logprobs_RK[0]
-        return logprobs
-
-    async def _last_logprobs_stock(self, token_ids: TokenArray) -> LogprobArray:
-        from vllm import SamplingParams
-
-        params = SamplingParams(max_tokens=1, logprobs=-1, detokenize=False, skip_reading_prefix_cache=True)
-        output = await self._generate(token_ids, params, None)
-        logprobs = np.full(self._loaded.config.model_config.get_vocab_size(), np.nan, np.float32)
-        for token_id, entry in output.outputs[0].logprobs[0].items():
-            logprobs[token_id] = entry.logprob
-        return logprobs
+            return await self._asking.score(group, adapter)
 
     async def _take_weights(self, folder: Path) -> None:
         """New weights into the same model; what the old ones left in the prefix cache is forgotten."""
-        await self._loaded.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-        if not await self._loaded.llm.reset_prefix_cache():
+        llm = self._loaded.llm
+        await self._unless_dead(llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)}))
+        if not await self._unless_dead(llm.reset_prefix_cache()):
             raise RuntimeError("vLLM could not empty its prefix cache")
         self._folder, self._revision = folder, self._revision_of(folder)
 
@@ -262,37 +176,22 @@ class VllmEngine:
     async def _remove_when_idle(self, adapter: Adapter) -> None:
         while adapter.num_in_flight:
             await asyncio.sleep(_DEATH_POLL_SECONDS)
-        await self._loaded.llm.remove_lora(adapter.number)
+        await self._unless_dead(self._loaded.llm.remove_lora(adapter.number))
+
+    async def _unless_dead(self, call: Coroutine[Any, Any, _ResultT]) -> _ResultT:  # Any: unused channels
+        """What vLLM answers. Whoever waits for an answer when vLLM's process ends would wait for ever."""
+        answer, death = asyncio.ensure_future(call), asyncio.ensure_future(self.wait_until_dead())
+        try:
+            await asyncio.wait({answer, death}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise died()
+            with death_told():
+                return answer.result()
+        finally:
+            answer.cancel()
+            death.cancel()
 
     def _revision_of(self, folder: Path) -> str:
         config, vllm = self._config, self._loaded.config
         uses = f"{config.dtype} head={config.head_dtype} quantization={vllm.model_config.quantization}"
         return revision_of_folder(folder, uses=uses)
-
-    def _next_id(self) -> str:
-        return f"preceptor-{next(self._numbers)}"
-
-
-_ResultT = TypeVar("_ResultT")
-
-
-async def _all(coroutines: Iterable[Coroutine[Any, Any, _ResultT]]) -> list[_ResultT]:
-    """Their results, in order of submission. The first error cancels the others, and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in coroutines]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-def _prompt(token_ids: TokenArray) -> Any:  # Any: vLLM's TokensPrompt
-    from vllm import TokensPrompt
-
-    return TokensPrompt(prompt_token_ids=token_ids.tolist())
-
-
-def _lora_request(adapter: Adapter) -> Any:  # Any: vLLM's LoRARequest
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest(lora_name=adapter.unique_name, lora_int_id=adapter.number, lora_path=str(adapter.folder))

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from preceptor_server.engines.columns import TILE, ChunkColumns, columns_of, top_k_ids
+from preceptor_server.engines.columns import CPU_BLOCK_ROWS, TILE, ChunkColumns, columns_of, top_k_ids
 from preceptor_server.engines.fake import dense_columns
 from preceptor_server.types import ResponseColumns
 
@@ -255,6 +255,24 @@ def test_candidates_equal_a_dense_log_softmax_and_the_support_to_the_bit(vocabul
             for at in np.flatnonzero(columns.support_ids_RK[r].numpy() == token):
                 assert logprob == columns.support_logprobs_RK[r, at].item()
     assert next(actual, None) is None
+
+
+@pytest.mark.parametrize("num_rows", [CPU_BLOCK_ROWS - 1, CPU_BLOCK_ROWS, CPU_BLOCK_ROWS + 1, 3 * CPU_BLOCK_ROWS + 5])
+def test_rows_beyond_one_block_keep_their_own_candidates(num_rows: int) -> None:
+    rng = np.random.default_rng(num_rows)
+    logits_RV = random_logits(num_rows, num_rows, 500)
+    # From none to seven per row, none at all in the second block's first rows.
+    candidates = [rng.integers(0, 500, 0 if 30 <= row < 36 else rng.integers(0, 8)).tolist() for row in range(num_rows)]
+    top_ks, temperatures = rng.integers(1, 9, num_rows).tolist(), rng.uniform(0.5, 2, num_rows).tolist()
+    columns = run_columns(logits_RV, temperatures=temperatures, top_ks=top_ks, candidates=candidates)
+    scaled_RV = (logits_RV / np.float32(temperatures)[:, None]).astype(np.float64)
+    dense_RV = scaled_RV - np.logaddexp.reduce(scaled_RV, axis=1)[:, None]
+    expected_E = [dense_RV[row, token] for row, ids in enumerate(candidates) for token in ids]
+    assert columns.candidate_logprobs_E is not None
+    np.testing.assert_allclose(columns.candidate_logprobs_E.numpy(), expected_E, atol=FLOAT32_NATS)
+    order_RV = np.argsort(-logits_RV, axis=1, kind="stable")
+    for row, top_k in enumerate(top_ks):
+        np.testing.assert_array_equal(columns.support_ids_RK[row, :top_k].numpy(), order_RV[row, :top_k])
 
 
 def test_tied_candidates_have_one_logprob_inside_the_support_and_outside() -> None:
