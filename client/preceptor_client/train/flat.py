@@ -155,7 +155,8 @@ def flat_attention(
     keys, values = (_with_prefix(states, _padded(states, cells, B), P) for states in (key, value))
     mask = row.mask_TK.to(query.dtype).repeat(H // G, 1)
     attended = F.scaled_dot_product_attention(stacked, keys, values, attn_mask=mask, scale=scaling)
-    rest_FHD = attended.view(B, H, T, D).transpose(1, 2).reshape(B * T, H, D).index_select(0, row.places_F)
+    # CUDA's kernels lay their output out as [B, tokens, heads, D].
+    rest_FHD = attended.reshape(B, H, T, D).transpose(1, 2).reshape(B * T, H, D).index_select(0, row.places_F)
     if not P:
         return rest_FHD[None], None
     prefix = F.scaled_dot_product_attention(

@@ -74,6 +74,17 @@ def test_a_model_that_ignores_the_attention_is_found_out(monkeypatch: pytest.Mon
     assert not can_run_flat(model)
 
 
+def test_the_layout_of_cudas_attention_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels write [B, tokens, heads, D] and hand over the transposed view."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def as_on_cuda(*states: Any, **options: Any) -> torch.Tensor:  # Any: as torch's own
+        return attend(*states, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", as_on_cuda)
+    assert can_run_flat(_qwen())
+
+
 def test_soft_caps_sinks_masks_and_dropout_are_refused() -> None:
     states = torch.zeros(1, 2, 3, 4)
     with pytest.raises(flat.UnsupportedAttentionError):
