@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SCHEDULERS = "preceptor_server.engines.vllm.cache_limit"
+_TRITON_FP32 = "TRITON_F32_DEFAULT"
 
 
 class NoFastPathError(Exception):
@@ -38,7 +39,7 @@ class StartedVllm:
 
 def start_vllm(config: EngineConfig, log: ProcessLog) -> StartedVllm:
     """Raises StartupError, with the setting to change."""
-    _set_environment()
+    _set_environment(config)
     try:
         import vllm  # noqa: F401  # here, so that a missing package is told apart from whatever it imports
     except ImportError as error:
@@ -58,10 +59,13 @@ def start_vllm(config: EngineConfig, log: ProcessLog) -> StartedVllm:
     return _start(config, "stock", log)
 
 
-def _set_environment() -> None:
+def _set_environment(config: EngineConfig) -> None:
     # vLLM's own lines belong to stderr, as the server's do, and the library reports to nobody.
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if config.dtype == "float32":
+        # On a GPU vLLM's fp32 attention is Triton's, whose products are TF32 unless told otherwise.
+        os.environ.setdefault(_TRITON_FP32, "ieee")
 
 
 def _start(config: EngineConfig, path: Path, log: ProcessLog) -> StartedVllm:
@@ -71,8 +75,9 @@ def _start(config: EngineConfig, path: Path, log: ProcessLog) -> StartedVllm:
     # The processes that vLLM starts read it, and run the plugin.
     os.environ[SWITCH] = "1" if path == "fast" else "0"
     os.environ[SERVER_PID] = str(os.getpid())
-    copied = [name for name in os.environ.get(RAY_VARIABLES, "").split(",") if name and name != SWITCH]
-    os.environ[RAY_VARIABLES] = ",".join([*copied, SWITCH])
+    ours = (SWITCH, _TRITON_FP32)
+    copied = [name for name in os.environ.get(RAY_VARIABLES, "").split(",") if name and name not in ours]
+    os.environ[RAY_VARIABLES] = ",".join([*copied, *ours])
     known = {field.name for field in fields(AsyncEngineArgs)}
     arguments = vllm_arguments(config, path=path, known=known)
     try:
