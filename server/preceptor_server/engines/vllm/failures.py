@@ -9,6 +9,11 @@ from preceptor_server.errors import StartupError
 
 _REASONS = (
     (
+        r"less than desired GPU memory utilization",
+        "other processes hold too much of the GPU's memory: end them, or lower "
+        "engine.vllm.arguments.gpu_memory_utilization",
+    ),
+    (
         r"[Nn]o available memory for the cache|KV cache is needed|KV cache memory|kv_cache_memory|than the available",
         "there is too little memory for vLLM's KV cache: raise engine.vllm.arguments.gpu_memory_utilization or "
         "kv_cache_memory_bytes, or lower engine.max_model_len",
@@ -27,16 +32,22 @@ _REASONS = (
         "engine.max_model_len does not fit the model: lower it",
     ),
     (
+        r"assert inputs\.dtype in \[torch\.float16",
+        "on a GPU vLLM's adapters take half precision only: set engine.dtype=bfloat16, or leave "
+        "engine.vllm.arguments.enable_lora out",
+    ),
+    (
         r"head_dtype different from the model dtype",
         "engine.head_dtype=float32 does not fit a quantised head: set engine.head_dtype=model",
     ),
     (
-        r"tensor.parallel|num_attention_heads.*divisible|world size",
+        r"tensor.parallel|num_attention_heads.*divisible|[Ww]orld size",
         "engine.vllm.arguments.tensor_parallel_size does not fit the model or this machine",
     ),
 )  # fmt: skip
 
-_ERROR_LINE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception)\b: .*)")
+_ERROR_LINE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception)\b: .*|assert .*)")
+"""An assertion's own text stands in the traceback, and its error says nothing."""
 
 
 def startup_error(error: BaseException, lines: Sequence[str]) -> StartupError:

@@ -22,6 +22,18 @@ GENERIC = RuntimeError("Engine core initialization failed. See root cause above.
             "engine.max_model_len",
         ),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate", "gpu_memory_utilization"),
+        (
+            "ValueError: Free memory on device cuda:0 (128.45/139.8 GiB) on startup is less than desired GPU memory "
+            "utilization (0.92, 128.62 GiB). Decrease GPU memory utilization or reduce GPU memory used by other "
+            "processes.",
+            "gpu_memory_utilization",
+        ),
+        (
+            "ValidationError: 1 validation error for ParallelConfig Value error, World size (2) is larger than the "
+            "number of available GPUs (1) in this node.",
+            "tensor_parallel_size",
+        ),
+        ("ERROR core.py:1510]     assert inputs.dtype in [torch.float16, torch.bfloat16]", "engine.dtype=bfloat16"),
         ("pydantic ValueError: Model architectures ['Foo'] are not supported for now.", "engine.kind=hf"),
         ("ValueError: A head_dtype different from the model dtype is only supported for", "engine.head_dtype=model"),
     ],
@@ -30,7 +42,7 @@ def test_the_reason_that_a_child_wrote_becomes_the_setting_to_change(line: str, 
     lines = ["INFO starting", line, "RuntimeError: Engine core initialization failed."]
     message = str(startup_error(GENERIC, lines))
     assert setting in message
-    assert line.split(": ", 1)[1][:20] in message
+    assert line.split("Error: ", 1)[-1][-20:] in message
 
 
 def test_an_unknown_reason_is_told_as_it_is() -> None:
