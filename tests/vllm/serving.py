@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ MAX_MODEL_LEN = 1024
 
 
 def engine_arguments(**arguments: Any) -> str:  # Any: vLLM's engine arguments
-    return json.dumps({"enforce_eager": True, "kv_cache_memory_bytes": CACHE_BYTES, **arguments})
+    """As JSON. What VLLM_TEST_ARGUMENTS holds, JSON too, comes first: a share of a GPU that others use, say."""
+    machine = json.loads(os.environ.get("VLLM_TEST_ARGUMENTS", "{}"))
+    return json.dumps({"enforce_eager": True, "kv_cache_memory_bytes": CACHE_BYTES, **machine, **arguments})
 
 
 @contextmanager

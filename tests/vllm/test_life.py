@@ -20,7 +20,7 @@ from preceptor_client.errors import InvalidRequestError, NotImplementedByServerE
 
 from tests.integration.servers import RunningServer, run_server_to_its_end
 from tests.vllm.models import VOCABULARY_SIZE, save_model
-from tests.vllm.serving import CACHE_BYTES, MAX_MODEL_LEN, START_SECONDS, engine_arguments, vllm_server
+from tests.vllm.serving import MAX_MODEL_LEN, START_SECONDS, engine_arguments, vllm_server
 
 pytestmark = pytest.mark.vllm
 
@@ -31,8 +31,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_process(server: RunningServer) -> psutil.Process:
-    """vLLM's engine core: the child of the server that has a child of its own."""
-    return next(child for child in psutil.Process(server.process.pid).children() if child.children())
+    """vLLM's engine core, by the name that it gives itself."""
+    return next(
+        child for child in psutil.Process(server.process.pid).children() if "EngineCore" in "".join(child.cmdline())
+    )
 
 
 async def health(address: str) -> int:
@@ -88,7 +90,7 @@ def test_an_engine_that_dies_is_told_and_comes_back(model: Path, tmp_path: Path)
 def test_a_server_that_is_killed_takes_vllm_with_it(model: Path, tmp_path: Path) -> None:
     with vllm_server(tmp_path, model, path="stock") as server:
         processes = psutil.Process(server.process.pid).children(recursive=True)
-        assert len(processes) >= 2
+        assert processes
         server.kill()
         _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
@@ -169,10 +171,9 @@ def test_a_start_that_must_fail_names_the_setting_to_change(
     folder = save_model(tmp_path / "model")
     if is_unknown:
         folder = config_of(tmp_path / "unknown", architectures=["NobodyKnowsForCausalLM"], model_type="llama")
-    given = json.dumps({"enforce_eager": True, "kv_cache_memory_bytes": CACHE_BYTES} | arguments)
     done = run_server_to_its_end(
         *("--listen.port", "0", "--engine.kind", "vllm", "--engine.model", str(folder), *more),
-        *("--engine.vllm.arguments", given),
+        *("--engine.vllm.arguments", engine_arguments(**arguments)),
         timeout_seconds=START_SECONDS,
     )
     last = done.stderr.strip().splitlines()[-1]
