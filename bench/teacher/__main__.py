@@ -70,6 +70,7 @@ def server_settings(options: Options) -> ServerSettings:
         kvcache_gib=options.kvcache_gib,
         threads_bind=options.threads_bind,
         is_eager=options.eager,
+        gpu_memory_share=options.gpu_memory_share,
     )
 
 
@@ -93,6 +94,7 @@ def starting_results(options: Options, settings: ServerSettings) -> Results:
         "machine": describe_machine(*PACKAGES)
         | {
             "memory_bytes": psutil.virtual_memory().total,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "instructions": torch.backends.cpu.get_cpu_capability(),  # decides whether bfloat16 is fast or slow
         },
         "model": settings.model.name,

@@ -30,6 +30,7 @@ class Options(argparse.Namespace):
     kvcache_gib: int
     threads_bind: str
     eager: bool
+    gpu_memory_share: float | None
     output: Path
     resume: bool
 
@@ -45,8 +46,9 @@ class Options(argparse.Namespace):
             "kvcache_gib",
             "threads_bind",
             "eager",
+            "gpu_memory_share",
         )
-        return {name: getattr(self, name) for name in (*names, "eager")}
+        return {name: getattr(self, name) for name in names}
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -68,6 +70,9 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--kvcache-gib", type=int, default=2, help="VLLM_CPU_KVCACHE_SPACE of every way that runs vLLM")
     parser.add_argument("--threads-bind", default="auto", help="VLLM_CPU_OMP_THREADS_BIND, likewise; auto or nobind")
     parser.add_argument("--eager", action="store_true", help="vLLM uncompiled, ours and TRL's: it starts in a minute")
+    parser.add_argument(
+        "--gpu-memory-share", type=float, help="vLLM's gpu_memory_utilization, of each way; its own where absent"
+    )
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
     parser.add_argument("--resume", action="store_true", help="keep the cells of --output and measure what is missing")
     return parser.parse_args(arguments, namespace=Options())

@@ -37,6 +37,8 @@ class ServerSettings:
     """vLLM's VLLM_CPU_OMP_THREADS_BIND, for ours and for TRL's alike."""
     is_eager: bool
     """vLLM's enforce_eager, likewise."""
+    gpu_memory_share: float | None = None
+    """vLLM's gpu_memory_utilization, likewise: servers that share a GPU cannot each have most of it."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -68,17 +70,22 @@ def preceptor_server_command(settings: ServerSettings, *, engine: str, path: str
     ]
     if path is not None:
         command += ["--engine.vllm.path", path, "--engine.max-model-len", str(settings.max_model_len)]
-        command += ["--engine.vllm.arguments", json.dumps({"enforce_eager": settings.is_eager})]
+        arguments: dict[str, bool | float] = {"enforce_eager": settings.is_eager}
+        if settings.gpu_memory_share is not None:
+            arguments["gpu_memory_utilization"] = settings.gpu_memory_share
+        command += ["--engine.vllm.arguments", json.dumps(arguments)]
     return command
 
 
 def vllm_serve_command(settings: ServerSettings, *, port: int) -> list[str]:
     """Of vLLM's own server, as TRL's documentation starts it for its client."""
+    share = settings.gpu_memory_share
     return [
         *(str(Path(sys.executable).with_name("vllm")), "serve", str(settings.model), "--dtype", settings.dtype),
         *("--max-model-len", str(settings.max_model_len), "--max-logprobs", "-1"),
         *("--logprobs-mode", "processed_logprobs", "--host", "127.0.0.1", "--port", str(port)),
         *(["--enforce-eager"] if settings.is_eager else []),
+        *(["--gpu-memory-utilization", str(share)] if share is not None else []),
     ]
 
 
