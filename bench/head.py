@@ -1,14 +1,16 @@
 """The sparse head against the dense one and against two libraries, side by side: python -m bench.head
 
 Forward and backward of a mean loss, with gradients to the hidden states and to the output matrix, in fp32, at N = 4,096
-positions, V = 49,152, d = 576, K = 32. Every way has a process of its own; they run in interleaved rounds, medians.
-Memory is what the process grew by at its largest, without the matrix's own gradient, which every way has to make;
-`torch` is what torch held at once, counted in the same manner.
+positions, V = 49,152, d = 576, K = 32, unless told otherwise. Every way has a process of its own; they run in
+interleaved rounds, medians. Memory is what the process grew by at its largest, without the matrix's own gradient, which
+every way has to make; `torch` is what torch held at once, counted in the same manner.
 
 Then the normaliser against a dense log-sum-exp, the largest differences to the dense way, and sweeps over N, K and V,
 drawn to docs/figures/head_scaling.svg: 10 minutes in all. TRL, Liger and matplotlib are optional: where one is missing,
-a line says how to install it. Exit status 1 where the sparse way is less than 15 times as fast as the dense one, needs
-more than a twentieth of its memory, or differs from it by more than 1e-5.
+a line says how to install it. On a GPU (--device cuda) memory is what torch held there.
+
+Exit status 1 where the sparse way is less than 15 times as fast as the dense one, needs more than a twentieth of its
+memory, or differs from it by more than 1e-5; other sizes, dtypes and devices have neither targets nor sweeps.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import os
 import statistics
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # one process per way: those that wait must not spin
@@ -91,7 +93,7 @@ def print_rows(rows: dict[str, Row], *, reference: str) -> None:
             continue
         speed, memory = ratio(dense, row, "seconds"), ratio(dense, row, "resident_mb")
         print(
-            f"{name:26} {row['seconds']:8.3f} {speed:6.1f}x {row['resident_mb']:7.0f} {memory:6.1f}x "
+            f"{name:26} {row['seconds']:8.4f} {speed:6.1f}x {row['resident_mb']:7.0f} {memory:6.1f}x "
             f"{row['torch_mb']:9.0f}   {row['computes']}"
         )
 
@@ -129,6 +131,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.head", description="The sparse head, measured.")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="interleaved rounds of the table (default 3)")
     parser.add_argument("--no-scaling", action="store_true", help="leave the sweeps over N, K and V out")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all ways run")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of states and matrix")
+    for field in ("num_positions", "support_size", "vocabulary_size", "hidden_size"):
+        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(Case(), field))
     parser.add_argument("--json", type=Path, help="also write the figures to this file, for python -m bench.plots")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
@@ -139,7 +145,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Prints tables and verdicts, then all of it as JSON with the machine and the commit."""
     arguments = parse_arguments()
-    case = Case()
+    case = Case(**{field.name: getattr(arguments, field.name) for field in fields(Case)})
+    has_targets = case == Case()
     rows: dict[str, Row] = {}
     largest: dict[str, dict[str, float]] = {}
     for ways in (WAYS, LOG_PARTITION_WAYS):
@@ -151,12 +158,13 @@ def main() -> int:
         print("largest relative difference of the first to the second:", end=" ")
         print(", ".join(f"{what} {value:.1e}" for what, value in largest[name].items()), end="\n\n")
     points = []
-    for point in [] if arguments.no_scaling else measure_scaling(SPARSE, DENSE):
+    for point in [] if arguments.no_scaling or not has_targets else measure_scaling(SPARSE, DENSE):
         print_point(point)
         points.append(asdict(point))
     results = {
         "machine": describe_machine("torch", "trl", "liger-kernel"),
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if case.device == "cuda" else None,
         "case": asdict(case),
         "ways": rows,
         "differences": largest,
@@ -166,7 +174,7 @@ def main() -> int:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
     if points:
         print(f"drawn to {draw_scaling(results)}" if is_available() else f"not drawn to {FIGURES}: {INSTALL}")
-    outcome = verdicts(rows, largest)
+    outcome = verdicts(rows, largest) if has_targets else []
     for is_met, text in outcome:
         print(f"{'ok  ' if is_met else 'FAIL'} {text}")
     print(json.dumps(results))

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-BYTES = 4
-"""Of a number in fp32."""
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Of a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +21,19 @@ class Case:
     support_size: int = 32
     vocabulary_size: int = 49_152
     hidden_size: int = 576
+    device: str = "cpu"
+    dtype: str = "float32"
+    """Of hidden states and matrix."""
 
     @property
     def weight_bytes(self) -> int:
         """Of the matrix, and of its gradient, which every way has to make."""
-        return BYTES * self.vocabulary_size * self.hidden_size
+        return BYTES[self.dtype] * self.vocabulary_size * self.hidden_size
 
     @property
     def dense_bytes(self) -> int:
         """About what a process of the dense way holds: all logits, the matrix, and the gradients of both."""
-        return 2 * BYTES * self.num_positions * self.vocabulary_size + 2 * self.weight_bytes
+        return 2 * BYTES[self.dtype] * self.num_positions * self.vocabulary_size + 2 * self.weight_bytes
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -69,6 +72,7 @@ class Inputs:
 def inputs_of(case: Case, *, with_teacher: bool = False) -> Inputs:
     """The same numbers on every call. The teacher's matrices are empty unless asked for."""
     generator = torch.Generator().manual_seed(0)
+    place = (case.device, getattr(torch, case.dtype))
     shape_NK = (case.num_positions, case.support_size)
     head = torch.nn.Linear(case.hidden_size, case.vocabulary_size, bias=False)
     with torch.no_grad():
@@ -76,13 +80,13 @@ def inputs_of(case: Case, *, with_teacher: bool = False) -> Inputs:
         head.weight.copy_(_normal(generator, case.vocabulary_size, case.hidden_size) / case.hidden_size**0.5)
     teacher_sizes = (case.num_positions, case.vocabulary_size) if with_teacher else (0, 0)
     return Inputs(
-        hidden_ND=_normal(generator, case.num_positions, case.hidden_size).requires_grad_(),
-        head=head,
-        ids_NK=_supports(case, generator),
+        hidden_ND=_normal(generator, case.num_positions, case.hidden_size).to(*place).requires_grad_(),
+        head=head.to(*place),
+        ids_NK=_supports(case, generator).to(case.device),
         # Renormalised, as what is outside the support cancels.
-        teacher_logprobs_NK=_normal(generator, *shape_NK).log_softmax(dim=1),
-        teacher_hidden_ND=_normal(generator, teacher_sizes[0], case.hidden_size),
-        teacher_weight_VD=_normal(generator, teacher_sizes[1], case.hidden_size) / case.hidden_size**0.5,
+        teacher_logprobs_NK=_normal(generator, *shape_NK).log_softmax(dim=1).to(case.device),
+        teacher_hidden_ND=_normal(generator, teacher_sizes[0], case.hidden_size).to(*place),
+        teacher_weight_VD=(_normal(generator, teacher_sizes[1], case.hidden_size) / case.hidden_size**0.5).to(*place),
     )
 
 

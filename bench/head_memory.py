@@ -1,4 +1,4 @@
-"""Peak memory of a call: what the process grew by, and what torch held at once. Linux only."""
+"""Peak memory of a call: what the process grew by, and what torch held at once (Linux); or what torch held on a GPU."""
 
 from __future__ import annotations
 
@@ -43,6 +43,16 @@ def torch_growth(run: Callable[[], object]) -> int:
         held += num_bytes
         largest = max(largest, held)
     return largest
+
+
+def cuda_growth(run: Callable[[], object]) -> int:
+    """Bytes of tensors alive at once on the GPU, at the most, beyond those from before the call."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _status_bytes(field: str) -> int:

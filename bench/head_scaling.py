@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bench.head_case import Case
 from bench.workers import Worker
@@ -40,7 +41,7 @@ def measure_scaling(sparse: str, dense: str) -> Iterator[Point]:
     known: dict[tuple[Case, str], tuple[float, int]] = {}
     for sweep, sizes in SWEEPS.items():
         for size in sizes:
-            case = replace(Case(), **{sweep: size})
+            case = _at(sweep, size)
             for way in (sparse, dense):
                 if way == dense and case.dense_bytes > DENSE_LIMIT_BYTES:
                     yield Point(sweep=sweep, size=size, way=way, seconds=None, resident_bytes=None)
@@ -49,6 +50,10 @@ def measure_scaling(sparse: str, dense: str) -> Iterator[Point]:
                     known[case, way] = _measure(way, case)
                 seconds, resident = known[case, way]
                 yield Point(sweep=sweep, size=size, way=way, seconds=seconds, resident_bytes=resident)
+
+
+def _at(sweep: str, size: int) -> Case:
+    return Case.from_json(json.dumps({sweep: size}))
 
 
 def _measure(way: str, case: Case) -> tuple[float, int]:

@@ -105,7 +105,7 @@ def liger_jsd(inputs: Inputs) -> torch.Tensor:
     module = import_module("liger_kernel.chunked_loss").LigerFusedLinearJSDLoss(
         weight_hard_loss=0.0, weight_soft_loss=1.0, beta=1.0, compiled=False
     )
-    labels_N = torch.zeros(len(inputs.hidden_ND), dtype=torch.long)
+    labels_N = torch.zeros(len(inputs.hidden_ND), dtype=torch.long, device=inputs.hidden_ND.device)
     loss: torch.Tensor = module(
         inputs.hidden_ND, inputs.head.weight, inputs.teacher_hidden_ND, inputs.teacher_weight_VD, labels_N
     )

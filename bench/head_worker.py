@@ -9,7 +9,7 @@ import time
 import torch
 
 from bench.head_case import Case, Inputs, inputs_of
-from bench.head_memory import resident_growth, torch_growth
+from bench.head_memory import cuda_growth, resident_growth, torch_growth
 from bench.head_ways import LOG_PARTITION_WAYS, WAYS, Way
 from bench.workers import Answer, Request, serve
 
@@ -30,11 +30,14 @@ class Measuring:
     def __init__(self, way: Way, case: Case) -> None:
         way.check_installed()
         self._way = way
+        self._is_on_gpu = case.device == "cuda"
         self._inputs = inputs_of(case, with_teacher=way.uses_teacher_matrix)
         gradients(way, self._inputs.first(WARM_UP_POSITIONS))
 
     def answer(self, request: Request) -> Answer:
         match request["measure"]:
+            case "resident" | "torch" if self._is_on_gpu:
+                return {"bytes": cuda_growth(self._run)}
             case "resident":
                 return {"bytes": resident_growth(self._run)}
             case "torch":
@@ -48,6 +51,8 @@ class Measuring:
 
     def _run(self) -> float:
         loss, *_ = gradients(self._way, self._inputs)
+        if self._is_on_gpu:
+            torch.cuda.synchronize()
         assert math.isfinite(float(loss))
         return float(loss)
 
