@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from preceptor.wire import LogprobDtype
-from preceptor_client import GroupScores, ResponseScores, TeacherClient, TeacherIds
+from preceptor_client import ResponseScores, TeacherClient, TeacherIds
 from preceptor_server.config import EngineConfig
 from preceptor_server.engines.hf import HfEngine
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
@@ -36,6 +36,10 @@ NEAR_TIE_NATS = 1e-3
 """Neighbours this close may swap places, or sides of the K-th, between two orders of summation."""
 
 
+Columns = Sequence[ResponseScores | ResponseColumns]
+"""Of one group, as the client gives them or an engine."""
+
+
 @dataclass
 class Agreement:
     """Over all positions: the largest differences, in nats and in mass, and the share of support tokens in common."""
@@ -45,6 +49,7 @@ class Agreement:
     candidate_nats: float = 0.0
     entropy_nats: float = 0.0
     tail_mass: float = 0.0
+    sampled_sum: float = 0.0
     num_positions: int = 0
     num_shared: int = 0
     num_tokens: int = 0
@@ -53,11 +58,16 @@ class Agreement:
     def overlap(self) -> float:
         return self.num_shared / self.num_tokens
 
+    @property
+    def mean_sampled_nats(self) -> float:
+        return self.sampled_sum / self.num_positions
+
     def __str__(self) -> str:
         return (
             f"positions={self.num_positions} top-K overlap={self.overlap:.4f} largest difference: "
             f"support={self.support_nats:.2e} sampled={self.sampled_nats:.2e} candidates={self.candidate_nats:.2e} "
-            f"entropy={self.entropy_nats:.2e} nats, tail={self.tail_mass:.2e} mass"
+            f"entropy={self.entropy_nats:.2e} nats, tail={self.tail_mass:.2e} mass; mean: "
+            f"sampled={self.mean_sampled_nats:.2e} nats"
         )
 
 
@@ -92,9 +102,9 @@ def plain(groups: Sequence[ScoreGroup]) -> list[ScoreGroup]:
     ]
 
 
-async def score_all(address: str, groups: Sequence[ScoreGroup]) -> list[GroupScores]:
+async def score_all(address: str, groups: Sequence[ScoreGroup]) -> list[Columns]:
     async with TeacherClient(address, timeout_seconds=1200) as client:
-        return await asyncio.gather(
+        answers = await asyncio.gather(
             *(
                 client.score(
                     TeacherIds(group.prompt_ids_P),
@@ -108,6 +118,7 @@ async def score_all(address: str, groups: Sequence[ScoreGroup]) -> list[GroupSco
                 for group in groups
             )
         )
+    return [answer.responses for answer in answers]
 
 
 def by_hf(model: Path, groups: Sequence[ScoreGroup], **settings: Any) -> list[GroupColumns]:  # Any: of EngineConfig
@@ -118,7 +129,7 @@ def by_hf(model: Path, groups: Sequence[ScoreGroup], **settings: Any) -> list[Gr
     return answers
 
 
-def compare(ours: ResponseScores, theirs: ResponseColumns, agreement: Agreement) -> None:
+def compare(ours: ResponseScores | ResponseColumns, theirs: ResponseColumns, agreement: Agreement) -> None:
     assert ours.status_T.tolist() == theirs.status_T.tolist()
     num_rows, top_k = theirs.support_ids_NK.shape
     for row in range(num_rows):
@@ -127,6 +138,7 @@ def compare(ours: ResponseScores, theirs: ResponseColumns, agreement: Agreement)
         agreement.num_shared += len(set(mine) & set(other))
     agreement.num_tokens += num_rows * top_k
     agreement.num_positions += num_rows
+    agreement.sampled_sum += float(np.abs(ours.sampled_logprobs_N - theirs.sampled_logprobs_N).sum())
     # Sorted by value on both sides, so near ties that swapped places compare equal values.
     _worst(agreement, "support_nats", ours.support_logprobs_NK - theirs.support_logprobs_NK)
     _worst(agreement, "sampled_nats", ours.sampled_logprobs_N - theirs.sampled_logprobs_N)
@@ -145,10 +157,10 @@ def _worst(agreement: Agreement, name: str, differences: np.ndarray[tuple[int, .
         setattr(agreement, name, max(getattr(agreement, name), worst))
 
 
-def agreement_of(answers: Sequence[GroupScores], expected: Sequence[GroupColumns]) -> Agreement:
+def agreement_of(answers: Sequence[Columns], expected: Sequence[GroupColumns]) -> Agreement:
     agreement = Agreement()
     for answer, columns in zip(answers, expected, strict=True):
-        for ours, theirs in zip(answer.responses, columns, strict=True):
+        for ours, theirs in zip(answer, columns, strict=True):
             compare(ours, theirs, agreement)
     return agreement
 
@@ -209,16 +221,21 @@ def test_stock_path_in_fp32(smollm2: Path, tmp_path: Path, groups: list[ScoreGro
     expected = by_hf(smollm2, taken)
     with vllm_server(tmp_path, smollm2, path="stock") as server:
         answers = asyncio.run(score_all(server.address, taken))
-    assert all(one.entropies_N is None for answer in answers for one in answer.responses)
+    assert all(one.entropies_N is None for answer in answers for one in answer)
     assert_fp32(agreement_of(answers, expected))
 
 
 @pytest.mark.vllm_long
-def test_fast_path_in_bf16(smollm2: Path, tmp_path: Path, groups: list[ScoreGroup]) -> None:
-    expected = by_hf(smollm2, groups, dtype="bfloat16")
+def test_fast_path_in_bf16_is_as_near_to_fp32_as_transformers_is(
+    smollm2: Path, tmp_path: Path, groups: list[ScoreGroup], expected: list[GroupColumns]
+) -> None:
+    """Two orders of rounding to bf16 in thirty layers lie far apart on prompts of random tokens: fp32 is the judge."""
+    by_hf_bf16 = by_hf(smollm2, groups, dtype="bfloat16")
     with vllm_server(tmp_path, smollm2, dtype="bfloat16") as server:
-        agreement = agreement_of(asyncio.run(score_all(server.address, groups)), expected)
-    print(agreement)
-    # Two orders of rounding to bf16 in thirty layers; at temperature 0.5 their difference counts twice.
-    assert agreement.overlap >= 0.9
-    assert agreement.support_nats <= 1.0
+        answers = asyncio.run(score_all(server.address, groups))
+    hf, vllm = agreement_of(by_hf_bf16, expected), agreement_of(answers, expected)
+    for name, agreement in (("hf", hf), ("vllm", vllm), ("vllm to hf", agreement_of(answers, by_hf_bf16))):
+        print(name, agreement)
+    assert vllm.overlap >= hf.overlap - 0.01
+    assert vllm.mean_sampled_nats <= 1.1 * hf.mean_sampled_nats
+    assert vllm.support_nats <= 2 * hf.support_nats

@@ -265,7 +265,7 @@ def test_rows_beyond_one_block_keep_their_own_candidates(num_rows: int) -> None:
     candidates = [rng.integers(0, 500, 0 if 30 <= row < 36 else rng.integers(0, 8)).tolist() for row in range(num_rows)]
     top_ks, temperatures = rng.integers(1, 9, num_rows).tolist(), rng.uniform(0.5, 2, num_rows).tolist()
     columns = run_columns(logits_RV, temperatures=temperatures, top_ks=top_ks, candidates=candidates)
-    scaled_RV = (logits_RV / np.float32(temperatures)[:, None]).astype(np.float64)
+    scaled_RV = (logits_RV / np.array(temperatures, np.float32)[:, None]).astype(np.float64)
     dense_RV = scaled_RV - np.logaddexp.reduce(scaled_RV, axis=1)[:, None]
     expected_E = [dense_RV[row, token] for row, ids in enumerate(candidates) for token in ids]
     assert columns.candidate_logprobs_E is not None
