@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ConnectionSettings(BaseSettings):
-    """A server and a teacher on it. How long to wait is each command's own: seconds for a score, minutes for weights."""
+    """A server, and a teacher on it. How long to wait is each command's own: seconds for a score, or minutes."""
 
     model_config = SettingsConfigDict(
         frozen=True,

@@ -1,4 +1,4 @@
-"""Opens a server's HTTP side for a command, and says what to install where that cannot be. Imports no httpx by itself."""
+"""Opens a server's HTTP side for a command, or says what to install. Imports httpx when it is called, not before."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from preceptor_client.http.connection import HttpTeacher
 
 
-def open_http(
-    url: str, *, timeout_seconds: float, on_retry: Callable[[RetryEvent], None] | None = None
-) -> HttpTeacher:
+def open_http(url: str, *, timeout_seconds: float, on_retry: Callable[[RetryEvent], None] | None = None) -> HttpTeacher:
     """Raises ImportError where the package httpx is missing."""
     try:
         from preceptor_client.http.connection import HttpTeacher

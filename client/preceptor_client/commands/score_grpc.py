@@ -1,4 +1,4 @@
-"""Asks a teacher about one response over gRPC: encodes the text itself, with the tokenizer that the teacher hands over."""
+"""Asks a teacher about one response over gRPC, where the text is encoded here: the teacher hands over its tokenizer."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def load_tokenizer(teacher: TeacherInfo) -> Tokenizer:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise ImportError(
-            "the package tokenizers is missing: run `pip install 'preceptor[train]'`, or ask the server's HTTP side, which "
-            "needs none: --http"
+            "the package tokenizers is missing: run `pip install 'preceptor[train]'`, or use --http, which needs none"
         ) from error
     if not teacher.tokenizer_json:
         raise ValueError(f"teacher {teacher.name!r} hands over no tokenizer: text cannot be scored against it")

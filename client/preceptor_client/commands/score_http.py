@@ -22,7 +22,6 @@ async def ask(settings: ScoreSettings) -> Opinion:
     """Raises PreceptorError, ImportError without the package httpx."""
     async with open_http(settings.http, timeout_seconds=settings.timeout_seconds) as client:
         answer = await client.topk(body_of(settings))
-        # Asked for after the scores: it then names the teacher that answered.
         teacher = _described(await client.info(), answer=answer)
     _verify_echoes(answer, settings=settings)
     return Opinion(
@@ -60,7 +59,9 @@ def _described(info: Info, *, answer: Topk) -> HostedTeacher:
     for teacher in info.teachers:
         if teacher.name == answer.teacher:
             return teacher
-    raise CorruptAnswerError(f"teacher {answer.teacher!r} answered, which the server does not name among those it hosts")
+    raise CorruptAnswerError(
+        f"teacher {answer.teacher!r} answered, which the server does not name among those it hosts"
+    )
 
 
 def _verify_echoes(answer: Topk, *, settings: ScoreSettings) -> None:

@@ -42,8 +42,6 @@ def run(arguments: list[str]) -> int:
 
 async def _tail(settings: TailSettings) -> None:
     screen = Screen(as_json=settings.as_json)
-    async with open_http(
-        settings.url, timeout_seconds=settings.timeout_seconds, on_retry=screen.no_answer
-    ) as server:
+    async with open_http(settings.url, timeout_seconds=settings.timeout_seconds, on_retry=screen.no_answer) as server:
         with screen:
             await follow(server, screen, num_last=settings.last, goes_on=settings.follow)

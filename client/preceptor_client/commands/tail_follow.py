@@ -88,14 +88,12 @@ def _show(page: Records, screen: Shown, *, after: int) -> int:
     return page.records[-1].number
 
 
-async def _ask(
-    server: RecordingServer, screen: Shown, *, after: int, limit: int, wait_seconds: float = 0.0
-) -> Records:
+async def _ask(server: RecordingServer, screen: Shown, *, after: int, limit: int, wait_seconds: float = 0.0) -> Records:
     page = await server.requests(after=after, limit=limit, wait_seconds=wait_seconds)
     screen.answered()
     if not page.is_recording:
         raise NotRecordingError(
-            f"the server at {server.url} records no requests: start it with --http.record 100, which keeps that many in "
-            "its memory, prompts included"
+            f"the server at {server.url} records no requests: start it with --http.record 100, which keeps that many, "
+            "prompts included, in its memory"
         )
     return page

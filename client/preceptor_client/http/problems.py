@@ -1,4 +1,4 @@
-"""Reads a failed HTTP call: problem details (RFC 9457) with the reason and field that gRPC would give, and what to raise.
+"""Reads a failed HTTP call: problem details (RFC 9457) with gRPC's reason and field, and what to raise for them.
 
 Decides whether asking again can help; knows nothing of connections or of what was asked.
 """
