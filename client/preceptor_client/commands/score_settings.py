@@ -13,7 +13,7 @@ from preceptor_client.url import checked_url
 class ScoreSettings(ConnectionSettings):
     """Asks a teacher what it thinks of one response."""
 
-    address: str = Field("", min_length=3)
+    address: str = ""
     """The teacher server, as HOST:PORT; several with commas between: replicas of one teacher. Either this or --http."""
     http: str = ""
     """URL of the server's HTTP side, to ask there instead: http://HOST:PORT. Either this or --address."""
