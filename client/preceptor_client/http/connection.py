@@ -54,8 +54,9 @@ class HttpTeacher:
         return await self._ask("POST", "/v1/topk", answer=Topk, body=body)
 
     async def requests(self, *, after: int, limit: int, wait_seconds: float = 0.0) -> Records:
-        """What was scored after the request of that number, oldest first; waits so long until there is one."""
-        query = {"after": after, "limit": limit, "wait_seconds": wait_seconds}
+        """What was scored after the request of that number, oldest first; waits so long until there is one. A server
+        that was away is not kept waiting for: it may count from 1 again, and then there is none for long."""
+        query = {"after": after, "limit": limit}
         return await self._ask("GET", "/v1/requests", answer=Records, query=query, wait_seconds=wait_seconds)
 
     async def stats(self) -> Stats:
@@ -83,7 +84,10 @@ class HttpTeacher:
         query: Mapping[str, float] | None = None,
         wait_seconds: float = 0.0,
     ) -> AnswerT:
-        request = self._client.build_request(method, path, json=body, params=query)
+        def request(attempt: int) -> httpx.Request:
+            waiting = {"wait_seconds": wait_seconds} if wait_seconds and attempt == 1 else {}
+            return self._client.build_request(method, path, json=body, params={**(query or {}), **waiting})
+
         content = await self._until_answered(request, timeout_seconds=self._timeout_seconds + wait_seconds)
         try:
             return TypeAdapter(answer).validate_json(content)
@@ -94,12 +98,13 @@ class HttpTeacher:
                 f"teacher {self.url}{path} answered something else than docs/http.md says: {where} {first['msg']}"
             ) from error
 
-    async def _until_answered(self, request: httpx.Request, *, timeout_seconds: float) -> bytes:
+    async def _until_answered(self, request: Callable[[int], httpx.Request], *, timeout_seconds: float) -> bytes:
+        """`request` makes the one to send at an attempt, which counts from 1."""
         started = time.monotonic()
         attempt = 0
         while True:
             attempt += 1
-            outcome = await self._attempt(request, seconds=timeout_seconds - (time.monotonic() - started))
+            outcome = await self._attempt(request(attempt), seconds=timeout_seconds - (time.monotonic() - started))
             if isinstance(outcome, bytes):
                 return outcome
             if not outcome.is_transient:

@@ -68,6 +68,17 @@ async def test_records_are_asked_for_by_number_and_may_have_fields_that_are_new(
     assert (page.records[0].mean_sampled_logprob, page.last, page.is_recording) == (-0.8125, 8, True)
 
 
+async def test_a_server_that_was_away_is_asked_what_it_has_and_not_to_wait() -> None:
+    body = {"records": [], "last": 0, "is_recording": True}
+    handler, asked = answering(httpx.ReadError("reset"), httpx.Response(200, json=body))
+    async with teacher(handler) as server:
+        await server.requests(after=6, limit=2, wait_seconds=20)
+    assert [dict(one.url.params) for one in asked] == [
+        {"after": "6", "limit": "2", "wait_seconds": "20"},
+        {"after": "6", "limit": "2"},
+    ]
+
+
 async def test_a_path_of_the_url_is_kept() -> None:
     handler, asked = answering(httpx.Response(200, json=STATS))
     async with HttpTeacher(f"{URL}/big/", timeout_seconds=1.0, transport=httpx.MockTransport(handler)) as server:
