@@ -11,7 +11,7 @@ from rich.text import Text
 from preceptor_client.http.answers import Record, Stats
 
 _CALLER_WIDTH = 18
-_OUTCOME_WIDTH = 9
+_OUTCOME_WIDTH = 7
 _OK = "ok"
 
 
@@ -19,14 +19,14 @@ def heading() -> Text:
     """The names of the columns of `record_line`."""
     return Text(
         f"{'time':8}  {'caller':{_CALLER_WIDTH}}  {'via':4}  {'responses':>9}  {'K':>4}  {'temp':>4}  "
-        f"{'outcome':{_OUTCOME_WIDTH}}  {'logprob':>8}  {'ms':>8}  prompt",
+        f"{'logprob':>8}  {'ms':>8}  {'outcome':{_OUTCOME_WIDTH}}  prompt",
         style="dim",
     )
 
 
 def record_line(record: Record) -> Text:
-    """When, who, how, how much (responses x positions), K, temperature, what came of it, the mean logprob of the
-    sampled tokens, the milliseconds, and how the prompt begins. What others wrote is shown without its control
+    """When, who, how, how much (responses x positions), K, temperature, the mean logprob of the sampled tokens, the
+    milliseconds, what came of it, and how the prompt begins. What others wrote is shown without its control
     characters: it may not move the cursor of whoever looks on."""
     time = datetime.fromtimestamp(record.at).strftime("%H:%M:%S")
     logprob = "-" if record.mean_sampled_logprob is None else f"{record.mean_sampled_logprob:.3f}"
@@ -35,10 +35,9 @@ def record_line(record: Record) -> Text:
     return Text.assemble(
         (time, "dim"),
         f"  {_cut(visible(record.caller), _CALLER_WIDTH):{_CALLER_WIDTH}}  {visible(record.transport):4}  {size:>9}  "
-        f"{record.top_k:>4}  {record.temperature:>4g}  ",
+        f"{record.top_k:>4}  {record.temperature:>4g}  {logprob:>8}  {record.total_ms:>8.1f}  ",
         (f"{outcome:{_OUTCOME_WIDTH}}", "green" if outcome == _OK else "red"),
-        f"  {logprob:>8}  {record.total_ms:>8.1f}  ",
-        visible(record.preview),
+        f"  {visible(record.preview)}",
     )
 
 
