@@ -116,7 +116,7 @@ async def test_tail_lists_who_asked_for_what_over_both_sides(teacher: TwoSided) 
     heading, *lines = people.stdout.splitlines()
     assert heading.startswith("time      caller")
     assert re.search(
-        rf"trainer-7\s+grpc\s+2 x {first['num_positions']}\s+4\s+1\s+-\d+\.\d{{3}}\s+\d+\.\d  ok ", lines[0]
+        rf"trainer-7\s+grpc\s+{first['num_positions']} in 2\s+4\s+1\s+-\d+\.\d{{3}}\s+\d+\.\d  ok ", lines[0]
     )
     assert lines[0].endswith(PROMPT)
 

@@ -18,19 +18,19 @@ _OK = "ok"
 def heading() -> Text:
     """The names of the columns of `record_line`."""
     return Text(
-        f"{'time':8}  {'caller':{_CALLER_WIDTH}}  {'via':4}  {'responses':>9}  {'K':>4}  {'temp':>4}  "
+        f"{'time':8}  {'caller':{_CALLER_WIDTH}}  {'via':4}  {'positions':>9}  {'K':>4}  {'temp':>4}  "
         f"{'logprob':>8}  {'ms':>8}  {'outcome':{_OUTCOME_WIDTH}}  prompt",
         style="dim",
     )
 
 
 def record_line(record: Record) -> Text:
-    """When, who, how, how much (responses x positions), K, temperature, the mean logprob of the sampled tokens, the
-    milliseconds, what came of it, and how the prompt begins. What others wrote is shown without its control
-    characters: it may not move the cursor of whoever looks on."""
+    """When, who, how, how much (all positions, in so many responses), K, temperature, the mean logprob of the sampled
+    tokens, the milliseconds, what came of it, and how the prompt begins. What others wrote is shown without its
+    control characters: it may not move the cursor of whoever looks on."""
     time = datetime.fromtimestamp(record.at).strftime("%H:%M:%S")
     logprob = "-" if record.mean_sampled_logprob is None else f"{record.mean_sampled_logprob:.3f}"
-    size = f"{record.num_responses} x {record.num_positions}"
+    size = f"{record.num_positions} in {record.num_responses}"
     outcome = visible(record.outcome)
     return Text.assemble(
         (time, "dim"),

@@ -55,9 +55,9 @@ def test_a_request_is_one_line_below_the_names_of_its_columns(url: str, capsys: 
     out, err = capsys.readouterr()
     assert err == ""
     first, second, third = out.splitlines()
-    assert first.split() == ["time", "caller", "via", "responses", "K", "temp", "logprob", "ms", "outcome", "prompt"]
+    assert first.split() == ["time", "caller", "via", "positions", "K", "temp", "logprob", "ms", "outcome", "prompt"]
     assert second == (
-        f"{clock(2)}  trainer-1           grpc    4 x 128    32     1    -0.812      41.2  ok       "
+        f"{clock(2)}  trainer-1           grpc   128 in 4    32     1    -0.812      41.2  ok       "
         "The capital of Norway is"
     )
     assert third.startswith(clock(3))
@@ -66,7 +66,7 @@ def test_a_request_is_one_line_below_the_names_of_its_columns(url: str, capsys: 
 
 def test_a_failed_request_shows_its_reason_and_no_logprob() -> None:
     shown = line(outcome="QUEUE_FULL", mean_sampled_logprob=None, num_positions=0, temperature=0.25)
-    assert shown.split()[3:11] == ["4", "x", "0", "32", "0.25", "-", "41.2", "QUEUE_FULL"]
+    assert shown.split()[3:11] == ["0", "in", "4", "32", "0.25", "-", "41.2", "QUEUE_FULL"]
 
 
 def test_what_others_wrote_cannot_leave_its_line() -> None:
