@@ -64,7 +64,7 @@ def main() -> int:
         teacher_words = "SmolLM2-135M-Instruct with five solved examples before its eyes"
         console.print(f"Teacher: {teacher_words}, in {engine}, at {served.address}")
         console.print("Student: the same weights without the examples; 18 steps of 16 answers each")
-        console.print(f"Look on: {served.page} in a browser, or preceptor tail {served.page}\n")
+        console.print(f"Look on: {served.page} in a browser, or preceptor tail {served.page}\n", soft_wrap=True)
         summary = run_training(served.address, student, output)
     seconds = time.monotonic() - started
     print_summary(summary, seconds, output)
@@ -90,7 +90,8 @@ def server_command(settings: Path, model: str) -> list[str]:
 def serve(settings: Path, model: str, output: Path) -> int:
     """The teacher alone, until Ctrl-C or SIGTERM, which it takes itself."""
     page = f"http://127.0.0.1:{PAGE_PORT}"
-    console.print(f"page   {page}\nlinks  preceptor report {output} --page {page}, then open {output}/report.html")
+    steps = f"page   {page}\nlinks  preceptor report {output} --page {page}, then open {output}/report.html"
+    console.print(steps, soft_wrap=True)
     command = [*server_command(settings, model), "--http.port", str(PAGE_PORT)]
     os.execv(command[0], command)
 
