@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from preceptor_client.commands import score, score_http
 
-from tests.unit.client.http.scripted_http import Hang, Json, Lie, Problem, Raw, ScriptedHttp, serving_http
+from tests.unit.client.http.scripted_http import Hang, Lie, Problem, Raw, ScriptedHttp, serving_http
+from tests.unit.client.http.scripted_topk import Json
 from tests.unit.client.scripted_teacher import ScriptedTeacher, serving
 from tests.unit.client.test_score_command import RESPONSE, rows_of, tokenizer
 

@@ -11,7 +11,7 @@ from preceptor_client.http.answers import Topk
 from preceptor_client.http.topk import scores_of
 from pydantic import TypeAdapter
 
-from tests.unit.client.http.scripted_http import topk
+from tests.unit.client.http.scripted_topk import topk
 from tests.unit.client.scripted_teacher import TEXT_PROMPT_IDS, dense_logprobs
 
 IDS = [21, 32, 80]
