@@ -37,8 +37,10 @@ class HttpSide:
                 build_app(self._state),
                 lifespan="off",
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # anyone could name any address
                 ws="none",
                 http="h11",
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
