@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "distil a student from a teacher server",
     "eval": "measure a student on held-out examples",
     "score": "ask a teacher about one text",
+    "tail": "show a teacher's requests as they end",
     "report": "write a run's report, or lay runs side by side",
     "weights": "have a teacher take new weights while it serves",
     "doctor": "check that a teacher server can be reached and used",

@@ -35,7 +35,8 @@ class TeacherUnavailableError(PreceptorError, ConnectionError):
     def __init__(self, message: str, *, code: str = "", retry_after_seconds: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
-        """Name of the gRPC code of the last attempt, such as "UNAVAILABLE"."""
+        """Of the last attempt: the name of its gRPC code, such as "UNAVAILABLE"; over HTTP its status, such as "503",
+        or nothing where there was no answer."""
         self.retry_after_seconds = retry_after_seconds
         """The server asks to wait at least this long."""
 

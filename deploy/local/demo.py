@@ -1,7 +1,7 @@
 """The demo: a teacher server as its own process, a student that learns from it over gRPC, a table and a report.
 
 `make demo` runs it; `make demo-vllm` the same with the teacher in vLLM. Everything it writes lies in runs/demo, or
-runs/demo-vllm; it stops what it started.
+runs/demo-vllm; it stops what it started. `--serve` starts the teacher alone, to look into a demo that has ended.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -37,6 +38,9 @@ SETTINGS = {"hf": HERE / "teacher.toml", "vllm": HERE / "teacher-vllm.toml"}
 START_SECONDS = 400
 STOP_SECONDS = 30
 NUM_SAMPLES = 8
+NUM_RECORDED = 100
+"""Requests that the teacher keeps to be looked into: the demo's prompts are its own."""
+PAGE_PORT = 8080
 
 console = Console()
 
@@ -46,35 +50,65 @@ def main() -> int:
     started = time.monotonic()
     parser = argparse.ArgumentParser(prog="demo", description="A student learns from a teacher over gRPC.")
     parser.add_argument("--engine", choices=OUTPUTS, default="hf", help="what runs the teacher (default: hf)")
-    engine = parser.parse_args().engine
+    parser.add_argument("--serve", action="store_true", help="start the teacher alone, with its page, until Ctrl-C")
+    arguments = parser.parse_args()
+    engine = arguments.engine
     output, student = OUTPUTS[engine], str(gguf_folder())
     teacher = student if engine == "hf" else str(saved_folder(Path("runs/models")))
+    if arguments.serve:
+        return serve(SETTINGS[engine], teacher, output)
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     write_examples(output)
-    with teacher_server(SETTINGS[engine], teacher, output) as address:
-        console.print(
-            f"Teacher: SmolLM2-135M-Instruct with five solved examples before its eyes, in {engine}, at {address}"
-        )
-        console.print("Student: the same weights without the examples; 18 steps of 16 answers each\n")
-        summary = run_training(address, student, output)
+    with teacher_server(SETTINGS[engine], teacher, output) as served:
+        teacher_words = "SmolLM2-135M-Instruct with five solved examples before its eyes"
+        console.print(f"Teacher: {teacher_words}, in {engine}, at {served.address}")
+        console.print("Student: the same weights without the examples; 18 steps of 16 answers each")
+        console.print(f"Look on: {served.page} in a browser, or preceptor tail {served.page}\n", soft_wrap=True)
+        summary = run_training(served.address, student, output)
     seconds = time.monotonic() - started
     print_summary(summary, seconds, output)
     write_summary(summary, seconds, output)
     return 0
 
 
-@contextmanager
-def teacher_server(settings: Path, model: str, output: Path) -> Iterator[str]:
-    """Starts preceptor-server on a free port, waits until it answers, stops it at the end; yields its address."""
-    address_file, log = output / "address", output / "teacher.log"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Where the teacher is."""
+
+    address: str
+    page: str
+    """URL of its HTTP side."""
+
+
+def server_command(settings: Path, model: str) -> list[str]:
+    """Starts the teacher; what it records can be looked into."""
     command = [sys.executable, "-m", "preceptor_server.cli", "@", str(settings), "--engine.model", model]
+    return [*command, "--http.record", str(NUM_RECORDED)]
+
+
+def serve(settings: Path, model: str, output: Path) -> int:
+    """The teacher alone, until Ctrl-C or SIGTERM, which it takes itself."""
+    page = f"http://127.0.0.1:{PAGE_PORT}"
+    steps = f"page   {page}\nlinks  preceptor report {output} --page {page}, then open {output}/report.html"
+    console.print(steps, soft_wrap=True)
+    command = [*server_command(settings, model), "--http.port", str(PAGE_PORT)]
+    os.execv(command[0], command)
+
+
+@contextmanager
+def teacher_server(settings: Path, model: str, output: Path) -> Iterator[Served]:
+    """Starts preceptor-server on free ports, waits until it answers, stops it at the end."""
+    address_file, page_file, log = output / "address", output / "page-address", output / "teacher.log"
+    command = server_command(settings, model)
+    command += ["--http.port", "0", "--http.address-file", str(page_file), "--listen.address-file", str(address_file)]
     with log.open("wb") as lines:
-        server = subprocess.Popen([*command, "--listen.address-file", str(address_file)], stdout=lines, stderr=lines)
+        server = subprocess.Popen(command, stdout=lines, stderr=lines)
     try:
         with console.status("starting the teacher server and checking it against a plain forward"):
-            wait_for(server, address_file, log)
-        yield address_file.read_text()
+            for file in (address_file, page_file):
+                wait_for(server, file, log)
+        yield Served(address=address_file.read_text(), page=f"http://{page_file.read_text()}")
     finally:
         if server.poll() is None:
             server.send_signal(signal.SIGTERM)

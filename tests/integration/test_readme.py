@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,12 @@ from preceptor_server.config import ServerConfig
 from deploy.local.data import write_examples
 from tests.integration.servers import RunningServer
 from tests.integration.trainers import run_training, write_run
+from tests.integration.two_sided import TwoSided, two_sided
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()
 ADDRESS = "127.0.0.1:50051"
+HTTP_URL = "http://127.0.0.1:8080"
 
 
 def readme_commands(program: str) -> list[str]:
@@ -44,16 +47,26 @@ def run(command: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def teacher(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoSided]:
+    folder = tmp_path_factory.mktemp("two-sided")
+    with two_sided(folder, "--engine.model", str(tiny_folder), "--http.record", "100") as teacher:
+        yield teacher
+
+
 @pytest.mark.parametrize("command", readme_commands("preceptor"))
 def test_every_client_command_of_the_readme_works(
-    command: str, hf_server: RunningServer, tiny_folder: Path, tmp_path: Path
+    command: str, teacher: TwoSided, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    files = write_run(tmp_path, student=tiny_folder, address=hf_server.address, num_steps=2)
+    files = write_run(tmp_path, student=tiny_folder, address=teacher.server.address, num_steps=2)
     if " report " in command:
         for name in ("first", "second"):
             status, output = run_training(files, "--run.directory", str(tmp_path / "runs" / name))
             assert status == 0, output
-    command = command.replace(ADDRESS, hf_server.address).replace("path/to/student", str(tiny_folder))
+    command = command.replace(ADDRESS, teacher.server.address).replace("path/to/student", str(tiny_folder))
+    command = command.replace(HTTP_URL, teacher.url)
+    if " tail " in command:
+        command += " --no-follow"  # without it, it would go on for ever
     result = run(command, folder=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "comparison.html").is_file() == (" report " in command)
@@ -61,14 +74,14 @@ def test_every_client_command_of_the_readme_works(
 
 def test_the_readme_names_every_client_command() -> None:
     named = [command.split()[1] for command in readme_commands("preceptor")]
-    assert list(dict.fromkeys(named)) == ["doctor", "score", "train", "eval", "report"]
+    assert list(dict.fromkeys(named)) == ["doctor", "score", "train", "eval", "report", "tail"]
     # The README sends to docs/weights.md for the last one; tests/integration/test_weights.py types it.
     assert set(COMMANDS) - set(named) == {"weights"}
     assert "`preceptor weights`" in README
 
 
 @pytest.mark.parametrize(
-    ("command", "engine"), list(zip(readme_commands("preceptor-server"), ["hf", "vllm"], strict=True))
+    ("command", "engine"), list(zip(readme_commands("preceptor-server"), ["hf", "hf", "vllm"], strict=True))
 )
 def test_the_server_commands_of_the_readme_have_settings_that_load(command: str, engine: str) -> None:
     config = load_settings(ServerConfig, shlex.split(command)[1:], program="preceptor-server")

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from preceptor_client import GroupScores
 from preceptor_server.types import GroupColumns, ScoreGroup
 
 from tests.unit.server.candidate_groups import with_candidates
 from tests.unit.server.groups import random_batch
 from tests.vllm.models import MODELS, VOCABULARY_SIZE, save_model
 from tests.vllm.serving import vllm_server
-from tests.vllm.test_parity import agreement_of, by_hf, score_all
+from tests.vllm.test_parity import Columns, agreement_of, by_hf, score_all
 
 pytestmark = pytest.mark.vllm
 
@@ -27,7 +26,7 @@ def random_groups() -> list[ScoreGroup]:
     return [group for batch in batches for group in with_candidates(batch, rng, vocabulary_size=VOCABULARY_SIZE)]
 
 
-def assert_agree(answers: list[GroupScores], expected: list[GroupColumns]) -> None:
+def assert_agree(answers: list[Columns], expected: list[GroupColumns]) -> None:
     agreement = agreement_of(answers, expected)
     print(agreement)
     assert agreement.num_positions > 200

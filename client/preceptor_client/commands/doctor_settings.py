@@ -5,28 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
+
+from preceptor_client.commands.connection_settings import ConnectionSettings
 
 _TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class DoctorSettings(BaseSettings):
+class DoctorSettings(ConnectionSettings):
     """Checks a teacher server, and whether a student and a workload suit it."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="PRECEPTOR_",
-        env_nested_delimiter="__",
-        cli_kebab_case=True,
-        use_attribute_docstrings=True,
-        cli_shortcuts={"as-json": "json"},
-    )
+    model_config = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
 
-    address: str = Field(min_length=3)
-    """The teacher server, as HOST:PORT; several with commas between: replicas of one teacher."""
-    teacher: str = ""
-    """Name of the teacher; may be left out where the server hosts one."""
     student: str = ""
     """Folder or hub id of the student, to compare tokenizers and score a sentence. HF_HUB_OFFLINE=1 is respected."""
     student_gguf_file: str = ""

@@ -8,6 +8,8 @@ FAILED = 1
 """Exit status of a command that could not do its work."""
 INVALID_SETTINGS = 2
 """Exit status of a command that was called wrongly."""
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended."""
 
 
 def complain(message: str) -> None:

@@ -7,9 +7,10 @@ from typing import Self
 
 from preceptor.settings import InvalidSettingsError, load_settings
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag
 from rich.console import Console
 
+from preceptor_client.commands.connection_settings import ConnectionSettings
 from preceptor_client.commands.output import FAILED, INVALID_SETTINGS, complain
 from preceptor_client.errors import PreceptorError
 from preceptor_client.teacher import TeacherClient
@@ -18,28 +19,15 @@ from preceptor_client.types import WeightUpdate
 PROGRAM = "preceptor weights"
 
 
-class WeightsSettings(BaseSettings):
+class WeightsSettings(ConnectionSettings):
     """Has a teacher take new weights, or an adapter, while it serves."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="PRECEPTOR_",
-        env_nested_delimiter="__",
-        cli_kebab_case=True,
-        use_attribute_docstrings=True,
-    )
-
-    address: str = Field(min_length=3)
-    """The teacher server, as HOST:PORT."""
     path: str = ""
     """Folder of the weights, as the server sees it: inside its engine.weights_folder, and relative to it."""
     adapter: str = ""
     """Name of the adapter to load, or to replace; empty replaces the teacher's own weights."""
     unload: CliImplicitFlag[bool] = False
     """Take --adapter away instead."""
-    teacher: str = ""
-    """Name of the teacher; may be left out where the server hosts one."""
     timeout_seconds: float = Field(600.0, gt=0, le=86_400)
     """How long to wait until the weights serve; what has begun goes on after that."""
 

@@ -66,15 +66,25 @@ def save_agreement(directory: Path, agreement: Agreement) -> None:
     (directory / ALIGNMENT_FILE).write_text(text, encoding="utf-8")
 
 
-def alignment_rows(directory: Path) -> list[tuple[str, str]]:
-    """What `alignment.json` says, for people: names and texts. None where a run has no such file."""
+def read_alignment(directory: Path) -> Alignment:
+    """`alignment.json`; empty where a run has no such file. Raises RunDirectoryError where it is none."""
     path = directory / ALIGNMENT_FILE
     if not path.is_file():
-        return []
+        return {}
     try:
-        return _rows(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+        alignment: Alignment = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error!r}") from error
+    return alignment
+
+
+def alignment_rows(directory: Path) -> list[tuple[str, str]]:
+    """What `alignment.json` says, for people: names and texts. None where a run has no such file."""
+    alignment = read_alignment(directory)
+    try:
+        return _rows(alignment) if alignment else []
+    except (KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{directory / ALIGNMENT_FILE} cannot be read: {error!r}") from error
 
 
 def _rows(alignment: Alignment) -> list[tuple[str, str]]:

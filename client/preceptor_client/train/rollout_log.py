@@ -50,7 +50,16 @@ class TokenRow(TypedDict):
     """The teacher's probability outside its whole support."""
 
 
-class RolloutRow(TypedDict):
+class AskedOf(TypedDict, total=False):
+    """What it takes to ask the same teacher again; not in what older trainers wrote."""
+
+    teacher: str
+    """Its name."""
+    teacher_prompt_ids: list[int]
+    """The prompt as it was read there, in the teacher's own ids."""
+
+
+class RolloutRow(AskedOf):
     """One rollout of a step."""
 
     step: int
@@ -113,9 +122,16 @@ def rollout_rows(
             "prompt": decode(one.rollout.prompt_ids),
             "finish_reason": one.rollout.finish_reason,
             "tokens": _token_rows(one, column, decode=decode),
+            **_asked(one),
         }
         for one, column in islice(pairs, num_rollouts)
     ]
+
+
+def _asked(one: ScoredRollout) -> AskedOf:
+    if one.teacher_prompt_ids is None:
+        return {}
+    return {"teacher": one.teacher, "teacher_prompt_ids": one.teacher_prompt_ids.tolist()}
 
 
 def _token_rows(one: ScoredRollout, column: StudentColumns, *, decode: Decode) -> list[TokenRow]:

@@ -30,6 +30,7 @@ _LOCK_FILE = ".lock"
 
 _FREE_TO_CHANGE = {
     "teacher.address",
+    "teacher.page",
     "teacher.patience_seconds",
     "run.directory",
     "run.num_steps",

@@ -72,6 +72,10 @@ class ScoredRollout:
     """How many those are: renormalised over one token both sides are 1, so there is nothing to learn."""
     revision: str = ""
     """Of the teacher's weights that scored it."""
+    teacher: str = ""
+    """Who scored it."""
+    teacher_prompt_ids: TokenArray | None = None
+    """The prompt as that teacher read it, in its own ids."""
 
     @property
     def sampled_ids_N(self) -> TokenArray:
@@ -156,7 +160,13 @@ class Scoring:
                     raise CorruptAnswerError(f"{len(answers)} answers came back for {len(members)} responses")
                 for member, scores in zip(members, answers, strict=True):
                     self._check(member, scores)
-                    whole = ScoredRollout(rollout=member, scores=scores, revision=group.revision)
+                    whole = ScoredRollout(
+                        rollout=member,
+                        scores=scores,
+                        revision=group.revision,
+                        teacher=group.teacher,
+                        teacher_prompt_ids=group.prompt_ids,
+                    )
                     scored.append(_with_a_choice(whole, config=self._objective))
         finally:
             for _, future in pending:

@@ -8,6 +8,7 @@ from preceptor.settings import Section
 from pydantic import Field, field_validator
 
 from preceptor_client.channel import checked_addresses
+from preceptor_client.url import checked_url
 
 
 class TeacherConfig(Section):
@@ -17,6 +18,9 @@ class TeacherConfig(Section):
     """host:port of the teacher server, or several with commas between: replicas of one teacher."""
     name: str = ""
     """Name of the teacher on that server; may be empty where it hosts one."""
+    page: str = ""
+    """URL of the server's page (its http.port), such as http://teacher:8080: the report then links each rollout that it
+    shows to it, to be looked into position by position. Only the report uses it."""
     adapter: str = ""
     """Name of one of its adapters, to be taught by the teacher with it; empty takes the teacher as it is."""
     top_k: int = Field(32, le=1024)
@@ -46,6 +50,11 @@ class TeacherConfig(Section):
     @classmethod
     def _address_can_be_dialled(cls, address: str) -> str:
         return ",".join(checked_addresses(address))
+
+    @field_validator("page")
+    @classmethod
+    def _page_is_a_url(cls, page: str) -> str:
+        return checked_url(page) if page else page
 
     @field_validator("top_k")
     @classmethod

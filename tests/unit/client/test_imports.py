@@ -7,12 +7,11 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "vllm", "fastapi", "tokenizers", "preceptor_server")
+HEAVY = ("torch", "transformers", "vllm", "fastapi", "tokenizers", "httpx", "preceptor_server")
+COMMANDS = ("score", "doctor", "tail", "weights")
 
 
-@pytest.mark.parametrize(
-    "module", ["preceptor_client", "preceptor_client.commands.score", "preceptor_client.commands.doctor"]
-)
+@pytest.mark.parametrize("module", ["preceptor_client", *(f"preceptor_client.commands.{name}" for name in COMMANDS)])
 def test_import_pulls_in_no_heavy_package(module: str) -> None:
     program = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

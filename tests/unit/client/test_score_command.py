@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from preceptor.v1 import teacher_pb2
 from preceptor.wire import PositionStatus
-from preceptor_client.commands import score
+from preceptor_client.commands import score, score_grpc
 from preceptor_client.commands.status_words import WHY_NO_SCORE
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel, Metaspace
@@ -196,18 +196,18 @@ def test_address_without_a_port_fails(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_token_beyond_the_tokenizer_shows_its_id() -> None:
-    assert score.token_text(96, tokenizer=tokenizer()) == "<96>"
+    assert score_grpc.token_text(96, tokenizer=tokenizer()) == "<96>"
 
 
 def test_leading_space_of_a_sentencepiece_token_shows() -> None:
     built = Tokenizer(WordLevel({"▁Oslo": 0, "lo": 1}))
     built.decoder = Metaspace()
-    assert score.token_text(0, tokenizer=built) == "' Oslo'"
-    assert score.token_text(1, tokenizer=built) == "'lo'"
+    assert score_grpc.token_text(0, tokenizer=built) == "' Oslo'"
+    assert score_grpc.token_text(1, tokenizer=built) == "'lo'"
 
 
 def test_piece_of_a_character_shows_by_its_name() -> None:
     built = Tokenizer(WordLevel({"Ã": 0, "ĠOslo": 1}))
     built.decoder = ByteLevel()
-    assert score.token_text(0, tokenizer=built) == "<Ã>"
-    assert score.token_text(1, tokenizer=built) == "' Oslo'"
+    assert score_grpc.token_text(0, tokenizer=built) == "<Ã>"
+    assert score_grpc.token_text(1, tokenizer=built) == "' Oslo'"

@@ -4,11 +4,13 @@ rundata.py  what a run left on disk             page.py        rows -> HTML, thr
 plots.py    what a plot over steps is           curves.py      which there are, and how to read them
 figures.py  a plot as plotly.js reads it        breakdowns.py  by position in the response, by task
 tokens.py   by status, and token by token       comparison.py  runs side by side
+links.py    rollouts -> the teacher's page
 """
 
 from __future__ import annotations
 
+from preceptor_client.train.report.links import OtherPage
 from preceptor_client.train.report.page import write_comparison, write_report
 from preceptor_client.train.report.rundata import REPORT_FILE, RunData, read_run
 
-__all__ = ["REPORT_FILE", "RunData", "read_run", "write_comparison", "write_report"]
+__all__ = ["REPORT_FILE", "OtherPage", "RunData", "read_run", "write_comparison", "write_report"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,6 +15,7 @@ from preceptor.wire import PositionStatus
 from preceptor_client.train.report import breakdowns, comparison, tokens
 from preceptor_client.train.report.curves import LENGTH, SIGNALS, TOKENS, TOPICS
 from preceptor_client.train.report.figures import Figure, Section, figure_of
+from preceptor_client.train.report.links import OtherPage, links_of
 from preceptor_client.train.report.plots import Topic
 from preceptor_client.train.report.rundata import RunData, data_of, flat_settings
 from preceptor_client.train.summary import RunSummary
@@ -22,8 +24,9 @@ _TEMPLATES = Path(__file__).parent.parent / "templates"
 _STATUSES = tuple(status.name.lower() for status in PositionStatus)
 
 
-def write_report(path: Path, *, run: RunSummary) -> None:
-    """Reads what the run left in its folder, and writes its report to `path`."""
+def write_report(path: Path, *, run: RunSummary, other_page: OtherPage | None = None) -> None:
+    """Reads what the run left in its folder, and writes its report to `path`. Rollouts are linked to the page of the
+    run's teacher or, instead, to another."""
     data = data_of(run)
     _write(
         path,
@@ -32,6 +35,7 @@ def write_report(path: Path, *, run: RunSummary) -> None:
         data=data,
         sections=sections_of(data),
         settings=flat_settings(data.settings),
+        links=[asdict(link) for link in links_of(data, instead=other_page)],
     )
 
 

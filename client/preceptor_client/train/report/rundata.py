@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preceptor_client.train.agreement import alignment_rows
+from preceptor_client.train.agreement import Alignment, alignment_rows, read_alignment
 from preceptor_client.train.checkpoint_folders import CHECKPOINTS_FOLDER, latest_checkpoint
 from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.metrics import METRICS_FILE, MetricRow, read_rows
@@ -31,6 +31,9 @@ class RunData:
     """Of metrics.jsonl, in its order."""
     rollouts: Sequence[RolloutRow]
     alignment: Sequence[tuple[str, str]]
+    """What was agreed with the teacher, for people."""
+    agreed: Alignment
+    """The same as it is in the file; empty where there is none."""
 
     @property
     def num_steps_planned(self) -> int:
@@ -66,6 +69,7 @@ def data_of(summary: RunSummary) -> RunData:
         rows=read_rows(directory / METRICS_FILE),
         rollouts=read_rollouts(directory / ROLLOUTS_FILE),
         alignment=alignment_rows(directory),
+        agreed=read_alignment(directory),
     )
 
 

@@ -1,7 +1,9 @@
 "use strict";
 (() => {
-  const rollouts = JSON.parse(document.getElementById("rollouts").textContent);
   const byId = (id) => document.getElementById(id);
+  const embedded = (id) => JSON.parse(byId(id).textContent);
+  const links = embedded("links"); /* to the teacher's page: one for each rollout, or none at all */
+  const rollouts = embedded("rollouts").map((row, index) => ({ ...row, link: links[index] }));
   const LIMIT = 5; /* nats at which the colour is full */
   const node = (tag, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(tag), properties);
@@ -59,6 +61,13 @@
       bar("outside its top K", token.tail_mass, "rest"),
     ];
   }
+  /* Text in place of a link where there is none: its title says why. */
+  function linkNodes(link, text, suffix = "") {
+    if (!link) return [];
+    if (!link.href) return [node("span", { className: "soft no-link", title: link.title }, `${text}: no link`)];
+    const properties = { href: link.href + suffix, title: link.title, target: "_blank", rel: "noopener noreferrer" };
+    return [node("a", properties, `${text} ↗`)];
+  }
   function showDetail(token, index, total) {
     const facts = [["token", `id ${token.id}, ${index + 1} of ${total}`],
       ["student's logprob", logprob(token.student_logprob, "not measured")]];
@@ -68,7 +77,9 @@
       facts.push(["loss, nats", token.loss === null ? "not measured" : nats(token.loss)]);
     } else facts.push(["no score", status(token.status)]);
     const list = node("dl", {}, ...facts.flatMap(([name, value]) => [node("dt", {}, name), node("dd", {}, value)]));
-    byId("detail").replaceChildren(node("h3", {}, visible(token.text)), list, ...(isScored(token) ? supportNodes(token) : []));
+    const asked = linkNodes(current.link, "explain this position", `&response=0&position=${index}`);
+    byId("detail").replaceChildren(node("h3", {}, visible(token.text)), list, ...(isScored(token) ? supportNodes(token) : []),
+      ...(asked.length ? [node("p", { className: "asked" }, ...asked)] : []));
   }
 
   let current = null;
@@ -89,6 +100,7 @@
     const cut = row.finish_reason === "length" ? "cut at the limit" : "ended by itself";
     const scored = row.tokens.filter(isScored).length;
     byId("about").textContent = `${row.tokens.length} tokens, ${scored} scored, ${cut}`;
+    byId("ask").replaceChildren(...linkNodes(row.link, "ask the teacher again"));
     byId("prompt").textContent = row.prompt;
     byId("tokens").replaceChildren(...row.tokens.map(tokenNode));
     byId("detail").replaceChildren();

@@ -30,9 +30,16 @@ def step_row(step: int, **measures: float | None) -> MetricRow:
 
 
 def write_run(
-    directory: Path, rows: Sequence[MetricRow], *, rollouts: Sequence[RolloutRow] = (), config: str = CONFIG
+    directory: Path,
+    rows: Sequence[MetricRow],
+    *,
+    rollouts: Sequence[RolloutRow] = (),
+    config: str = CONFIG,
+    alignment: Mapping[str, Json] | None = None,
 ) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
+    if alignment:
+        (directory / "alignment.json").write_text(json.dumps(alignment))
     (directory / "config.toml").write_text(config)
     (directory / "metrics.jsonl").write_text(_lines(rows))
     if rollouts:

@@ -53,6 +53,7 @@ def test_environment_is_above_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         (["--evaluation.every-steps", "2"], "set data.heldout"),
         (["--evaluation.loss", "true"], "evaluation.loss is set.*set data.heldout"),
         (["--teacher.segmentation", "magic"], "teacher.segmentation"),
+        (["--teacher.page", "teacher:8080"], "teacher.page: .*write http://HOST:PORT"),
         (["--teacher.paper-tokens", '[""]'], "at least one text, and none that is empty"),
         (["--teacher.paper-tokens", "[]"], "at least one text, and none that is empty"),
         (["--teacher.end-token-ids", "[-1]"], "must hold ids, which are 0 or above"),

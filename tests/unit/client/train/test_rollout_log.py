@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_a_row_holds_both_sides_of_every_token() -> None:
         ("teacher_logprob", "signal", "loss")
     )
     assert third["support"] == support
+
+
+def test_a_row_holds_what_it_takes_to_ask_the_teacher_again() -> None:
+    one = replace(
+        _scored((0,), status=[PositionStatus.OK] * 3), teacher="large", teacher_prompt_ids=np.array([70_000, 5])
+    )
+    (row,) = rollout_rows(1, [one], [_columns((0.5,))], decode=_decode, num_rollouts=1)
+    assert (row["teacher"], row["teacher_prompt_ids"]) == ("large", [70_000, 5])
+    assert json.loads(json.dumps(row))["teacher_prompt_ids"] == [70_000, 5]
 
 
 def test_a_position_whose_support_has_one_token_says_so() -> None:

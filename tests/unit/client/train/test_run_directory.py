@@ -51,7 +51,7 @@ def test_same_settings_may_come_back_and_others_may_not(settings: Settings) -> N
     with claimed_directory(RunConfig.model_validate(settings)) as directory:
         begin(directory)
     settings["run"]["num_steps"] = 12
-    settings["teacher"]["address"] = "elsewhere:1"
+    settings["teacher"] |= {"address": "elsewhere:1", "page": "http://elsewhere:8080"}
     with claimed_directory(RunConfig.model_validate(settings)):
         pass
     settings["optimizer"]["learning_rate"] = 2e-3

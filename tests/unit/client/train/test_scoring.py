@@ -51,7 +51,11 @@ def test_every_rollout_comes_back_once_in_order_with_its_own_scores(student: Stu
     scored = scoring.gather()
     assert [one.rollout for one in scored] == [rollout for batch in batches for rollout in batch]
     assert [len(one.scores.status_T) for one in scored] == [len(one.rollout.response_ids) for one in scored]
-    assert {one.revision for one in scored} == {"1"}
+    assert {(one.revision, one.teacher) for one in scored} == {("1", "tiny")}
+    for one in scored:
+        # The fake teacher reads the student's ids as they are.
+        assert one.teacher_prompt_ids is not None
+        assert tuple(one.teacher_prompt_ids) == one.rollout.prompt_ids
     assert scoring.gather() == []
 
 
