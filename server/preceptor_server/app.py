@@ -7,12 +7,12 @@ import json
 import logging
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from preceptor.settings import dump_settings
-from preceptor.v1 import teacher_pb2
 from preceptor.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 
 from preceptor_server.alignment.aligner import Aligner, build_aligner
@@ -24,15 +24,20 @@ from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.mortal_fake import MortalFakeEngine
 from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.hosted import HostedTeacher, with_turn_end
+from preceptor_server.http.config import HttpConfig
+from preceptor_server.reachable import joined
+from preceptor_server.readiness import SERVICE_NAME, Readiness
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.selftest import check_engine
 from preceptor_server.servicer import TeacherServicer
-from preceptor_server.supervision import OnChange, SupervisedEngine, supervise
+from preceptor_server.serving import ScoreService
+from preceptor_server.supervision import SupervisedEngine, supervise
 from preceptor_server.types import EngineInfo
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from preceptor_server.http.listen import HttpSide  # imports the web framework
 
-SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["TeacherService"].full_name
+logger = logging.getLogger(__name__)
 
 
 async def serve(config: ServerConfig) -> None:
@@ -45,6 +50,18 @@ async def serve(config: ServerConfig) -> None:
 
     server = build_server(config)
     address = bind(server, config)  # before the model: a port in use is told in the first second
+    http = open_http(config.http)
+    try:
+        await _serve(config, server, address, http, stop)
+    finally:
+        if http is not None:
+            await http.stop(0)
+    logger.info("stopped")
+
+
+async def _serve(
+    config: ServerConfig, server: grpc.aio.Server, address: str, http: HttpSide | None, stop: asyncio.Event
+) -> None:
     tokenizer = _load_tokenizer(config.engine)
     engine = supervise(build_engine(config.engine, tokenizer))
     await asyncio.to_thread(engine.load)
@@ -65,22 +82,29 @@ async def serve(config: ServerConfig) -> None:
             max_queue_tokens=config.scheduler.max_queue_tokens,
             weights_folder=config.engine.weights_folder,
         )
-        health_servicer = add_services(server, teacher)
+        service = ScoreService(teacher, observers=http.observers if http else ())
+        readiness = Readiness(add_services(server, teacher, service), http)
         await server.start()
-        await set_health(health_servicer, is_serving=True)
+        if http is not None:
+            http.host(teacher, service)
+        await readiness.set(is_serving=True)
         if isinstance(engine, SupervisedEngine):
-            engine.start(on_change=_health_while_running(health_servicer, stop))
-        _announce(address, config.listen.address_file)
+            engine.start(on_change=readiness.follow(until=stop))
+        _announce("serving", address, config.listen.address_file)
+        if http is not None:
+            _announce("serving http", http.address, config.http.address_file)
         await stop.wait()
         logger.info("draining seconds=%g", config.listen.drain_seconds)
-        await set_health(health_servicer, is_serving=False)
-        await server.stop(config.listen.drain_seconds)
+        await readiness.set(is_serving=False)
+        draining = [server.stop(config.listen.drain_seconds)]
+        if http is not None:
+            draining.append(http.stop(config.listen.drain_seconds))
+        await asyncio.gather(*draining)
     finally:
         if aligner is not None:
             await aligner.registry.close()
         await scheduler.stop()
         await asyncio.to_thread(engine.close)
-    logger.info("stopped")
 
 
 def build_server(config: ServerConfig) -> grpc.aio.Server:
@@ -100,15 +124,14 @@ def build_server(config: ServerConfig) -> grpc.aio.Server:
 
 def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
     """Binds; returns "host:port" with the port that the kernel gave."""
-    host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host  # IPv6
-    wanted = f"{host}:{config.listen.port}"
+    wanted = joined(config.listen.host, config.listen.port)
     try:
         port = server.add_insecure_port(wanted)
     except RuntimeError as error:
         raise StartupError(
             f"listen: cannot bind to {wanted} ({error}): is the port in use? Set listen.port to another, or to 0"
         ) from error
-    return f"{host}:{port}"
+    return joined(config.listen.host, port)
 
 
 def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> Engine:
@@ -134,30 +157,26 @@ def check_vocabularies(engine: Engine, tokenizer: TeacherTokenizer | None) -> No
         )
 
 
-def add_services(server: grpc.aio.Server, teacher: HostedTeacher) -> health.aio.HealthServicer:
+def open_http(config: HttpConfig) -> HttpSide | None:
+    """The HTTP side, which answers from now on; None where it is off, and then none of its libraries is imported."""
+    if config.port is None:
+        return None
+    from preceptor_server.http.listen import HttpSide
+
+    side = HttpSide(config)
+    side.start()
+    return side
+
+
+def add_services(
+    server: grpc.aio.Server, teacher: HostedTeacher, service: ScoreService | None = None
+) -> health.aio.HealthServicer:
     """TeacherService, health and reflection."""
-    add_TeacherServiceServicer_to_server(TeacherServicer(teacher), server)
+    add_TeacherServiceServicer_to_server(TeacherServicer(teacher, service), server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return health_servicer
-
-
-async def set_health(servicer: health.aio.HealthServicer, *, is_serving: bool) -> None:
-    """Sets the health of the service and of the server as a whole."""
-    status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in ("", SERVICE_NAME):
-        await servicer.set(name, status)
-
-
-def _health_while_running(servicer: health.aio.HealthServicer, stop: asyncio.Event) -> OnChange:
-    """Health follows the engine, until the server drains: then it stays as it is."""
-
-    async def follow(is_alive: bool) -> None:
-        if not stop.is_set():
-            await set_health(servicer, is_serving=is_alive)
-
-    return follow
 
 
 def _load_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
@@ -183,8 +202,8 @@ async def _checked_aligner(
     return aligner
 
 
-def _announce(address: str, address_file: Path | None) -> None:
-    logger.info("serving address=%s", address)
+def _announce(what: str, address: str, address_file: Path | None) -> None:
+    logger.info("%s address=%s", what, address)
     if address_file is not None:
         # Written beside and renamed, so that a reader never sees half an address.
         unfinished = address_file.with_name(address_file.name + ".part")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,13 +9,8 @@ from preceptor.settings import Section
 from pydantic import DirectoryPath, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+from preceptor_server.http.config import HttpConfig
+from preceptor_server.reachable import refuse_public
 
 
 class ListenConfig(Section):
@@ -35,12 +29,7 @@ class ListenConfig(Section):
 
     @model_validator(mode="after")
     def _check_host(self) -> Self:
-        is_loopback = self.host == "localhost" or (_is_ip(self.host) and ip_address(self.host).is_loopback)
-        if not is_loopback and not self.allow_insecure:
-            raise ValueError(
-                f"host={self.host} is reachable from elsewhere and the server has neither keys nor TLS: "
-                "set host=127.0.0.1, or allow_insecure=true if the network is trusted"
-            )
+        refuse_public(self.host, allow_insecure=self.allow_insecure)
         return self
 
 
@@ -154,8 +143,9 @@ class LimitsConfig(Section):
 
 
 class ServerConfig(BaseSettings):
-    """Serves a teacher model: top-K logprobs for what students wrote, over gRPC. Settings come from the command line,
-    else from PRECEPTOR_SERVER_... variables, else from TOML files that stand first: @ a.toml @ b.toml ..."""
+    """Serves a teacher model: top-K logprobs for what students wrote, over gRPC, and over HTTP to debug. Settings come
+    from the command line, else from PRECEPTOR_SERVER_... variables, else from TOML files that stand first: @ a.toml @
+    b.toml ..."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -171,6 +161,8 @@ class ServerConfig(BaseSettings):
     """The name under which callers ask for this teacher."""
     listen: ListenConfig = ListenConfig()
     """Where the server listens."""
+    http: HttpConfig = HttpConfig()
+    """The debug API over HTTP, and its page."""
     engine: EngineConfig
     """The model that answers."""
     scheduler: SchedulerConfig = SchedulerConfig()

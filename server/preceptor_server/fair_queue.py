@@ -19,6 +19,9 @@ class Queued(Protocol):
     @property
     def rides_alone(self) -> bool: ...
 
+    @property
+    def weight(self) -> float: ...
+
 
 QueuedT = TypeVar("QueuedT", bound=Queued)
 
@@ -27,12 +30,15 @@ class FairQueue(Generic[QueuedT]):
     """First come, first served for each caller; between callers, by tokens served so far (start-time fair queueing).
 
     A caller that comes back, or comes late, starts level with the least served of those who wait: idleness earns
-    no credit.
+    no credit. An entry of weight w also waits, while others do, until 1/w - 1 times its tokens were served meanwhile.
     """
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[QueuedT]] = OrderedDict()
         self._served: dict[str, int] = {}
+        self._total_served = 0
+        self._heads_since: dict[str, int] = {}
+        """What was served in all when the caller's first entry became that."""
         self._num_tokens = 0
 
     def __len__(self) -> int:
@@ -46,6 +52,7 @@ class FairQueue(Generic[QueuedT]):
     def push(self, entry: QueuedT) -> None:
         if entry.caller not in self._waiting:
             self._served[entry.caller] = min(self._served.values(), default=0)
+            self._heads_since[entry.caller] = self._total_served
             self._waiting[entry.caller] = deque()
         self._waiting[entry.caller].append(entry)
         self._num_tokens += entry.num_tokens
@@ -79,6 +86,8 @@ class FairQueue(Generic[QueuedT]):
                 break
             self._waiting[caller].popleft()
             self._served[caller] += num_tokens
+            self._total_served += num_tokens
+            self._heads_since[caller] = self._total_served
             self._forget(entry)
             batch.append(entry)
             room -= num_tokens
@@ -87,10 +96,17 @@ class FairQueue(Generic[QueuedT]):
         return batch
 
     def _next_caller(self) -> str:
-        return min(self._waiting, key=lambda name: self._served[name])
+        return min(self._waiting, key=self._rank)
+
+    def _rank(self, caller: str) -> float:
+        """Tokens served so far, and those that others shall be served before the caller's first entry."""
+        entry = self._waiting[caller][0]
+        others_first = entry.num_tokens * (1 / entry.weight - 1)
+        return self._served[caller] + max(0.0, others_first - (self._total_served - self._heads_since[caller]))
 
     def _forget(self, entry: QueuedT) -> None:
         self._num_tokens -= entry.num_tokens
         if not self._waiting[entry.caller]:
             del self._waiting[entry.caller]
             del self._served[entry.caller]
+            del self._heads_since[entry.caller]

@@ -19,6 +19,8 @@ class Job:
     deadline: float | None
     enqueued: float
     future: asyncio.Future[ScoredGroup]
+    weight: float = 1.0
+    """Its tokens count this much less in the queue than others': in (0, 1]."""
     started: float | None = None
     """When the engine was given it; None while it waits."""
     revision: str = ""

@@ -46,6 +46,11 @@ class Scheduler:
         return len(self._queue)
 
     @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of these."""
+        return self._queue.num_tokens
+
+    @property
     def num_tokens_in_flight(self) -> int:
         """Tokens that the engine works on."""
         return self._flights.num_tokens
@@ -63,8 +68,10 @@ class Scheduler:
             for job in self._queue.take(self._queue.num_tokens):
                 job.future.cancel()
 
-    async def score(self, group: ScoreGroup, *, caller: str, timeout_seconds: float | None = None) -> ScoredGroup:
-        """Waits for a batch and returns its columns for `group`.
+    async def score(
+        self, group: ScoreGroup, *, caller: str, timeout_seconds: float | None = None, weight: float = 1.0
+    ) -> ScoredGroup:
+        """Waits for a batch and returns its columns for `group`. A `weight` below 1 lets other callers go first.
 
         Raises QueueFullError at once, DeadlinePassedError when the timeout ends in the queue, EngineFailedError when
         the model raised, EngineUnavailableError as the engine raised it. Cancelling the caller takes the group out of
@@ -78,6 +85,7 @@ class Scheduler:
             deadline=None if timeout_seconds is None else now + timeout_seconds,
             enqueued=now,
             future=loop.create_future(),
+            weight=weight,
         )
         timer = None if timeout_seconds is None else loop.call_later(timeout_seconds, self._expire, job)
         self._queue.push(job)

@@ -29,12 +29,12 @@ from preceptor_server.types import (
 
 
 async def score_call(
-    call: ScoreCall, teacher: HostedTeacher, *, caller: str, timeout_seconds: float | None
+    call: ScoreCall, teacher: HostedTeacher, *, caller: str, timeout_seconds: float | None, weight: float = 1.0
 ) -> ScoredCall:
     """Raises what the scheduler raises, and InvalidRequestError where the teacher's reading exceeds a limit."""
     if call.alignment is None:
         group = _group(call, call.responses, top_k=call.top_k)
-        scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds)
+        scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds, weight=weight)
         answers = tuple(ScoredResponse(columns=columns) for columns in scored.columns)
         return _scored_call(answers, scored)
     revision = teacher.info.revision_of(call.adapter)
@@ -51,7 +51,7 @@ async def score_call(
     check_group_tokens(group, teacher)
     if timeout_seconds is not None:
         timeout_seconds -= asyncio.get_running_loop().time() - started
-    scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds)
+    scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds, weight=weight)
     return await asyncio.to_thread(_project, call, call.alignment, readings, scored)
 
 

@@ -1,9 +1,8 @@
-"""The gRPC edge: decode, await the scheduler, encode. No maths, no queues."""
+"""The gRPC edge: takes messages from calls, and turns errors into statuses. No maths, no queues."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -11,12 +10,12 @@ from preceptor.v1 import teacher_pb2 as pb
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceServicer
 from preceptor.wire import CALLER_METADATA_KEY
 
-from preceptor_server.decoding import check_teacher_name, decode_score_request
-from preceptor_server.encoding import encode_info, encode_score_response
+from preceptor_server.decoding import check_teacher_name
+from preceptor_server.encoding import encode_info
 from preceptor_server.errors import InvalidRequestError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.registration import check_registers_nothing, decode_registration, encode_report
-from preceptor_server.scoring import score_call
+from preceptor_server.serving import Caller, ScoreService
 from preceptor_server.status import failure_of
 from preceptor_server.weights import WeightUpdates
 
@@ -32,8 +31,10 @@ AnyContext = ScoreContext | InfoContext | RegisterContext | StreamContext
 class TeacherServicer(TeacherServiceServicer):
     """TeacherService over one hosted teacher."""
 
-    def __init__(self, teacher: HostedTeacher) -> None:
+    def __init__(self, teacher: HostedTeacher, service: ScoreService | None = None) -> None:
+        """`service` scores; by default one that nobody observes."""
         self._teacher = teacher
+        self._service = service or ScoreService(teacher)
         self._weight_updates = WeightUpdates(teacher)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: InfoContext) -> pb.GetInfoResponse:
@@ -107,14 +108,8 @@ class TeacherServicer(TeacherServiceServicer):
             answers.put_nowait(None)
 
     async def _score(self, request: pb.ScoreRequest, context: AnyContext) -> pb.ScoreResponse:
-        started = time.monotonic()
-        call = decode_score_request(request, self._teacher)
-        decode_ms = (time.monotonic() - started) * 1000
-        scored = await score_call(
-            call, self._teacher, caller=_caller_of(context), timeout_seconds=context.time_remaining()
-        )
-        total_ms = (time.monotonic() - started) * 1000
-        return encode_score_response(call, scored, self._teacher, decode_ms=decode_ms, total_ms=total_ms)
+        caller = Caller(name=_caller_of(context), transport="grpc")
+        return await self._service.score(request, caller=caller, timeout_seconds=context.time_remaining())
 
     async def _register(self, request: pb.RegisterTokenizerRequest) -> pb.RegisterTokenizerResponse:
         check_teacher_name(request.teacher, self._teacher)

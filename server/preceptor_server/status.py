@@ -27,6 +27,9 @@ from preceptor_server.errors import (
 
 logger = logging.getLogger(__name__)
 
+INTERNAL = "INTERNAL"
+"""The reason of an error that nobody foresaw."""
+
 CODE_BY_ERROR: dict[type[ServerError], grpc.StatusCode] = {
     UnknownTeacherError: grpc.StatusCode.NOT_FOUND,
     UnknownTokenizerError: grpc.StatusCode.NOT_FOUND,
@@ -78,6 +81,11 @@ class Failure:
         return {"field": self.field} if self.field else {}
 
 
+def reason_of(error: Exception) -> str:
+    """The reason that `failure_of` gives, without its log."""
+    return error.reason if isinstance(error, ServerError) else INTERNAL
+
+
 def failure_of(error: Exception) -> Failure:
     """What to tell the caller. An error that nobody foresaw is INTERNAL, and logged with its traceback."""
     for kind in type(error).__mro__:
@@ -93,6 +101,6 @@ def failure_of(error: Exception) -> Failure:
     logger.error("unforeseen error", exc_info=error)
     return Failure(
         code=grpc.StatusCode.INTERNAL,
-        reason="INTERNAL",
+        reason=INTERNAL,
         message=f"the server failed ({type(error).__name__}); its log says more",
     )

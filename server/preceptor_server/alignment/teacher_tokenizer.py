@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from preceptor.fingerprint import tokenizer_id, vocabulary_id
-from preceptor.turns import turn_end_id
+from preceptor.turns import joined_ids, turn_end_id
 from preceptor.wire import TokenArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -44,6 +44,11 @@ class TeacherTokenizer:
         )
 
     @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """What it says itself of how a response ends; a model's settings may name more."""
+        return joined_ids(self._tokenizer.eos_token_id, self.turn_end_id)
+
+    @property
     def prefix_ids(self) -> TokenArray:
         """What it writes before every text by itself, such as a BOS; may be empty."""
         bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -54,6 +59,10 @@ class TeacherTokenizer:
         """Ids of a text."""
         ids = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
         return _as_array(ids, field)
+
+    def texts_of(self, ids: Sequence[int]) -> list[str]:
+        """Each id by itself as text, as well as the tokenizer can tell."""
+        return [str(self._tokenizer.decode([token_id])) for token_id in ids]
 
     def render(self, messages: Sequence[dict[str, str]], *, field: str) -> TokenArray:
         """Ids of a conversation in the teacher's own template, followed by its opening of an assistant's turn."""

@@ -1,0 +1,131 @@
+"""What can be looked at: the teacher, the queue, what was recorded, health, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Depends, Query
+from fastapi import Path as InPath
+from starlette.requests import Request
+from starlette.responses import Response
+
+from preceptor_server.encoding import encode_info
+from preceptor_server.http import answers, answers_about
+from preceptor_server.http.answer import build_answer, to_json
+from preceptor_server.http.callers import caller_of
+from preceptor_server.http.describing import problems
+from preceptor_server.http.disconnects import while_connected
+from preceptor_server.http.metrics import MEDIA_TYPE as METRICS
+from preceptor_server.http.plain import to_plain
+from preceptor_server.http.problems import Problem, ProblemError
+from preceptor_server.http.state import HttpState
+
+JSON = "application/json"
+MAX_RECORDS = 1000
+MAX_WAIT_SECONDS = 30.0
+MAX_NUMBER = 2**53
+
+
+def looking_routes(state: HttpState) -> APIRouter:
+    """The routes, bound to what the server knows."""
+    router = APIRouter(dependencies=[Depends(caller_of)])
+
+    @router.get("/v1/info", response_model=answers_about.InfoAnswer, responses=problems(500, 503))
+    async def info() -> Response:
+        """Teachers, tokenizers, capabilities, limits."""
+        config = state.config
+        plain = to_plain(encode_info(state.teacher, include_tokenizer=False))
+        plain["http"] = {
+            "tokenizers": state.students.names,
+            "compare_with": config.compare_with,
+            "is_recording": state.recorder.is_recording,
+            "max_body_bytes": config.max_body_bytes,
+            "timeout_seconds": config.timeout_seconds,
+        }
+        return _json(plain)
+
+    @router.get("/v1/stats", response_model=answers.StatsAnswer, responses=problems(500, 503))
+    async def stats() -> Response:
+        """The queue and the throughput, now."""
+        scheduler, traffic = state.teacher.scheduler, state.traffic
+        return _json(
+            {
+                "uptime_seconds": traffic.uptime_seconds,
+                "is_serving": state.is_serving,
+                "queue_groups": scheduler.num_waiting,
+                "queue_tokens": scheduler.num_waiting_tokens,
+                "max_queue_tokens": state.teacher.max_queue_tokens,
+                "tokens_in_flight": scheduler.num_tokens_in_flight,
+                "requests_total": traffic.num_requests,
+                "failed_total": traffic.num_failed,
+                "positions_total": traffic.num_positions,
+                "positions_per_second": traffic.positions_per_second,
+            }
+        )
+
+    @router.get("/v1/requests", response_model=answers.RecordsAnswer, responses=problems(400, 500))
+    async def list_requests(
+        request: Request,
+        after: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="Only larger numbers.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=MAX_RECORDS, description="At most so many.")] = 100,
+        wait_seconds: Annotated[
+            float, Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Waits so long for one.")
+        ] = 0.0,
+    ) -> Response:
+        """What was scored last, newest last."""
+        recorder = state.recorder
+        if wait_seconds:
+            await while_connected(request, recorder.wait_for_one_after(after, timeout_seconds=wait_seconds))
+        records = [asdict(record) for record in recorder.after(after, limit=limit)]
+        return _json({"records": records, "last": recorder.last, "is_recording": recorder.is_recording})
+
+    @router.get("/v1/requests/{number}", response_model=answers.TopkAnswer, responses=problems(400, 404, 500, 503))
+    async def show_request(number: Annotated[int, InPath(ge=0, le=MAX_NUMBER)]) -> Response:
+        """One of them, as /v1/topk answered or would have."""
+        kept = state.recorder.find(number)
+        if kept is None:
+            raise _not_found("NOT_RECORDED", f"number {number} is not recorded here, or no more", "number")
+        if kept.request is None or kept.response is None:
+            outcome = kept.record.outcome
+            why = "it was too large to keep" if outcome == "ok" else f"it failed with {outcome}"
+            raise _not_found("NO_SCORES", f"number {number} has no scores: {why}", "number")
+        answer = await asyncio.to_thread(build_answer, kept.request, kept.response, kept.notes, state.teacher)
+        return Response(await asyncio.to_thread(to_json, answer), media_type=JSON)
+
+    @router.get("/healthz", response_model=answers.HealthAnswer, responses=problems(500))
+    async def healthz() -> Response:
+        """The process lives."""
+        return _json({"status": "alive"})
+
+    @router.get("/readyz", response_model=answers.HealthAnswer, responses=problems(500, 503))
+    async def readyz() -> Response:
+        """The engine serves."""
+        if state.is_serving:
+            return _json({"status": "serving"})
+        raise ProblemError(
+            Problem(
+                status=HTTPStatus.SERVICE_UNAVAILABLE,
+                reason="NOT_SERVING",
+                detail="the engine does not serve: it is loaded, started again, or the server drains",
+                retry_after_seconds=1.0,
+            )
+        )
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {METRICS: {}}}, **problems(500)})
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(state.metrics.render(), media_type=METRICS)
+
+    return router
+
+
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type=JSON)
+
+
+def _not_found(reason: str, detail: str, field: str) -> ProblemError:
+    return ProblemError(Problem(status=HTTPStatus.NOT_FOUND, reason=reason, detail=detail, field=field))

@@ -1,0 +1,132 @@
+"""POST /v1/topk and /v1/align: a body in, the teacher's columns out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Depends
+from preceptor.v1 import teacher_pb2 as pb
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from preceptor_server.decoding import decode_score_request
+from preceptor_server.http import answers, answers_about
+from preceptor_server.http.accept import choose_form
+from preceptor_server.http.align import show_alignment
+from preceptor_server.http.answer import build_answer, to_json, to_lines, to_msgpack
+from preceptor_server.http.bodies import read_body
+from preceptor_server.http.callers import caller_of
+from preceptor_server.http.describing import body_of, problems
+from preceptor_server.http.disconnects import while_connected
+from preceptor_server.http.problems import ProblemError, problem_of
+from preceptor_server.http.requests import AlignRequest, PromptBody, TopkRequest
+from preceptor_server.http.state import HttpState
+from preceptor_server.http.translate import Translated, ids_of, segmentation_of, to_ids, to_prompt, translate_topk
+from preceptor_server.serving import Caller
+from preceptor_server.status import failure_of
+
+JSON, LINES, MSGPACK = "application/json", "application/x-ndjson", "application/msgpack"
+FORMS = (JSON, LINES, MSGPACK)
+_PROBLEMS = (400, 404, 406, 413, 415, 429, 500, 501, 503, 504)
+
+
+def scoring_routes(state: HttpState) -> APIRouter:
+    """The routes, bound to what the server knows."""
+    router = APIRouter()
+
+    @router.post(
+        "/v1/topk",
+        summary="What the teacher thinks of a response, or of what may follow a prompt",
+        response_model=answers.TopkAnswer,
+        responses={
+            200: {"content": {LINES: {}, MSGPACK: {}}},
+            **problems(*_PROBLEMS),
+        },
+        openapi_extra=body_of(TopkRequest),
+    )
+    async def topk(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Response:
+        form = choose_form(request.headers.get("accept", ""), FORMS)
+        body = await read_body(request, TopkRequest, max_bytes=state.config.max_body_bytes)
+        return await while_connected(request, _topk(body, caller, form, state))
+
+    @router.post(
+        "/v1/align",
+        summary="How a text is cut, aligned and masked; no model is asked",
+        response_model=answers_about.AlignAnswer,
+        responses=problems(*_PROBLEMS),
+        dependencies=[Depends(caller_of)],
+        openapi_extra=body_of(AlignRequest),
+    )
+    async def align(request: Request) -> Response:
+        choose_form(request.headers.get("accept", ""), (JSON,))
+        body = await read_body(request, AlignRequest, max_bytes=state.config.max_body_bytes)
+        return await while_connected(request, _align(body, state))
+
+    return router
+
+
+async def _topk(body: TopkRequest, caller: Caller, form: str, state: HttpState) -> Response:
+    deadline = time.monotonic() + state.config.timeout_seconds
+    async with state.gate.turn(timeout_seconds=state.config.timeout_seconds) as turn:
+        started = time.monotonic()
+        waited_ms = 0.0
+        try:
+            student = await state.students.find(body.tokenizer, state.teacher)
+            translated = translate_topk(body, state.teacher, student)
+            response = await _named(translated, lambda: _score(translated, caller, deadline, state))
+            waited_ms = response.timings.queue_ms
+            return await _written(translated, response, form, state)
+        finally:
+            turn.busy_seconds = max(0.0, time.monotonic() - started - waited_ms / 1000)
+
+
+async def _score(translated: Translated, caller: Caller, deadline: float, state: HttpState) -> pb.ScoreResponse:
+    left = max(0.0, deadline - time.monotonic())
+    return await state.service.score(translated.request, caller=caller, timeout_seconds=left, notes=translated.notes)
+
+
+async def _named(translated: Translated, work: Callable[[], Awaitable[pb.ScoreResponse]]) -> pb.ScoreResponse:
+    """What the work returns; its errors name the body's fields."""
+    try:
+        return await work()
+    except Exception as error:
+        raise ProblemError(problem_of(failure_of(error), fields=translated.fields)) from error
+
+
+async def _written(translated: Translated, response: pb.ScoreResponse, form: str, state: HttpState) -> Response:
+    request, notes = translated.request, translated.notes
+    if form == MSGPACK:
+        return Response(await asyncio.to_thread(to_msgpack, request, response, notes), media_type=MSGPACK)
+    answer = await asyncio.to_thread(build_answer, request, response, notes, state.teacher)
+    if form == LINES:
+        return StreamingResponse(to_lines(answer), media_type=LINES)
+    return Response(await asyncio.to_thread(to_json, answer), media_type=JSON)
+
+
+async def _align(body: AlignRequest, state: HttpState) -> Response:
+    async with state.gate.turn(timeout_seconds=state.config.timeout_seconds) as turn:
+        started = time.monotonic()
+        try:
+            teacher = state.teacher
+            student = await state.students.find(body.tokenizer, teacher)
+            request = pb.ScoreRequest(
+                tokenizer_id=student.tokenizer_id,
+                prompt=to_prompt(body.prompt or PromptBody(teacher_ids=[0])),
+                responses=[pb.Response(ids=to_ids(ids_of(body.response, student, field="response")))],
+                top_k=1,
+                temperature=1,
+                segmentation=segmentation_of(body),
+                paper_token_ids=body.paper_token_ids,
+            )
+            call = decode_score_request(request, teacher)
+            return Response(orjson.dumps(await asyncio.to_thread(show_alignment, call, teacher)), media_type=JSON)
+        except Exception as error:
+            name = "response.text" if body.response.text else "response.ids"
+            fields = {"responses[0].ids": name, "responses[0]": "response"}
+            raise ProblemError(problem_of(failure_of(error), fields=fields)) from error
+        finally:
+            turn.busy_seconds = time.monotonic() - started

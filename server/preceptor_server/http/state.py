@@ -1,0 +1,71 @@
+"""What the HTTP side knows while it runs: settings, the teacher once it serves, who watches, whose turn it is."""
+
+from __future__ import annotations
+
+from preceptor_server.errors import EngineUnavailableError
+from preceptor_server.hosted import HostedTeacher
+from preceptor_server.http.config import HttpConfig
+from preceptor_server.http.gate import Gate
+from preceptor_server.http.metrics import Metrics
+from preceptor_server.http.recorder import Recorder
+from preceptor_server.http.students import Students
+from preceptor_server.http.traffic import Traffic
+from preceptor_server.serving import Observer, ScoreService
+
+_LOADING_SECONDS = 2.0
+"""When to ask again while the model is loaded."""
+
+
+class HttpState:
+    """Made before the model is loaded, so that a server can be looked at from its first second."""
+
+    def __init__(self, config: HttpConfig) -> None:
+        self.config = config
+        self.recorder = Recorder(max_records=config.record, max_bytes=config.record_bytes)
+        self.traffic = Traffic()
+        self.metrics = Metrics()
+        self.students = Students(config.tokenizers)
+        self.gate = Gate(
+            max_groups=config.max_groups,
+            max_waiting=config.max_waiting,
+            share=config.share,
+            is_contended=lambda: self.traffic.is_at_work("grpc"),
+        )
+        self.is_serving = False
+        self._teacher: HostedTeacher | None = None
+        self._service: ScoreService | None = None
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """To be told of every group, whatever its transport."""
+        return (self.traffic, self.recorder, self.metrics)
+
+    @property
+    def teacher(self) -> HostedTeacher:
+        """Raises EngineUnavailableError until there is one."""
+        if self._teacher is None:
+            raise EngineUnavailableError("the model is being loaded: ask again", retry_after_seconds=_LOADING_SECONDS)
+        return self._teacher
+
+    @property
+    def service(self) -> ScoreService:
+        """Raises EngineUnavailableError until there is one."""
+        if self._service is None:
+            raise EngineUnavailableError("the model is being loaded: ask again", retry_after_seconds=_LOADING_SECONDS)
+        return self._service
+
+    def host(self, teacher: HostedTeacher, service: ScoreService) -> None:
+        """The model is loaded and checked."""
+        self._teacher, self._service = teacher, service
+        self.recorder.teacher = teacher
+        self.metrics.watch(teacher.scheduler)
+
+    def set_serving(self, is_serving: bool) -> None:
+        """Follows gRPC's health."""
+        self.is_serving = is_serving
+        self.metrics.set_serving(is_serving)
+
+    def drain(self) -> None:
+        """Nothing new is answered for long."""
+        self.set_serving(False)
+        self.recorder.close()
