@@ -46,7 +46,8 @@ _WATCH = """() => {
         }
     }).observe(strip, {childList: true});
 }"""
-_TIMES = """() => {
+_TIMES = """async () => {
+    while (!window.seen.paint || !window.seen.drawn) await new Promise((resolve) => setTimeout(resolve, 100));
     const answers = performance.getEntriesByType("resource").filter((one) => one.name.endsWith("/v1/topk"));
     const answer = answers.at(-1);
     return {paint: window.seen.paint - answer.responseEnd, drawn: window.seen.drawn - answer.responseEnd,
@@ -80,14 +81,13 @@ def text_of(num_tokens: int) -> str:
 def one_round(page: Page, address: str, *, num_tokens: int, top_k: int, seed: int) -> dict[str, Any]:
     page.goto("about:blank")
     page.goto(f"http://{address}/")
-    page.wait_for_function("document.getElementById('live-facts').children.length")
+    page.wait_for_selector("#live-facts dd")
     page.evaluate("(count) => { window.numTokens = count; }", num_tokens)
     page.locator("#prompt-text").fill("Write.")
     page.locator("#response-text").fill(text_of(num_tokens))
     page.locator("#top-k").fill(str(top_k))
     page.evaluate(_WATCH)
     page.locator("#score").click()
-    page.wait_for_function("window.seen.paint && window.seen.drawn", timeout=60_000)
     times: dict[str, Any] = page.evaluate(_TIMES)
     positions = random.Random(seed).sample(range(num_tokens), NUM_CLICKS)
     times["click"] = [page.evaluate(_ACT, [f"#strip-a [data-index='{at}']", "click", None]) for at in positions]

@@ -10,10 +10,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, ViewportSize
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Playwright, ViewportSize, expect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
@@ -38,7 +37,8 @@ class Visit:
         """Loads the page, and waits until it knows who teaches."""
         self.page.goto("about:blank")
         self.page.goto(f"http://{self.address}/{fragment}")
-        self.page.wait_for_function("!document.getElementById('teacher-line').textContent.includes('…')")
+        # Not wait_for_function: it evaluates text again and again, which the page's policy forbids.
+        expect(self.page.locator("#teacher-line")).not_to_contain_text("…")
 
     def type(self, prompt: str, response: str) -> None:
         self.page.get_by_label("Prompt", exact=True).fill(prompt)
@@ -54,10 +54,18 @@ class Visit:
         self.page.wait_for_selector("#ask:not([aria-busy])")
         self.page.wait_for_selector("#strip-a .token")
 
+    def note_message(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def note_dialog(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     def detail(self) -> str:
         return self.page.locator("#detail-a").inner_text()
 
-    def token(self, index: int, *, strip: str = "a") -> Any:  # Any: a Locator, whose methods are typed anyway
+    def token(self, index: int, *, strip: str = "a") -> Locator:
         return self.page.locator(f"#strip-{strip} [data-index='{index}']")
 
     def slide(self, slider: str, value: int) -> None:
@@ -91,9 +99,9 @@ def visiting(
     context.add_init_script(_NOTE_VIOLATIONS)
     page = context.new_page()
     visit = Visit(page, address)
-    page.on("console", lambda message: visit.complaints.append(message.text) if message.type == "error" else None)
+    page.on("console", visit.note_message)
     page.on("pageerror", lambda error: visit.complaints.append(f"uncaught: {error}"))
-    page.on("dialog", lambda dialog: (visit.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", visit.note_dialog)
     try:
         yield visit
         unexpected = [one for one in visit.complaints if not any(part in one for part in visit.expected)]

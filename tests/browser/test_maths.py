@@ -23,7 +23,8 @@ V, K, N, TEMPERATURE = 40, 8, 25, 0.7
 
 def log_softmax(logits: Columns) -> Columns:
     shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    normalised: Columns = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return normalised
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_what_the_form_cannot_hold_is_shown_as_json(visit: Visit) -> None:
     visit.open(link)
     visit.wait_for_tokens()
     assert json.loads(visit.page.get_by_label("Body of").input_value()) == body
-    visit.page.locator("#which").select_option("1")
+    visit.page.locator("#which").select_option(label="2")
     expect(visit.page.locator("#strip-a .token")).to_have_count(4)
 
 
@@ -327,7 +327,7 @@ def test_two_teachers_stand_side_by_side(visit: Visit, teachers: Teachers) -> No
 
 def test_the_queue_is_watched(visit: Visit) -> None:
     expect(visit.page.locator("#live-facts")).to_contain_text("serving")
-    visit.page.wait_for_function("document.getElementById('spark-line').getAttribute('points').split(' ').length >= 2")
+    expect(visit.page.locator("#spark-line")).to_have_attribute("points", re.compile(r"\S+ \S+"))
 
 
 def test_a_hidden_tab_asks_nothing(visit: Visit) -> None:

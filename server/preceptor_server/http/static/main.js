@@ -123,19 +123,19 @@ function showInfo(info) {
   const [teacher] = info.teachers;
   byId("teacher-line").textContent = `${teacher.name}: ${teacher.model || "no model"} (${teacher.engine}, ${teacher.dtype} on ${teacher.device})`;
   byId("top-k").max = Math.min(info.limits.max_top_k, teacher.vocabulary_size);
-  for (const { name } of info.tokenizers ?? []) option("tokenizer", name, name);
+  for (const name of info.http.tokenizers) option("tokenizer", name, name);
   byId("teacher-label").hidden = info.teachers.length < 2;
   const compare = (label, choice) => option("compare", JSON.stringify({ label, ...choice }), label);
   for (const one of info.teachers) {
     option("teacher", one.name, one.name);
     if (info.teachers.length > 1) compare(`teacher ${one.name}`, { teacher: one.name, adapter: "" });
-    for (const { name } of one.adapters ?? []) {
+    for (const { name } of one.adapters) {
       option("adapter", name, name);
       compare(`adapter ${name}`, { teacher: one.name, adapter: name });
     }
   }
-  if (teacher.adapters?.length) compare("without an adapter", { adapter: "" });
-  for (const server of info.compare_with ?? []) compare(server, { server });
+  if (teacher.adapters.length) compare("without an adapter", { adapter: "" });
+  for (const server of info.http.compare_with) compare(server, { server });
 }
 
 byId("ask").addEventListener("submit", (event) => {

@@ -16,7 +16,7 @@ function rowOf(record, onOpen) {
   const at = new Date(1000 * record.at);
   const failed = node("span", { class: "why" }, record.outcome.toLowerCase().replaceAll("_", " "));
   return node("tr", {}, node("td", {}, open || `${record.number}`), node("td", {}, node("time", { datetime: at.toISOString() }, at.toLocaleTimeString())),
-    node("td", {}, `${record.caller} (${record.transport})`), node("td", { class: "preview", title: record.preview }, record.preview),
+    node("td", {}, record.caller.startsWith(record.transport) ? record.caller : `${record.caller} (${record.transport})`), node("td", { class: "preview", title: record.preview }, record.preview),
     number(`${record.num_responses}`), number(`${record.num_positions}`), number(`${record.top_k}`),
     number(isOpenable ? nats(record.mean_sampled_logprob) : failed), number(record.total_ms?.toFixed(0) ?? "–"));
 }

@@ -5,7 +5,7 @@ import { detailNodes } from "./detail.js";
 import { counterparts, meanCoverage, meanSupportAt } from "./maths.js";
 import { Side } from "./side.js";
 import { Strip } from "./strip.js";
-import { LEVELS, count, nats, percent, whyNoScore } from "./words.js";
+import { LEVELS, count, joined, nats, percent, whyNoScore } from "./words.js";
 
 const TEMPERATURE_STEPS = 40; // of the slider, either way; its ends are a tenth and ten times the answer's
 
@@ -40,7 +40,7 @@ export class Result {
       + `${answer.revision.slice(0, 12)}, segmentation ${answer.segmentation.replaceAll("_", " ")}`;
     const texts = answer.prompt_ids.map((id) => answer.teacher_texts[id] ?? `<${id}>`);
     byId("prompt-title").textContent = `The prompt as the teacher read it, ${count(texts.length, "token")}`;
-    byId("prompt-read").textContent = texts.join("");
+    byId("prompt-read").textContent = joined(texts);
     this.#pick(response, position);
   }
 

@@ -35,3 +35,18 @@ export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${
 
 const SIGNS = { "\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣" };
 export const visible = (text) => text.replace(/[\n\r\t ]/g, (sign) => SIGNS[sign]);
+
+/** Tokens as one text; pieces of a character, such as <0xF0>, are put together. */
+export function joined(texts) {
+  const decoder = new TextDecoder();
+  let [text, bytes] = ["", []];
+  for (const one of [...texts, ""]) {
+    const piece = /^<0x([0-9A-F]{2})>$/.exec(one);
+    if (piece) bytes.push(parseInt(piece[1], 16));
+    else {
+      text += decoder.decode(Uint8Array.from(bytes)) + one;
+      bytes = [];
+    }
+  }
+  return text;
+}
