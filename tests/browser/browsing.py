@@ -99,9 +99,10 @@ def visiting(
     context.add_init_script(_NOTE_VIOLATIONS)
     page = context.new_page()
     visit = Visit(page, address)
-    page.on("console", visit.note_message)
+    # Playwright marks what it calls back, and a method of a class with slots cannot be marked.
+    page.on("console", lambda message: visit.note_message(message))
     page.on("pageerror", lambda error: visit.complaints.append(f"uncaught: {error}"))
-    page.on("dialog", visit.note_dialog)
+    page.on("dialog", lambda dialog: visit.note_dialog(dialog))
     try:
         yield visit
         unexpected = [one for one in visit.complaints if not any(part in one for part in visit.expected)]

@@ -36,16 +36,18 @@ function supportTable(answer, row, { k, to, ownId }) {
     const text = visible(textOf(answer, id));
     return supportRow([String(index + 1), text, percent(share), nats(logprob)], share / widest, isOwn ? "own" : "");
   });
-  const listed = row.ids.length > k ? `outside its top ${k}` : "outside the support";
+  const listed = row.ids.length > k ? `outside top ${k}` : "outside";
   const { outside } = coverage(row, k);
-  const rest = isOther ? ["", listed, "needs a new forward", ""] : ["", listed, percent(outside), nats(Math.log(outside))];
+  const rest = isOther
+    ? node("tr", { class: "rest" }, node("td"), node("th", { scope: "row", colspan: 4 }, `${listed}: needs a new forward`))
+    : supportRow(["", listed, percent(outside), nats(Math.log(outside))], outside / widest, "rest");
   const note = k > SHOWN ? node("p", { class: "soft" }, `The likeliest ${SHOWN} of ${k} are listed.`) : null;
-  const heads = ["", "token", "", isOther ? `inside, at T = ${to}` : "probability", "logprob"];
+  const heads = ["", "token", "", isOther ? "inside" : "probability", "logprob"];
   return [
     node("div", { class: "support", tabindex: "0", role: "region", "aria-label": "The teacher's support" },
-      node("table", {}, node("caption", {}, "The teacher would say"),
+      node("table", {}, node("caption", {}, `The teacher would say${isOther ? `, inside its top ${k} at T = ${to}` : ""}`),
         node("thead", {}, node("tr", {}, heads.map((head) => node(head ? "th" : "td", head ? { scope: "col" } : {}, head)))),
-        node("tbody", {}, rows, supportRow(rest, isOther ? 0 : outside / widest, "rest")))),
+        node("tbody", {}, rows, rest))),
     note,
   ];
 }

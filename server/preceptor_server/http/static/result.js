@@ -9,6 +9,8 @@ import { LEVELS, count, joined, nats, percent, whyNoScore } from "./words.js";
 
 const TEMPERATURE_STEPS = 40; // of the slider, either way; its ends are a tenth and ten times the answer's
 
+const perplexity = (mean) => (Number.isFinite(mean) ? Math.exp(-mean).toLocaleString("en", { maximumSignificantDigits: 3 }) : "–");
+
 export class Result {
   constructor({ onAskAgain }) {
     this.sides = ["a", "b"].map((name, index) => new Side(name, new Strip(byId(`strip-${name}`),
@@ -117,9 +119,9 @@ export class Result {
     const { response, answer } = this.sides[0];
     const total = meanCoverage(response, this.k);
     const isOther = this.to !== answer.temperature;
-    const facts = [[percent(total.inside), `mean mass in the top ${this.k}`]];
-    if (response.ids.length) facts.push([percent(total.sampledInside), "of the sampled tokens inside"]);
-    facts.push([percent(total.least), "mass where it covers least"]);
+    const facts = [[percent(total.inside), "mean mass inside"]];
+    if (response.ids.length) facts.push([percent(total.sampledInside), "of the tokens inside"]);
+    facts.push([percent(total.least), "least mass inside"]);
     if (isOther) {
       const inside = meanSupportAt(response, { k: this.k, from: answer.temperature, to: this.to });
       facts.push([nats(inside.entropy), "mean entropy inside, nats"], [nats(inside.sampled), "mean logprob inside, nats"]);
@@ -136,7 +138,7 @@ export class Result {
     const mean = response.sampled_logprobs.reduce((sum, one) => sum + (one ?? -Infinity), 0) / response.positions.length;
     const size = response.ids.length;
     const cards = [[count(size, "token"), `${response.positions.length} scored`], [nats(mean), "mean logprob, nats per token"],
-      [Math.exp(-mean).toPrecision(3), "perplexity"], [`${answer.timings.forward_ms.toFixed(0)} ms`, `forward, ${answer.timings.total_ms.toFixed(0)} ms in all`]];
+      [perplexity(mean), "perplexity"], [`${answer.timings.forward_ms.toFixed(0)} ms`, `forward, ${answer.timings.total_ms.toFixed(0)} ms in all`]];
     const shown = size ? cards : cards.slice(3);
     byId("cards").replaceChildren(...shown.map(([value, name]) => node("div", { class: "card" }, node("b", {}, value), node("span", {}, name))));
     announce(size ? `Scored ${count(size, "token")}, mean logprob ${nats(mean)} nats` : "The teacher's next tokens are shown");

@@ -61,6 +61,7 @@ export class Strip {
     this.#numDrawn = 0;
     this.#chunks = chunksOf(tokens.map((token) => token.text));
     this.#box.replaceChildren();
+    this.#box.classList.toggle("long", this.#chunks.length > 4);
     this.#box.scrollTop = 0;
     this.#drawTo(Math.min(BEFORE_PAINT, tokens.length) - 1);
     if (this.#nodes.length) this.#nodes[0].tabIndex = 0;
