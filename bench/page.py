@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -117,7 +118,14 @@ def main() -> None:
             version = browser.version
     print(
         json.dumps(
-            {**figures(rounds), **vars(options), "chromium": version, **describe_machine("playwright")}, indent=1
+            {
+                **figures(rounds),
+                **vars(options),
+                "chromium": version,
+                "load_average": os.getloadavg()[0],
+                **describe_machine("playwright"),
+            },
+            indent=1,
         )
     )
 

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-pytest.importorskip("playwright", reason="playwright is missing: pip install 'preceptor[dev]'")
-
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.browsing import Visit, free_port, launched, visiting

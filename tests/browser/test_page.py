@@ -350,5 +350,10 @@ def test_a_long_response_is_drawn_whole_and_reached_at_its_end(visit: Visit) -> 
     visit.token(0).click()
     visit.page.keyboard.press("End")
     expect(visit.token(len(text) - 1)).to_be_focused()
+    # A newline at the end of a chunk is shown by the chunk's own end.
+    drawn = visit.page.locator("#strip-a").text_content() or ""
+    num_cut = visit.page.locator("#strip-a .chunk").count() - 1
+    assert drawn.replace("⏎\n", "⏎").replace("⏎", "\n") == text
+    assert len(drawn) == len(text) + text.count("\n") - num_cut
     expect(visit.token(len(text) - 1)).to_be_in_viewport()
     assert f"token {len(text):,}".replace(",", "") in visit.detail()

@@ -69,9 +69,14 @@ def test_settings_and_queues_of_the_server_import_neither_a_model_library_nor_gr
 
 
 def test_edges_of_the_server_import_no_model_library() -> None:
-    modules = ("decoding", "encoding", "hosted", "status", "servicer")
+    modules = ("decoding", "encoding", "hosted", "status", "serving", "servicer", "readiness")
     names = ", ".join(f"preceptor_server.{module}" for module in modules)
     assert loaded_after_importing(names, (*HEAVY, "preceptor_client")) == []
+
+
+def test_a_server_without_http_imports_none_of_its_libraries() -> None:
+    names = ("fastapi", "starlette", "uvicorn", "orjson", "msgpack", "prometheus_client")
+    assert loaded_after_importing("preceptor_server.app", names) == []
 
 
 def test_packing_imports_no_torch() -> None:

@@ -129,7 +129,7 @@ def _listed(name: str, column: Column | None, start: int, stop: int) -> Column |
 
 
 def _rows_per_piece(view: ResponseView) -> int:
-    widths = [column.shape[1] for column in view.rows.values() if column is not None and column.ndim == 2]
+    widths: list[int] = [column.shape[1] for column in view.rows.values() if column is not None and column.ndim == 2]
     return max(1, ENTRIES_PER_PIECE // max(1, *widths))
 
 

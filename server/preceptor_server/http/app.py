@@ -36,7 +36,25 @@ _REVALIDATE = {"Cache-Control": "no-cache"}
 
 
 def build_app(state: HttpState) -> ASGIApp:
-    """The application, guarded."""
+    """The application as it is served: guarded."""
+    app: ASGIApp = routed_app(state)
+    if state.config.allow_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=state.config.allow_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Content-Type", "Accept"),
+        )
+    return Guard(
+        app,
+        bound_host=state.config.host,
+        allowed_hosts=state.config.allowed_hosts,
+        compare_with=state.config.compare_with,
+    )
+
+
+def routed_app(state: HttpState) -> FastAPI:
+    """What is behind the guard."""
     app = FastAPI(
         title="Preceptor",
         version=__version__,
@@ -50,20 +68,7 @@ def build_app(state: HttpState) -> ASGIApp:
     app.include_router(looking_routes(state))
     _add_page(app)
     _add_handlers(app)
-    guarded: ASGIApp = app
-    if state.config.allow_origins:
-        guarded = CORSMiddleware(
-            app,
-            allow_origins=state.config.allow_origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=("Content-Type", "Accept"),
-        )
-    return Guard(
-        guarded,
-        bound_host=state.config.host,
-        allowed_hosts=state.config.allowed_hosts,
-        compare_with=state.config.compare_with,
-    )
+    return app
 
 
 class _Files(StaticFiles):

@@ -41,6 +41,13 @@ def describe(app: FastAPI) -> Plain:
             [(TopkRequest, "validation"), (AlignRequest, "validation"), (ProblemDetails, "serialization")],
             ref_template=_REF,
         )
-        description.setdefault("components", {}).setdefault("schemas", {}).update(hand_read["$defs"])
+        schemas = description["components"]["schemas"]
+        schemas.update(hand_read["$defs"])
+        # FastAPI's own way to tell of mistakes, which are problems here.
+        for name in ("HTTPValidationError", "ValidationError"):
+            del schemas[name]
+        for operations in description["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
         app.openapi_schema = description
     return app.openapi_schema

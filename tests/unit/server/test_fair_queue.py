@@ -12,6 +12,7 @@ class Entry:
     name: str
     num_tokens: int = 10
     rides_alone: bool = False
+    weight: float = 1.0
 
     @property
     def caller(self) -> str:
@@ -188,3 +189,29 @@ def test_peek_shows_what_take_begins_with_and_takes_nothing() -> None:
         seen.append(entry.name)
     assert seen == ["a0", "b0", "a1", "a2"]
     assert queue.num_tokens == 0
+
+
+def test_low_weight_waits_until_so_many_times_its_tokens_of_others_were_served() -> None:
+    queue = queue_of(Entry("h0", weight=0.25), *(Entry(f"a{i}") for i in range(6)))
+    # 1/0.25 - 1 = 3 times its 10 tokens; then it is level with whoever was served least, and came first.
+    assert drain(queue, max_tokens=10) == [["a0"], ["a1"], ["a2"], ["h0"], ["a3"], ["a4"], ["a5"]]
+
+
+def test_low_weight_waits_too_where_each_of_the_others_asks_for_one_thing_at_a_time() -> None:
+    queue = queue_of(Entry("h0", weight=0.25))
+    served = []
+    for name in ("a0", "b0", "c0", "a1", "b1"):
+        queue.push(Entry(name))
+        served += names(queue.take(10))
+    assert served == ["a0", "b0", "c0", "h0", "a1"]
+
+
+def test_low_weight_is_no_bar_where_nobody_else_waits() -> None:
+    queue = queue_of(Entry("h0", weight=0.01), Entry("h1", weight=0.01))
+    assert drain(queue, max_tokens=10) == [["h0"], ["h1"]]
+
+
+def test_each_entry_of_low_weight_waits_for_itself() -> None:
+    queue = queue_of(Entry("h0", weight=0.5), Entry("h1", weight=0.5), *(Entry(f"a{i}") for i in range(4)))
+    order = [name for batch in drain(queue, max_tokens=10) for name in batch]
+    assert order == ["a0", "h0", "a1", "a2", "h1", "a3"]

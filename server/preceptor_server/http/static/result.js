@@ -155,8 +155,8 @@ export class Result {
     for (const status of response.status) if (status !== "ok") why.set(status, (why.get(status) ?? 0) + 1);
     byId("legend").hidden = !response.ids.length;
     byId("legend").replaceChildren(node("li", { class: "soft" }, title),
-      ...(isRatio ? rising.toReversed() : []).map((level) => swatch(`more l${level}`, `+${bound(level)}`)),
-      swatch("less l0", bound(0)), ...rising.map((level) => swatch(`less l${level}`, `−${bound(level)}`)),
+      ...(isRatio ? rising.toReversed() : []).map((level) => swatch(`more l${level}`, `${level === LEVELS.length ? "≥ " : ""}+${bound(level)}`)),
+      swatch("less l0", bound(0)), ...rising.map((level) => swatch(`less l${level}`, `${level === LEVELS.length ? "≤ " : ""}−${bound(level)}`)),
       swatch("outside", "outside the top K"),
       ...[...why].map(([status, number]) => swatch("none", `${number} not scored: ${whyNoScore(status)}`)));
   }

@@ -127,6 +127,8 @@ export class Strip {
     this.#numDrawn += 1;
     const made = this.#tokens.slice(from, to).map((token, offset) => {
       const drawn = node("span", { role: "option", "aria-selected": "false", "data-index": from + offset }, textNodes(token.text));
+      // The chunk ends the line: another newline behind its last token would show as an empty one.
+      if (from + offset === to - 1 && to < this.#tokens.length && token.text.endsWith("\n")) drawn.lastChild.remove();
       this.#dress(drawn, token);
       return drawn;
     });

@@ -1,0 +1,86 @@
+"""Whatever the description allows, and what it does not, is asked: no 5xx, and no answer that is not described.
+
+A few hundred cases, always the same. `make test-schemathesis` asks more than ten thousand.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from preceptor_server.http.app import routed_app
+from preceptor_server.http.config import HttpConfig
+from preceptor_server.http.describing import describe
+from preceptor_server.http.state import HttpState
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from tests.integration.http.serving import BothWays, running_both
+
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "40"))
+"""Of each of nine operations."""
+CHECKS = [
+    not_a_server_error,
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+]
+SEEN: Counter[tuple[str, int]] = Counter()
+
+
+@pytest.fixture(scope="module")
+def both(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BothWays]:
+    named = f'{{"student": "{tiny_folder}"}}'
+    arguments = ["--engine.kind", "fake", "--engine.tokenizer", str(tiny_folder), "--http.tokenizers", named]
+    arguments += ["--http.record", "50", "--http.share", "1"]
+    with running_both(tmp_path_factory.mktemp("described"), *arguments) as running:
+        yield running
+        assert running.server.process.poll() is None, "the server died"
+        assert "unforeseen error" not in running.server.log.read_text()
+
+
+schema = schemathesis.openapi.from_dict(describe(routed_app(HttpState(HttpConfig(port=0)))))
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_answer_is_described_and_none_is_the_servers_fault(both: BothWays, case: schemathesis.Case) -> None:
+    if case.query and "wait_seconds" in case.query:
+        case.query["wait_seconds"] = 0 if isinstance(case.query["wait_seconds"], int | float) else "x"
+    answer = case.call(base_url=both.url, timeout=60)
+    SEEN[(f"{case.method} {case.path}", answer.status_code)] += 1
+    # 501 is a promise: this teacher, or this policy, cannot do what was asked. Any other 5xx is a fault.
+    case.validate_response(
+        answer, checks=[check for check in CHECKS if answer.status_code != 501 or check != CHECKS[0]]
+    )
+
+
+def test_enough_was_asked_and_some_of_it_was_answered() -> None:
+    for (operation, status), number in sorted(SEEN.items()):
+        print(f"{number:6} {status} {operation}")
+    print(f"{sum(SEEN.values()):6} in all")
+    assert sum(SEEN.values()) >= 3 * EXAMPLES
+    for operation in ("POST /v1/topk", "POST /v1/align", "GET /v1/requests", "GET /v1/info"):
+        assert SEEN[(operation, 200)] > 0, operation
+    assert SEEN[("POST /v1/topk", 400)] > 0
