@@ -178,6 +178,31 @@ def test_a_masked_position_is_hatched_and_says_why(visit: Visit) -> None:
     expect(visit.page.locator("#legend")).to_contain_text("1 not scored: left out by the request's mask")
 
 
+def test_a_misaligned_position_shows_what_the_teacher_read_in_its_place(visit: Visit) -> None:
+    """An answer as a canonical segmentation has it: the student's "b" and "c" are the teacher's "bc"."""
+    answer = {
+        **topk(visit.address, responses=[{"text": "abc"}], top_k=2),
+        "texts": {"1": "a", "2": "b", "3": "c"},
+        "teacher_texts": {"7": "a", "8": "bc\n"},
+    }
+    [response] = answer["responses"]
+    answer["responses"] = [
+        {
+            **{name: column[:1] for name, column in response.items() if isinstance(column, list)},
+            **{"ids": [1, 2, 3], "status": ["misaligned", "ok", "misaligned"], "student_logprobs": None},
+            **{"positions": [1], "support_ids": [[1, 2]], "candidate_ids": None},
+            **{"teacher_ids": [7, 8], "teacher_rows": [1]},
+        }
+    ]
+    visit.page.route("**/v1/topk", lambda route: route.fulfill(json=answer))
+    visit.score("a", "abc")
+    visit.token(2).click()
+    assert "the teacher would cut these bytes differently" in visit.detail()
+    assert "The teacher read here: bc⏎" in visit.detail()
+    visit.token(0).click()
+    assert "The teacher read here" not in visit.detail()
+
+
 def test_what_the_form_cannot_hold_is_shown_as_json(visit: Visit) -> None:
     body = {"prompt": {"text": "a"}, "responses": [{"text": "bc"}, {"text": "defg"}], "top_k": 4}
     link = visit.page.evaluate("async (request) => (await import('/static/links.js')).write({request})", body)

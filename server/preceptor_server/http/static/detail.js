@@ -5,6 +5,7 @@ import { node } from "./dom.js";
 import { nats, percent, signed, visible, whyNoScore } from "./words.js";
 
 const SHOWN = 128; // tokens of a support that are listed
+const READ = 40; // tokens that the teacher read, likewise
 
 export const textOf = (answer, id) => answer.texts[id] || `<${id}>`;
 const teacherText = (answer, id) => answer.teacher_texts[id] || `<${id}>`;
@@ -61,8 +62,9 @@ function candidateFacts(answer, response, n) {
 function teacherTokens(answer, response, position) {
   const span = teacherSpan(response, position);
   if (!span) return null;
-  const texts = response.teacher_ids.slice(...span).slice(0, 40).map((id) => node("code", {}, visible(teacherText(answer, id))));
-  return node("p", { class: "read-as" }, "The teacher read here: ", texts.flatMap((text) => [text, " "]));
+  const texts = response.teacher_ids.slice(...span).slice(0, READ).map((id) => teacherText(answer, id));
+  if (texts.length === 1 && texts[0] === textOf(answer, response.ids[position])) return null;
+  return node("p", { class: "read-as" }, "The teacher read here: ", texts.map((text) => [node("code", {}, visible(text)), " "]));
 }
 
 function scoredFacts(answer, response, row, { k, to }) {
