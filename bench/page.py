@@ -3,6 +3,8 @@
 paint   from the answer's last byte until its first tokens are on the screen, parsing included
 drawn   the same, until all of them are in the page
 click   from a click on a token until the screen shows its support; tokens all over the response
+busy    of a click, what the page's main thread computed for it: unlike the others it does not grow with what else the
+        machine does
 slide   from a move of the K slider until the screen shows what the smaller support covers, over the whole response
 
 The engine is the fake one, for the server's time is no part of these; the browser is Chromium without a window. "The
@@ -20,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import CDPSession, Page, sync_playwright
 
 from bench.machine import describe_machine
 from tests.browser.browsing import launched
@@ -91,9 +93,21 @@ def one_round(page: Page, address: str, *, num_tokens: int, top_k: int, seed: in
     page.locator("#score").click()
     times: dict[str, Any] = page.evaluate(_TIMES)
     positions = random.Random(seed).sample(range(num_tokens), NUM_CLICKS)
-    times["click"] = [page.evaluate(_ACT, [f"#strip-a [data-index='{at}']", "click", None]) for at in positions]
+    times["click"], times["busy"] = [], []
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    for at in positions:
+        before = busy_ms(session)
+        times["click"].append(page.evaluate(_ACT, [f"#strip-a [data-index='{at}']", "click", None]))
+        times["busy"].append(busy_ms(session) - before)
     times["slide"] = [page.evaluate(_ACT, ["#k-slider", "input", str(k)]) for k in range(top_k - 1, top_k - 9, -1)]
     return times
+
+
+def busy_ms(session: CDPSession) -> float:
+    """Processor time of the main thread so far."""
+    metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    return 1000 * float(metrics["TaskDuration"])
 
 
 def main() -> None:
@@ -133,7 +147,7 @@ def main() -> None:
 def figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians and maxima in milliseconds."""
     figures: dict[str, Any] = {"answer_megabytes": round(rounds[0]["bytes"] / 1e6, 2)}
-    for name in ("paint", "drawn", "click", "slide"):
+    for name in ("paint", "drawn", "click", "busy", "slide"):
         values = [value for one in rounds for value in (one[name] if isinstance(one[name], list) else [one[name]])]
         figures[f"{name}_ms"] = {"median": round(statistics.median(values), 1), "max": round(max(values), 1)}
     return figures

@@ -345,6 +345,7 @@ def test_two_teachers_stand_side_by_side(visit: Visit, teachers: Teachers) -> No
     visit.token(6, strip="b").click()
     expect(visit.token(6)).to_have_attribute("aria-selected", "true")
     assert shown(own[6]) in visit.detail()
+    assert re.search(rf"against the other, nats\s+[+−]{abs(own[6] - other[6]):.3f}", visit.detail())
     assert shown(other[6]) in visit.page.locator("#detail-b").inner_text()
     visit.page.get_by_label("Colours show").select_option("surprise")
     assert f"logprob {shown(other[6])}" in (visit.token(6, strip="b").get_attribute("aria-label") or "")

@@ -67,12 +67,13 @@ function teacherTokens(answer, response, position) {
   return node("p", { class: "read-as" }, "The teacher read here: ", texts.map((text) => [node("code", {}, visible(text)), " "]));
 }
 
-function scoredFacts(answer, response, row, { k, to }) {
+function scoredFacts(answer, response, row, { k, to, apart }) {
   const { inside, hasSampled } = coverage(row, k);
   const student = response.student_logprobs ? minusInfinity(response.student_logprobs[row.position]) : null;
   const isSampled = response.ids.length > 0;
   const facts = [];
   if (isSampled) facts.push(["teacher's logprob", both(row.sampled)]);
+  if (isSampled && apart !== null) facts.push(["against the other, nats", signed(apart)]);
   if (student !== null) facts.push(["student's logprob", both(student)], ["log-ratio, nats", signed(row.sampled - student)]);
   if (isSampled) facts.push(["rank of the token", row.rank === null ? `outside the top ${row.ids.length}` : String(row.rank)]);
   if (isSampled && k < row.ids.length) facts.push([`in its top ${k}`, hasSampled ? "yes" : "no"]);
@@ -87,7 +88,7 @@ function scoredFacts(answer, response, row, { k, to }) {
 }
 
 /** Nodes for a position of a response; `n` is its row, -1 where it has none. */
-export function detailNodes(answer, response, { position, n, k, to, heading = "" }) {
+export function detailNodes(answer, response, { position, n, k, to, heading = "", apart = null }) {
   const total = response.ids.length;
   const id = total ? response.ids[position] : null;
   const title = id === null ? "What may follow" : visible(textOf(answer, id));
@@ -99,7 +100,7 @@ export function detailNodes(answer, response, { position, n, k, to, heading = ""
     return [...head, why, teacherTokens(answer, response, position)].filter(Boolean);
   }
   const row = rowOf(response, n);
-  const facts = [...scoredFacts(answer, response, row, { k, to }), ...candidateFacts(answer, response, n)];
+  const facts = [...scoredFacts(answer, response, row, { k, to, apart }), ...candidateFacts(answer, response, n)];
   return [...head, node("dl", {}, facts.map(fact)), teacherTokens(answer, response, position),
     supportTable(answer, row, { k, to, ownId: id })].flat().filter(Boolean);
 }

@@ -174,7 +174,7 @@ export class Result {
         return;
       }
       one.strip.select(place, { isFocused: isFocused && number === side, isSeen });
-      const what = { position: place, n: one.rows[place], k: this.k, to: this.to, heading: label };
+      const what = { position: place, n: one.rows[place], k: this.k, to: this.to, heading: label, apart: this.isPair ? this.differences[number][place] : null };
       box.replaceChildren(...detailNodes(one.answer, one.response, what));
     });
     byId("detail-b").hidden = !this.isPair;
