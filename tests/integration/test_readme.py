@@ -68,7 +68,7 @@ def test_the_readme_names_every_client_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "engine"), list(zip(readme_commands("preceptor-server"), ["hf", "vllm"], strict=True))
+    ("command", "engine"), list(zip(readme_commands("preceptor-server"), ["hf", "hf", "vllm"], strict=True))
 )
 def test_the_server_commands_of_the_readme_have_settings_that_load(command: str, engine: str) -> None:
     config = load_settings(ServerConfig, shlex.split(command)[1:], program="preceptor-server")

@@ -22,10 +22,14 @@ _MAX_SHOWN = 3
 """Mistakes that one answer tells."""
 
 
-async def read_body(request: Request, model: type[BodyT], *, max_bytes: int) -> BodyT:
-    """Raises ProblemError: 415, 413 or 400."""
+async def read_body(request: Request, model: type[BodyT], *, max_bytes: int, timeout_seconds: float) -> BodyT:
+    """Raises ProblemError: 415, 413, 408 or 400."""
     check_is_json(request)
-    data = await _read(request, max_bytes)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            data = await _read(request, max_bytes)
+    except TimeoutError:
+        raise _too_slow(timeout_seconds) from None
     if len(data) > _SMALL_BYTES:
         return await asyncio.to_thread(_parse, data, model)
     return _parse(data, model)
@@ -88,6 +92,17 @@ def _parse(data: bytes, model: type[BodyT]) -> BodyT:
         return model.model_validate_json(data)
     except ValidationError as error:
         raise problem_of_validation(error) from None
+
+
+def _too_slow(timeout_seconds: float) -> ProblemError:
+    return ProblemError(
+        Problem(
+            status=HTTPStatus.REQUEST_TIMEOUT,
+            reason="BODY_TOO_SLOW",
+            detail=f"the body did not come within http.timeout_seconds={timeout_seconds:g}",
+            headers={"Connection": "close"},
+        )
+    )
 
 
 def _too_large(max_bytes: int) -> ProblemError:

@@ -69,10 +69,10 @@ class Gate:
             self._admit()
 
     async def _enter(self, timeout_seconds: float) -> None:
+        self.refuse_if_hopeless(timeout_seconds)
         if not self._waiting and self._may_enter():
             self._num_running += 1
             return
-        self._refuse_if_hopeless(timeout_seconds)
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._admit()
@@ -89,8 +89,11 @@ class Gate:
                 raise DeadlinePassedError(waited) from error
             raise
 
-    def _refuse_if_hopeless(self, timeout_seconds: float) -> None:
+    def refuse_if_hopeless(self, timeout_seconds: float) -> None:
+        """Raises QueueFullError where `turn` would: before a body is read that nobody will serve."""
         pause = self._pause_seconds()
+        if not self._waiting and self._may_enter():
+            return
         if len(self._waiting) < self._max_waiting and pause < timeout_seconds:
             return
         raise QueueFullError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from preceptor_server.http.state import HttpState
 from preceptor_server.reachable import joined
 from preceptor_server.serving import Observer, ScoreService
 
-_START_SECONDS = 10.0
+logger = logging.getLogger(__name__)
+
 _KEEP_ALIVE_SECONDS = 20
 
 
@@ -35,8 +37,10 @@ class HttpSide:
                 build_app(self._state),
                 lifespan="off",
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # anyone could name any address
                 ws="none",
                 http="h11",
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -72,7 +76,9 @@ class HttpSide:
         self._server.config.timeout_graceful_shutdown = max(1, math.ceil(drain_seconds))
         self._server.should_exit = True
         if self._serving is not None:
-            await asyncio.gather(self._serving, return_exceptions=True)
+            [outcome] = await asyncio.gather(self._serving, return_exceptions=True)
+            if isinstance(outcome, Exception):
+                logger.error("http ended by itself", exc_info=outcome)
         self._socket.close()
 
 

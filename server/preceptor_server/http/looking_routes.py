@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated
@@ -83,7 +84,9 @@ def looking_routes(state: HttpState) -> APIRouter:
         records = [asdict(record) for record in recorder.after(after, limit=limit)]
         return _json({"records": records, "last": recorder.last, "is_recording": recorder.is_recording})
 
-    @router.get("/v1/requests/{number}", response_model=answers.TopkAnswer, responses=problems(400, 404, 500, 503))
+    @router.get(
+        "/v1/requests/{number}", response_model=answers.TopkAnswer, responses=problems(400, 404, 429, 500, 503, 504)
+    )
     async def show_request(number: Annotated[int, InPath(ge=0, le=MAX_NUMBER)]) -> Response:
         """One of them, as /v1/topk answered or would have."""
         kept = state.recorder.find(number)
@@ -93,8 +96,12 @@ def looking_routes(state: HttpState) -> APIRouter:
             outcome = kept.record.outcome
             why = "it was too large to keep" if outcome == "ok" else f"it failed with {outcome}"
             raise _not_found("NO_SCORES", f"number {number} has no scores: {why}", "number")
-        answer = await asyncio.to_thread(build_answer, kept.request, kept.response, kept.notes, state.teacher)
-        return Response(await asyncio.to_thread(to_json, answer), media_type=JSON)
+        async with state.gate.turn(timeout_seconds=state.config.timeout_seconds) as turn:
+            started = time.monotonic()
+            answer = await asyncio.to_thread(build_answer, kept.request, kept.response, kept.notes, state.teacher)
+            written = await asyncio.to_thread(to_json, answer)
+            turn.busy_seconds = time.monotonic() - started
+        return Response(written, media_type=JSON)
 
     @router.get("/healthz", response_model=answers.HealthAnswer, responses=problems(500))
     async def healthz() -> Response:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends
 from preceptor.v1 import teacher_pb2 as pb
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -25,13 +26,25 @@ from preceptor_server.http.disconnects import while_connected
 from preceptor_server.http.problems import ProblemError, problem_of
 from preceptor_server.http.requests import AlignRequest, PromptBody, TopkRequest
 from preceptor_server.http.state import HttpState
-from preceptor_server.http.translate import Translated, ids_of, segmentation_of, to_ids, to_prompt, translate_topk
+from preceptor_server.http.translate import (
+    Translated,
+    check_texts,
+    ids_of,
+    segmentation_of,
+    to_ids,
+    to_prompt,
+    translate_topk,
+)
 from preceptor_server.serving import Caller
 from preceptor_server.status import failure_of
 
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
 JSON, LINES, MSGPACK = "application/json", "application/x-ndjson", "application/msgpack"
+_FAILED_SECONDS = 1.0
+"""What a request that failed counts at most."""
 FORMS = (JSON, LINES, MSGPACK)
-_PROBLEMS = (400, 404, 406, 413, 415, 429, 500, 501, 503, 504)
+_PROBLEMS = (400, 404, 406, 408, 413, 415, 429, 500, 501, 503, 504)
 
 
 def scoring_routes(state: HttpState) -> APIRouter:
@@ -50,7 +63,7 @@ def scoring_routes(state: HttpState) -> APIRouter:
     )
     async def topk(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Response:
         form = choose_form(request.headers.get("accept", ""), FORMS)
-        body = await read_body(request, TopkRequest, max_bytes=state.config.max_body_bytes)
+        body = await _body(request, TopkRequest, state)
         return await while_connected(request, _topk(body, caller, form, state))
 
     @router.post(
@@ -63,25 +76,33 @@ def scoring_routes(state: HttpState) -> APIRouter:
     )
     async def align(request: Request) -> Response:
         choose_form(request.headers.get("accept", ""), (JSON,))
-        body = await read_body(request, AlignRequest, max_bytes=state.config.max_body_bytes)
+        body = await _body(request, AlignRequest, state)
         return await while_connected(request, _align(body, state))
 
     return router
+
+
+async def _body(request: Request, model: type[BodyT], state: HttpState) -> BodyT:
+    config = state.config
+    state.gate.refuse_if_hopeless(config.timeout_seconds)
+    return await read_body(request, model, max_bytes=config.max_body_bytes, timeout_seconds=config.timeout_seconds)
 
 
 async def _topk(body: TopkRequest, caller: Caller, form: str, state: HttpState) -> Response:
     deadline = time.monotonic() + state.config.timeout_seconds
     async with state.gate.turn(timeout_seconds=state.config.timeout_seconds) as turn:
         started = time.monotonic()
-        waited_ms = 0.0
         try:
             student = await state.students.find(body.tokenizer, state.teacher)
             translated = translate_topk(body, state.teacher, student)
             response = await _named(translated, lambda: _score(translated, caller, deadline, state))
-            waited_ms = response.timings.queue_ms
-            return await _written(translated, response, form, state)
-        finally:
-            turn.busy_seconds = max(0.0, time.monotonic() - started - waited_ms / 1000)
+            waited_seconds = response.timings.queue_ms / 1000
+            written = await _written(translated, response, form, state)
+            turn.busy_seconds = max(0.0, time.monotonic() - started - waited_seconds)
+        except BaseException:  # how long it was waited for is not known then, nor whether a forward goes on
+            turn.busy_seconds = min(_FAILED_SECONDS, time.monotonic() - started)
+            raise
+        return written
 
 
 async def _score(translated: Translated, caller: Caller, deadline: float, state: HttpState) -> pb.ScoreResponse:
@@ -113,6 +134,7 @@ async def _align(body: AlignRequest, state: HttpState) -> Response:
         try:
             teacher = state.teacher
             student = await state.students.find(body.tokenizer, teacher)
+            check_texts(body.prompt, [body.response], teacher)
             request = pb.ScoreRequest(
                 tokenizer_id=student.tokenizer_id,
                 prompt=to_prompt(body.prompt or PromptBody(teacher_ids=[0])),
@@ -126,7 +148,7 @@ async def _align(body: AlignRequest, state: HttpState) -> Response:
             return Response(orjson.dumps(await asyncio.to_thread(show_alignment, call, teacher)), media_type=JSON)
         except Exception as error:
             name = "response.text" if body.response.text else "response.ids"
-            fields = {"responses[0].ids": name, "responses[0]": "response"}
+            fields = {"responses[0].text": name, "responses[0].ids": name, "responses[0]": "response"}
             raise ProblemError(problem_of(failure_of(error), fields=fields)) from error
         finally:
             turn.busy_seconds = time.monotonic() - started

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,9 +62,12 @@ class Students:
     async def _registered(self, name: str, teacher: HostedTeacher) -> Student:
         if teacher.aligner is None:
             raise NotYetImplementedError("tokenizer", "this teacher cannot align other tokenizers than its own")
-        tokenizer = await self._load(name)
+        tokenizer, registry = await self._load(name), teacher.aligner.registry
+        registration = _registration_of(tokenizer)
         try:
-            alignment = await teacher.aligner.registry.register(_registration_of(tokenizer))
+            alignment = await registry.register(registration)
+            if alignment is None:  # not yet, or not any more
+                alignment = await registry.register(replace(registration, tokenizer_json=tokenizer.json.encode()))
         except InvalidTokenizerError as error:
             raise InvalidRequestError("tokenizer", f"{name!r}: {error}", reason=error.reason) from error
         assert alignment is not None, "the tokenizer was handed over"
@@ -88,9 +91,9 @@ def _load(folder: Path) -> TeacherTokenizer:
 
 
 def _registration_of(tokenizer: TeacherTokenizer) -> Registration:
+    """Without the megabytes, which the registry may have already."""
     return Registration(
         tokenizer_id=tokenizer.tokenizer_id,
-        tokenizer_json=tokenizer.json.encode(),
         chat_template=tokenizer.chat_template,
         end_token_ids=tokenizer.end_token_ids,
     )

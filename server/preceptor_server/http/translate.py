@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from preceptor.v1 import teacher_pb2 as pb
@@ -18,7 +18,8 @@ from preceptor_server.http.requests import AlignRequest, PromptBody, ResponseBod
 from preceptor_server.http.students import Student
 from preceptor_server.serving import Notes
 
-NumberT = TypeVar("NumberT", int, bool)
+_CHARACTERS_PER_TOKEN = 64
+"""No text has as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Translated:
 
 def translate_topk(body: TopkRequest, teacher: HostedTeacher, student: Student) -> Translated:
     """Raises InvalidRequestError or NotYetImplementedError where it cannot be said on the wire at all."""
+    check_texts(body.prompt, body.responses, teacher)
     request = pb.ScoreRequest(
         request_id=body.request_id,
         teacher=body.teacher,
@@ -53,6 +55,26 @@ def translate_topk(body: TopkRequest, teacher: HostedTeacher, student: Student) 
     stand_in = id_to_stand_in(request, teacher)
     request.responses.append(pb.Response(ids=to_ids([stand_in])))
     return Translated(request=request, notes=Notes(is_next=True), fields={"responses[0]": "prompt"})
+
+
+def check_texts(prompt: PromptBody | None, responses: Sequence[TextOrIds], teacher: HostedTeacher) -> None:
+    """Raises InvalidRequestError where a text is so long that to cut it would be work for nothing."""
+    if prompt is not None:
+        messages = sum(len(message.role) + len(message.content) for message in prompt.messages)
+        _check_text(len(prompt.text), "prompt.text", teacher)
+        _check_text(messages, "prompt.messages", teacher)
+    for index, response in enumerate(responses):
+        _check_text(len(response.text), f"responses[{index}].text", teacher)
+
+
+def _check_text(num_characters: int, field: str, teacher: HostedTeacher) -> None:
+    context = teacher.info.max_model_len
+    if num_characters > context * _CHARACTERS_PER_TOKEN:
+        raise InvalidRequestError(
+            field,
+            f"has {num_characters:,} characters, far more than the teacher's max_model_len={context} tokens hold",
+            reason="BEYOND_CONTEXT",
+        )
 
 
 def segmentation_of(body: TopkRequest | AlignRequest) -> pb.SegmentationPolicy.ValueType:

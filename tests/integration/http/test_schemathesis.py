@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -65,7 +66,7 @@ schema = schemathesis.openapi.from_dict(describe(routed_app(HttpState(HttpConfig
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_is_described_and_none_is_the_servers_fault(both: BothWays, case: schemathesis.Case) -> None:
+def test_every_answer_is_described_and_none_is_the_servers_fault(both: BothWays, case: schemathesis.Case[Any]) -> None:
     if case.query and "wait_seconds" in case.query:
         case.query["wait_seconds"] = 0 if isinstance(case.query["wait_seconds"], int | float) else "x"
     answer = case.call(base_url=both.url, timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -275,6 +276,33 @@ async def test_a_body_that_is_too_large_is_413_with_its_length_or_without() -> N
         assert (await asked.topk(group())).status_code == 200
 
 
+async def test_a_body_that_does_not_come_is_408() -> None:
+    async def slowly() -> Any:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async with asking(timeout_seconds=0.05) as asked:
+        answer = await asked.client.post("/v1/topk", content=slowly(), headers=JSON)
+        assert problem(answer) == (408, "BODY_TOO_SLOW", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"prompt": {"text": "a" * 4097}}, "prompt.text"),
+        ({"prompt": {"messages": [{"role": "user", "content": "a" * 2048}] * 2}}, "prompt.messages"),
+        ({"responses": [{"text": "a"}, {"text": "a" * 4097}]}, "responses[1].text"),
+    ],
+)
+async def test_a_text_far_beyond_the_context_is_not_even_cut(change: Body, field: str) -> None:
+    async with asking() as asked:
+        assert asked.teacher.tokenizer is not None
+        asked.teacher.tokenizer.encode = None  # type: ignore[method-assign, assignment]  # whoever cuts fails
+        answer = await asked.topk(group(**change))
+        assert problem(answer) == (400, "BEYOND_CONTEXT", field)
+        assert "far more than the teacher's max_model_len=64 tokens hold" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "reason"),
     [
@@ -390,4 +418,4 @@ async def test_every_problem_is_described() -> None:
             for status in ("421", "500"):
                 assert "application/problem+json" in operation["responses"][status]["content"]
     scoring = set(paths["/v1/topk"]["post"]["responses"])
-    assert scoring == {"200", "400", "404", "406", "413", "415", "421", "429", "500", "501", "503", "504"}
+    assert scoring == {"200", "400", "404", "406", "408", "413", "415", "421", "429", "500", "501", "503", "504"}
