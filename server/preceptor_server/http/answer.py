@@ -15,10 +15,9 @@ import orjson
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import PositionStatus, SegmentationPolicy
 
-from preceptor_server.hosted import HostedTeacher
 from preceptor_server.http.columns import Column, ResponseView, prompt_ids_of, view_of
 from preceptor_server.http.next_token import without_stand_in
-from preceptor_server.http.texts import Ids, student_texts, teacher_texts
+from preceptor_server.http.texts import Ids, Vocabularies
 from preceptor_server.serving import Notes
 
 ENTRIES_PER_PIECE = 16_384
@@ -37,13 +36,13 @@ class Answer:
     views: Sequence[ResponseView]
 
 
-def build_answer(request: pb.ScoreRequest, response: pb.ScoreResponse, notes: Notes, teacher: HostedTeacher) -> Answer:
-    """Takes as long as there are tokens to be named."""
+def build_answer(request: pb.ScoreRequest, response: pb.ScoreResponse, notes: Notes, named: Vocabularies) -> Answer:
+    """Ids have the texts of `named`. Takes as long as there are tokens to be named."""
     if notes.is_next:
         response = without_stand_in(request, response)
     views = view_of(request, response, notes)
     prompt_ids = prompt_ids_of(request, response)
-    own = teacher_texts(teacher)
+    teacher_ids = [view.teacher_ids_M for view in views if view.teacher_ids_M is not None]
     head = {
         "request_id": response.request_id,
         "teacher": response.teacher,
@@ -54,8 +53,8 @@ def build_answer(request: pb.ScoreRequest, response: pb.ScoreResponse, notes: No
         "temperature": response.temperature,
         "segmentation": SegmentationPolicy(response.segmentation).name.lower(),
         "prompt_ids": prompt_ids.tolist(),
-        "texts": student_texts(response.tokenizer_id, teacher).of(*_columns_of_ids(views)),
-        "teacher_texts": own.of(prompt_ids, *(view.teacher_ids_M for view in views if view.teacher_ids_M is not None)),
+        "texts": named.student.of(*_columns_of_ids(views)),
+        "teacher_texts": named.teacher.of(prompt_ids, *teacher_ids),
         "timings": {
             name: getattr(response.timings, name) for name in ("decode_ms", "queue_ms", "forward_ms", "total_ms")
         },

@@ -24,6 +24,7 @@ from preceptor_server.http.metrics import MEDIA_TYPE as METRICS
 from preceptor_server.http.plain import to_plain
 from preceptor_server.http.problems import Problem, ProblemError
 from preceptor_server.http.state import HttpState
+from preceptor_server.http.texts import vocabularies_of
 
 JSON = "application/json"
 MAX_RECORDS = 1000
@@ -98,7 +99,8 @@ def looking_routes(state: HttpState) -> APIRouter:
             raise _not_found("NO_SCORES", f"number {number} has no scores: {why}", "number")
         async with state.gate.turn(timeout_seconds=state.config.timeout_seconds) as turn:
             started = time.monotonic()
-            answer = await asyncio.to_thread(build_answer, kept.request, kept.response, kept.notes, state.teacher)
+            vocabularies = vocabularies_of(kept.response.tokenizer_id, state.teacher)
+            answer = await asyncio.to_thread(build_answer, kept.request, kept.response, kept.notes, vocabularies)
             written = await asyncio.to_thread(to_json, answer)
             turn.busy_seconds = time.monotonic() - started
         return Response(written, media_type=JSON)

@@ -26,6 +26,7 @@ from preceptor_server.http.disconnects import while_connected
 from preceptor_server.http.problems import ProblemError, problem_of
 from preceptor_server.http.requests import AlignRequest, PromptBody, TopkRequest
 from preceptor_server.http.state import HttpState
+from preceptor_server.http.texts import vocabularies_of
 from preceptor_server.http.translate import (
     Translated,
     check_texts,
@@ -35,6 +36,7 @@ from preceptor_server.http.translate import (
     to_prompt,
     translate_topk,
 )
+from preceptor_server.segmentation import find_alignment
 from preceptor_server.serving import Caller
 from preceptor_server.status import failure_of
 
@@ -122,7 +124,8 @@ async def _written(translated: Translated, response: pb.ScoreResponse, form: str
     request, notes = translated.request, translated.notes
     if form == MSGPACK:
         return Response(await asyncio.to_thread(to_msgpack, request, response, notes), media_type=MSGPACK)
-    answer = await asyncio.to_thread(build_answer, request, response, notes, state.teacher)
+    vocabularies = vocabularies_of(response.tokenizer_id, state.teacher)
+    answer = await asyncio.to_thread(build_answer, request, response, notes, vocabularies)
     if form == LINES:
         return StreamingResponse(to_lines(answer), media_type=LINES)
     return Response(await asyncio.to_thread(to_json, answer), media_type=JSON)
@@ -145,7 +148,9 @@ async def _align(body: AlignRequest, state: HttpState) -> Response:
                 paper_token_ids=body.paper_token_ids,
             )
             call = decode_score_request(request, teacher)
-            return Response(orjson.dumps(await asyncio.to_thread(show_alignment, call, teacher)), media_type=JSON)
+            alignment = find_alignment(call.tokenizer_id, teacher)
+            shown = await asyncio.to_thread(show_alignment, call, alignment, teacher)
+            return Response(orjson.dumps(shown), media_type=JSON)
         except Exception as error:
             name = "response.text" if body.response.text else "response.ids"
             fields = {"responses[0].text": name, "responses[0].ids": name, "responses[0]": "response"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,17 +61,22 @@ def shown(data: bytes) -> str:
     return "".join(f"<0x{ord(one) - 0xDC00:02X}>" if 0xDC80 <= ord(one) <= 0xDCFF else one for one in text)
 
 
-def student_texts(tokenizer_id: str, teacher: HostedTeacher) -> Texts:
-    """Of the tokenizer that a request names."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabularies:
+    """Both sides of an answer."""
+
+    student: Texts
+    teacher: Texts
+
+
+def vocabularies_of(tokenizer_id: str, teacher: HostedTeacher) -> Vocabularies:
+    """Of the tokenizer that a request names, and of the teacher's own. For the event loop: it asks the registry."""
     if teacher.aligner is None:
-        return Texts(None, teacher.tokenizer)
+        own = Texts(None, teacher.tokenizer)
+        return Vocabularies(student=own, teacher=own)
+    own = Texts(teacher.aligner.vocabulary.table)
     try:
         alignment = find_alignment(tokenizer_id, teacher)
     except UnknownTokenizerError:
-        return Texts(None)
-    return Texts(None if alignment is None else alignment.pairing.student)
-
-
-def teacher_texts(teacher: HostedTeacher) -> Texts:
-    """Of the teacher's own."""
-    return Texts(teacher.aligner.vocabulary.table if teacher.aligner else None, teacher.tokenizer)
+        return Vocabularies(student=Texts(None), teacher=own)
+    return Vocabularies(student=Texts(alignment.pairing.student if alignment else None), teacher=own)

@@ -13,6 +13,7 @@ from preceptor_server.http.answer import build_answer, to_json, to_lines
 from preceptor_server.http.answers import TopkAnswer
 from preceptor_server.http.requests import TopkRequest
 from preceptor_server.http.students import Student
+from preceptor_server.http.texts import vocabularies_of
 from preceptor_server.http.translate import translate_topk
 from preceptor_server.serving import Caller, Notes, ScoreService
 
@@ -238,7 +239,7 @@ def test_every_f32_survives_json_to_the_bit_and_minus_infinity_is_null() -> None
         segmentation=pb.SEGMENTATION_POLICY_AS_IS,
     )
     asked = pb.ScoreRequest(prompt=pb.Prompt(teacher_ids=ids(3)), responses=[pb.Response(ids=request_ids)])
-    answer = build_answer(asked, response, Notes(), tiny_teacher())
+    answer = build_answer(asked, response, Notes(), vocabularies_of("", tiny_teacher()))
     for shown in (json.loads(to_json(answer)), joined_lines(b"".join(to_lines(answer)).decode())):
         [one] = shown["responses"]
         for name in ("sampled_logprobs", "log_tail_mass", "entropies"):
