@@ -98,11 +98,11 @@ class FairQueue(Generic[QueuedT]):
     def _next_caller(self) -> str:
         return min(self._waiting, key=self._rank)
 
-    def _rank(self, caller: str) -> float:
-        """Tokens served so far, and those that others shall be served before the caller's first entry."""
+    def _rank(self, caller: str) -> tuple[float, int]:
+        """Tokens that others shall still be served before the caller's first entry, then those served so far."""
         entry = self._waiting[caller][0]
         others_first = entry.num_tokens * (1 / entry.weight - 1)
-        return self._served[caller] + max(0.0, others_first - (self._total_served - self._heads_since[caller]))
+        return max(0.0, others_first - (self._total_served - self._heads_since[caller])), self._served[caller]
 
     def _forget(self, entry: QueuedT) -> None:
         self._num_tokens -= entry.num_tokens
