@@ -24,6 +24,7 @@ from preceptor_server.http.disconnects import CallerGoneError
 from preceptor_server.http.guard import Guard
 from preceptor_server.http.looking_routes import looking_routes
 from preceptor_server.http.problems import Problem, ProblemError, problem_of
+from preceptor_server.http.recorded_routes import recorded_routes
 from preceptor_server.http.scoring_routes import scoring_routes
 from preceptor_server.http.state import HttpState
 from preceptor_server.status import failure_of
@@ -66,6 +67,7 @@ def routed_app(state: HttpState) -> FastAPI:
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.include_router(scoring_routes(state))
     app.include_router(looking_routes(state))
+    app.include_router(recorded_routes(state))
     _add_page(app)
     _add_handlers(app)
     return app

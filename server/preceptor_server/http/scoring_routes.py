@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
-import orjson
 from fastapi import APIRouter, Depends
 from preceptor.v1 import teacher_pb2 as pb
 from pydantic import BaseModel
@@ -23,6 +22,7 @@ from preceptor_server.http.bodies import read_body
 from preceptor_server.http.callers import caller_of
 from preceptor_server.http.describing import body_of, problems
 from preceptor_server.http.disconnects import while_connected
+from preceptor_server.http.plain import JSON, json_response
 from preceptor_server.http.problems import ProblemError, problem_of
 from preceptor_server.http.requests import AlignRequest, PromptBody, TopkRequest
 from preceptor_server.http.state import HttpState
@@ -42,7 +42,7 @@ from preceptor_server.status import failure_of
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
-JSON, LINES, MSGPACK = "application/json", "application/x-ndjson", "application/msgpack"
+LINES, MSGPACK = "application/x-ndjson", "application/msgpack"
 _FAILED_SECONDS = 1.0
 """What a request that failed counts at most."""
 FORMS = (JSON, LINES, MSGPACK)
@@ -150,7 +150,7 @@ async def _align(body: AlignRequest, state: HttpState) -> Response:
             call = decode_score_request(request, teacher)
             alignment = find_alignment(call.tokenizer_id, teacher)
             shown = await asyncio.to_thread(show_alignment, call, alignment, teacher)
-            return Response(orjson.dumps(shown), media_type=JSON)
+            return json_response(shown)
         except Exception as error:
             name = "response.text" if body.response.text else "response.ids"
             fields = {"responses[0].text": name, "responses[0].ids": name, "responses[0]": "response"}
