@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 from preceptor_client import BlockingTeacherClient, Text
 
 from tests.browser.browsing import Visit, needs_chromium, visiting
@@ -266,6 +267,29 @@ def test_a_link_fills_the_form_scores_and_goes_to_the_position(visit: Visit, add
     assert visit.page.get_by_label("Prompt", exact=True).input_value() == PROMPT
     assert visit.page.get_by_label("Response").first.input_value() == RESPONSE
     expect(visit.token(5)).to_have_attribute("aria-selected", "true")
+
+
+def test_a_link_waits_for_a_model_that_is_being_loaded(visit: Visit) -> None:
+    link = "#request=" + base64.urlsafe_b64encode(
+        json.dumps({"prompt": {"text": PROMPT}, "responses": [{"text": RESPONSE}]}).encode()
+    ).decode().rstrip("=")
+    loading = {"title": "Service Unavailable", "detail": "the model is being loaded", "retry_after_seconds": 0.3}
+    refused: list[str] = []
+
+    def refuse_twice(route: Route) -> None:
+        refused.append(route.request.url)
+        if len(refused) > 2:
+            route.continue_()
+        else:
+            route.fulfill(status=503, content_type="application/problem+json", body=json.dumps(loading))
+
+    visit.expected = ["503"]
+    visit.page.route("**/v1/info", lambda route: refuse_twice(route))
+    visit.open(link)
+    visit.wait_for_tokens()
+    assert len(refused) == 3
+    expect(visit.page.get_by_role("alert")).to_be_empty()
+    assert visit.page.get_by_label("Response").first.input_value() == RESPONSE
 
 
 def test_a_torn_link_is_told(visit: Visit) -> None:

@@ -44,14 +44,14 @@ class HttpState:
     def teacher(self) -> HostedTeacher:
         """Raises EngineUnavailableError until there is one."""
         if self._teacher is None:
-            raise EngineUnavailableError("the model is being loaded: ask again", retry_after_seconds=_LOADING_SECONDS)
+            raise EngineUnavailableError("the model is being loaded", retry_after_seconds=_LOADING_SECONDS)
         return self._teacher
 
     @property
     def service(self) -> ScoreService:
         """Raises EngineUnavailableError until there is one."""
         if self._service is None:
-            raise EngineUnavailableError("the model is being loaded: ask again", retry_after_seconds=_LOADING_SECONDS)
+            raise EngineUnavailableError("the model is being loaded", retry_after_seconds=_LOADING_SECONDS)
         return self._service
 
     def host(self, teacher: HostedTeacher, service: ScoreService) -> None:

@@ -31,8 +31,9 @@ export function watch() {
       history.push(stats.positions_per_second);
       if (history.length > KEPT) history.shift();
       show(stats, history);
-    } catch {
-      byId("live-facts").replaceChildren(node("div", {}, node("dt", {}, "state"), node("dd", {}, "no answer")));
+    } catch (error) {
+      const state = error.retryAfter ? "not yet serving" : "no answer";
+      byId("live-facts").replaceChildren(node("div", {}, node("dt", {}, "state"), node("dd", {}, state)));
     }
   };
   tick();

@@ -23,7 +23,8 @@ function tell(error) {
   const control = controlOf(error.field ?? "");
   const retry = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
   const named = error.field && !error.message.startsWith(error.field) ? node("code", {}, error.field) : null;
-  box.replaceChildren(node("b", {}, `${error.title ?? "The page failed"}. `), ...(named ? [named, ": "] : []), error.message + retry);
+  const sentence = error.message.replace(/[^.!?]$/, "$&.");
+  box.replaceChildren(node("b", {}, `${error.title ?? "The page failed"}. `), ...(named ? [named, ": "] : []), sentence + retry);
   box.tabIndex = -1;
   if (!control) return box.focus();
   control.setAttribute("aria-invalid", "true");
@@ -155,12 +156,22 @@ byId("add-message").addEventListener("click", () => addMessage().querySelector("
 byId("copy-link").addEventListener("click", copyLink);
 addEventListener("hashchange", followLink);
 
-addMessage();
-try {
-  showInfo(await get("/v1/info"));
-} catch (error) {
-  tell(error);
+/** Says who teaches here; waits for a model that is being loaded. */
+async function meet() {
+  for (;;) {
+    try {
+      showInfo(await get("/v1/info"));
+      return;
+    } catch (error) {
+      if (!error.retryAfter) return tell(error);
+      byId("teacher-line").textContent = `${error.message} …`;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * error.retryAfter));
+    }
+  }
 }
+
+addMessage();
 watch();
 follow((number) => open(number));
+await meet();
 followLink();
