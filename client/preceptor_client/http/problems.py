@@ -32,6 +32,8 @@ class _Details:
     retry_after_seconds: float | None = None
 
 
+_NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
+"""The reason of what this teacher cannot do, whoever asks."""
 _DETAILS = TypeAdapter(_Details)
 
 
@@ -87,7 +89,7 @@ def exception_for(problem: Problem, *, url: str) -> PreceptorError:
     message = f"teacher {url}: {problem}"
     if problem.is_transient or problem.status == HTTPStatus.GATEWAY_TIMEOUT:
         return TeacherUnavailableError(message, code=problem.code, retry_after_seconds=problem.retry_after_seconds)
-    if problem.status == HTTPStatus.NOT_IMPLEMENTED:
+    if problem.reason == _NOT_IMPLEMENTED:
         return NotImplementedByServerError(message)
     if problem.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return MessageTooLargeError(message)

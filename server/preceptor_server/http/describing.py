@@ -48,6 +48,7 @@ def describe(app: FastAPI) -> Plain:
             del schemas[name]
         for operations in description["paths"].values():
             for operation in operations.values():
-                operation["responses"].pop("422", None)
+                if MEDIA_TYPE not in operation["responses"].get("422", {}).get("content", {MEDIA_TYPE: {}}):
+                    del operation["responses"]["422"]
         app.openapi_schema = description
     return app.openapi_schema

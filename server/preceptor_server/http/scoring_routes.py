@@ -46,7 +46,7 @@ LINES, MSGPACK = "application/x-ndjson", "application/msgpack"
 _FAILED_SECONDS = 1.0
 """What a request that failed counts at most."""
 FORMS = (JSON, LINES, MSGPACK)
-_PROBLEMS = (400, 404, 406, 408, 413, 415, 429, 500, 501, 503, 504)
+_PROBLEMS = (400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 def scoring_routes(state: HttpState) -> APIRouter:

@@ -52,7 +52,7 @@ def test_what_another_program_wrote_leaves_the_status(body: bytes) -> None:
         (409, InvalidRequestError, False),
         (422, InvalidRequestError, False),
         (413, MessageTooLargeError, False),
-        (501, NotImplementedByServerError, False),
+        (501, PreceptorError, False),
         (500, PreceptorError, False),
         (429, TeacherUnavailableError, True),
         (502, TeacherUnavailableError, True),
@@ -70,6 +70,11 @@ def test_each_status_has_its_exception_and_only_what_may_pass_is_repeated(
     assert str(error).startswith(f"teacher {URL}: ")
     assert "why" in str(error)
     assert problem.is_transient is is_transient
+
+
+def test_what_a_teacher_cannot_do_has_an_exception_of_its_own() -> None:
+    problem = Problem(status=422, message="temperature: at 1 only", reason="NOT_IMPLEMENTED", field="temperature")
+    assert type(exception_for(problem, url=URL)) is NotImplementedByServerError
 
 
 def test_a_refusal_carries_field_and_reason() -> None:

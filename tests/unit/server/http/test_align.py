@@ -104,7 +104,7 @@ async def test_a_teacher_that_aligns_nothing_shows_its_own_ids() -> None:
         assert [token["id"] for token in shown["teacher_tokens"]] == [7, 8]
         assert shown["report"] is None
         answer = await asked.client.post("/v1/align", json={"response": {"text": "a"}})
-        assert problem(answer) == (501, "NOT_IMPLEMENTED", "response.text")
+        assert problem(answer) == (422, "NOT_IMPLEMENTED", "response.text")
 
 
 @pytest.mark.parametrize(
