@@ -20,6 +20,7 @@ from preceptor_client import GroupScores, TeacherClient, Text
 
 from tests.integration.trainers import RunFiles, run_training, write_run
 from tests.integration.two_sided import TwoSided, two_sided
+from tests.interruptible import started
 from tests.tiny import END
 from tests.unit.client.train.reports import embedded
 
@@ -136,12 +137,7 @@ async def test_tail_goes_on_with_a_server_that_was_started_again(tiny_folder: Pa
         with two_sided(tmp_path / "first", *arguments) as first:
             for _ in range(2):
                 await score(first.server.address, caller="early")
-            follower = subprocess.Popen(
-                [sys.executable, "-m", "preceptor_client.cli", "tail", first.url, "--json"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            follower = started("tail", first.url, "--json")
             assert follower.stdout is not None
             assert follower.stderr is not None
             early = [json.loads(follower.stdout.readline()) for _ in range(2)]

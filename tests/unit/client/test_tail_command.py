@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from datetime import datetime
 import pytest
 from preceptor_client.commands import tail
 
+from tests.interruptible import started
 from tests.unit.client.http.scripted_http import (
     Problem,
     Raw,
@@ -146,18 +145,8 @@ def test_missing_httpx_says_what_to_install(
     assert "pip install 'preceptor[http]'" in capsys.readouterr().err
 
 
-def follower(url: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "preceptor_client.cli", "tail", url, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
 def test_what_ends_later_is_shown_at_once_and_ctrl_c_ends_it_quietly(server: ScriptedHttp, url: str) -> None:
-    process = follower(url, "--json", "--last", "1")
+    process = started("tail", url, "--json", "--last", "1")
     try:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["number"] == 3
@@ -181,7 +170,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments: list[str], ser
 
     thread = threading.Thread(target=go_on)
     thread.start()
-    with follower(url, *arguments) as process:
+    with started("tail", url, *arguments) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline()
