@@ -9,8 +9,8 @@ import sys
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:
-    """`preceptor` with these arguments, as a process. What a script starts in its background ignores SIGINT, perhaps this
-    process too, and hands that on."""
+    """`preceptor` with these arguments, as a process. What a script starts in its background ignores SIGINT, this
+    process perhaps, and would hand that on."""
     return subprocess.Popen(
         [sys.executable, "-m", "preceptor_client.cli", *arguments],
         stdout=subprocess.PIPE,
