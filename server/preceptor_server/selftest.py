@@ -162,6 +162,5 @@ def _check(what: str, difference: float, info: EngineInfo) -> None:
     if not difference <= TOLERANCE_NATS[info.dtype]:
         raise StartupError(
             f"self-test failed: {what}: off by {difference:.4g} nats, "
-            f"tolerance {TOLERANCE_NATS[info.dtype]} for {info.dtype}. "
-            "The architecture may not fit packing: try engine.packing='sequential'"
+            f"tolerance {TOLERANCE_NATS[info.dtype]} for {info.dtype}. {info.remedy}".rstrip()
         )

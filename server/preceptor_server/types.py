@@ -178,6 +178,8 @@ class EngineInfo:
     fair."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Names of the adapters that are loaded, and their revisions."""
+    remedy: str = ""
+    """A sentence: which settings to change where its numbers turn out wrong."""
 
     @property
     def largest_top_k(self) -> int:

@@ -59,6 +59,9 @@ class HfEngine:
             end_token_ids=model.end_token_ids,
             min_shared_prefix=MIN_SHARED_TOKENS if self._config.packing == "packed" else None,
             scores_candidates=True,
+            remedy="The architecture may not fit packing: try engine.packing='sequential'"
+            if self._config.packing == "packed"
+            else "",
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:

@@ -85,6 +85,7 @@ class VllmEngine:
             batches_itself=True,
             max_tokens_in_flight=in_flight,
             adapters=self._adapters.revisions(base=self._revision),
+            remedy=f"Try engine.vllm.path={'stock' if is_fast else 'fast'}, or engine.kind=hf",
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
