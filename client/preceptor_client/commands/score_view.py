@@ -18,7 +18,8 @@ from rich.text import Text as Cell
 from preceptor_client.commands.status_words import WHY_NO_SCORE
 from preceptor_client.types import GroupScores, ResponseScores
 
-_HEADINGS = ("position", "token", "logprob", "probability", "rank", "support mass", "entropy")
+_HEADINGS = ("pos", "token", "logprob", "prob.", "rank", "mass", "entropy")
+"""Short, so that the likeliest tokens have room on a terminal of 80 columns. mass: of the support."""
 
 
 class DescribedTeacher(Protocol):

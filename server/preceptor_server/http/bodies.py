@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from preceptor_server.http.problems import Problem, ProblemError
@@ -65,14 +66,18 @@ def problem_of_validation(error: ValidationError) -> ProblemError:
     mistakes = error.errors(include_url=False, include_input=False, include_context=False)
     if mistakes[0]["type"] == "json_invalid":
         return invalid(f"the body is not JSON: {mistakes[0]['msg']}", reason="MALFORMED_JSON")
-    told = [
-        f"{field_of(one['loc']) or 'body'}: {one['msg'].removeprefix('Value error, ')}" for one in mistakes[:_MAX_SHOWN]
-    ]
+    told = [f"{field_of(one['loc']) or 'body'}: {_words_of(one)}" for one in mistakes[:_MAX_SHOWN]]
     if len(mistakes) > _MAX_SHOWN:
         told.append(f"and {len(mistakes) - _MAX_SHOWN} more")
     return invalid(
         "; ".join(one[:_MAX_CHARACTERS] for one in told), field=field_of(mistakes[0]["loc"])[:_MAX_CHARACTERS] or None
     )
+
+
+def _words_of(mistake: ErrorDetails) -> str:
+    if mistake["type"] == "extra_forbidden":
+        return "there is no such field; /openapi.json lists those that there are"
+    return mistake["msg"].removeprefix("Value error, ")
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

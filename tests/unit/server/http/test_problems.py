@@ -405,6 +405,12 @@ async def described(asked: Asked) -> Body:
     return description
 
 
+async def test_a_misspelt_field_is_told_as_one() -> None:
+    async with asking() as asked:
+        answer = await asked.topk({"prompt": TEXT, "topk": 4})
+    assert answer.json()["detail"] == "topk: there is no such field; /openapi.json lists those that there are"
+
+
 async def test_every_problem_is_described() -> None:
     async with asking() as asked:
         paths = (await described(asked))["paths"]
