@@ -62,6 +62,8 @@ class FairQueue(Generic[QueuedT]):
         queue = self._waiting.get(entry.caller)
         if queue is None or entry not in queue:
             return
+        if queue[0] is entry:
+            self._heads_since[entry.caller] = self._total_served  # what waited was that entry, not the next
         queue.remove(entry)
         self._forget(entry)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated
 
@@ -45,7 +44,7 @@ def recorded_routes(state: HttpState) -> APIRouter:
         recorder = state.recorder
         if wait_seconds:
             await while_connected(request, recorder.wait_for_one_after(after, timeout_seconds=wait_seconds))
-        records = [asdict(record) for record in recorder.after(after, limit=limit)]
+        records = [record.model_dump() for record in recorder.after(after, limit=limit)]
         return json_response({"records": records, "last": recorder.last, "is_recording": recorder.is_recording})
 
     @router.get(

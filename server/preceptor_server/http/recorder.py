@@ -11,9 +11,10 @@ import numpy as np
 from preceptor.v1 import teacher_pb2 as pb
 
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.http.answers import RecordAnswer
 from preceptor_server.http.columns import prompt_ids_of
 from preceptor_server.http.texts import joined_text
-from preceptor_server.serving import NO_NOTES, Caller, Notes, Outcome, Transport
+from preceptor_server.serving import NO_NOTES, Caller, Notes, Outcome
 
 PREVIEW_CHARACTERS = 120
 _PREVIEW_TOKENS = 60
@@ -24,32 +25,10 @@ _RECORD_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One group, as a line of a list."""
-
-    number: int
-    at: float
-    transport: Transport
-    caller: str
-    request_id: str
-    tokenizer_id: str
-    adapter: str
-    num_prompt_tokens: int
-    num_responses: int
-    num_positions: int
-    top_k: int
-    temperature: float
-    outcome: str
-    mean_sampled_logprob: float | None
-    preview: str
-    total_ms: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """A record, and the messages that it is about; without them where the group failed, or is too large to keep."""
 
-    record: Record
+    record: RecordAnswer
     request: pb.ScoreRequest | None = None
     response: pb.ScoreResponse | None = None
     notes: Notes = NO_NOTES
@@ -101,7 +80,7 @@ class Recorder:
         """None where there is no such record, or no more."""
         return next((kept for kept in self._kept if kept.record.number == number), None)
 
-    def after(self, number: int, *, limit: int) -> list[Record]:
+    def after(self, number: int, *, limit: int) -> list[RecordAnswer]:
         """The oldest `limit` of those with larger numbers."""
         return [kept.record for kept in self._kept if kept.record.number > number][:limit]
 
@@ -140,9 +119,9 @@ class Recorder:
         )
 
 
-def _record(number: int, outcome: Outcome, teacher: HostedTeacher | None) -> Record:
+def _record(number: int, outcome: Outcome, teacher: HostedTeacher | None) -> RecordAnswer:
     request, response = outcome.request, outcome.response
-    return Record(
+    return RecordAnswer(
         number=number,
         at=time.time(),
         transport=outcome.caller.transport,

@@ -215,3 +215,11 @@ def test_each_entry_of_low_weight_waits_for_itself() -> None:
     queue = queue_of(Entry("h0", weight=0.5), Entry("h1", weight=0.5), *(Entry(f"a{i}") for i in range(4)))
     order = [name for batch in drain(queue, max_tokens=10) for name in batch]
     assert order == ["a0", "h0", "a1", "h1", "a2", "a3"]
+
+
+def test_an_entry_does_not_inherit_how_long_a_cancelled_one_waited() -> None:
+    given_up, following = Entry("d1", weight=0.5), Entry("d2", weight=0.5)
+    queue = queue_of(given_up, following, Entry("a1"), Entry("a2"), Entry("a3"))
+    assert names(queue.take(10)) == ["a1"]
+    queue.remove(given_up)
+    assert drain(queue, max_tokens=10) == [["a2"], ["d2"], ["a3"]]
