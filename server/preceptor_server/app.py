@@ -86,7 +86,7 @@ async def _serve(
         readiness = Readiness(add_services(server, teacher, service), http)
         await server.start()
         if http is not None:
-            http.host(teacher, service)
+            http.host(service)
         await readiness.set(is_serving=True)
         if isinstance(engine, SupervisedEngine):
             engine.start(on_change=readiness.follow(until=stop))

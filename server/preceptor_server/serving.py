@@ -79,7 +79,7 @@ class ScoreService:
     """Decodes, scores, encodes."""
 
     def __init__(self, teacher: HostedTeacher, *, observers: Sequence[Observer] = ()) -> None:
-        self._teacher = teacher
+        self.teacher = teacher
         self._observers = tuple(observers)
 
     async def score(
@@ -112,10 +112,10 @@ class ScoreService:
     async def _answer(
         self, request: pb.ScoreRequest, *, caller: Caller, timeout_seconds: float | None, started: float
     ) -> pb.ScoreResponse:
-        call = decode_score_request(request, self._teacher)
+        call = decode_score_request(request, self.teacher)
         decode_ms = (time.monotonic() - started) * 1000
         scored = await score_call(
-            call, self._teacher, caller=caller.name, timeout_seconds=timeout_seconds, weight=caller.weight
+            call, self.teacher, caller=caller.name, timeout_seconds=timeout_seconds, weight=caller.weight
         )
         total_ms = (time.monotonic() - started) * 1000
-        return encode_score_response(call, scored, self._teacher, decode_ms=decode_ms, total_ms=total_ms)
+        return encode_score_response(call, scored, self.teacher, decode_ms=decode_ms, total_ms=total_ms)

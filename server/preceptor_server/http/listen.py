@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import uvicorn
 
 from preceptor_server.errors import StartupError
-from preceptor_server.hosted import HostedTeacher
 from preceptor_server.http.app import build_app
 from preceptor_server.http.config import HttpConfig
 from preceptor_server.http.state import HttpState
@@ -62,9 +61,9 @@ class HttpSide:
         """Answers from here on, though there is no teacher yet."""
         self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]), name="http")
 
-    def host(self, teacher: HostedTeacher, service: ScoreService) -> None:
+    def host(self, service: ScoreService) -> None:
         """The teacher can be asked from here on."""
-        self._state.host(teacher, service)
+        self._state.host(service)
 
     def set_serving(self, is_serving: bool) -> None:
         """Follows gRPC's health."""

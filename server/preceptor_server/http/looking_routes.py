@@ -24,16 +24,7 @@ def looking_routes(state: HttpState) -> APIRouter:
     @router.get("/v1/info", response_model=answers_about.InfoAnswer, responses=problems(500, 503))
     async def info() -> Response:
         """Teachers, tokenizers, capabilities, limits."""
-        config = state.config
-        plain = to_plain(encode_info(state.teacher, include_tokenizer=False))
-        plain["http"] = {
-            "tokenizers": state.students.names,
-            "compare_with": config.compare_with,
-            "is_recording": state.recorder.is_recording,
-            "max_body_bytes": config.max_body_bytes,
-            "timeout_seconds": config.timeout_seconds,
-        }
-        return json_response(plain)
+        return json_response(to_plain(encode_info(state.teacher, include_tokenizer=False)) | {"http": _about(state)})
 
     @router.get("/v1/stats", response_model=answers.StatsAnswer, responses=problems(500, 503))
     async def stats() -> Response:
@@ -79,3 +70,15 @@ def looking_routes(state: HttpState) -> APIRouter:
         return Response(state.metrics.render(), media_type=METRICS)
 
     return router
+
+
+def _about(state: HttpState) -> dict[str, object]:
+    """The HTTP side's own settings."""
+    config = state.config
+    return {
+        "tokenizers": state.students.names,
+        "compare_with": config.compare_with,
+        "is_recording": state.recorder.is_recording,
+        "max_body_bytes": config.max_body_bytes,
+        "timeout_seconds": config.timeout_seconds,
+    }

@@ -32,7 +32,6 @@ class HttpState:
             is_contended=lambda: self.traffic.is_at_work("grpc"),
         )
         self.is_serving = False
-        self._teacher: HostedTeacher | None = None
         self._service: ScoreService | None = None
 
     @property
@@ -43,9 +42,7 @@ class HttpState:
     @property
     def teacher(self) -> HostedTeacher:
         """Raises EngineUnavailableError until there is one."""
-        if self._teacher is None:
-            raise EngineUnavailableError("the model is being loaded", retry_after_seconds=_LOADING_SECONDS)
-        return self._teacher
+        return self.service.teacher
 
     @property
     def service(self) -> ScoreService:
@@ -54,11 +51,11 @@ class HttpState:
             raise EngineUnavailableError("the model is being loaded", retry_after_seconds=_LOADING_SECONDS)
         return self._service
 
-    def host(self, teacher: HostedTeacher, service: ScoreService) -> None:
+    def host(self, service: ScoreService) -> None:
         """The model is loaded and checked."""
-        self._teacher, self._service = teacher, service
-        self.recorder.teacher = teacher
-        self.metrics.watch(teacher.scheduler)
+        self._service = service
+        self.recorder.teacher = service.teacher
+        self.metrics.watch(service.teacher.scheduler)
 
     def set_serving(self, is_serving: bool) -> None:
         """Follows gRPC's health."""

@@ -19,7 +19,7 @@ from preceptor.wire import LogprobArray, TokenArray
 
 from preceptor_server.engines.vllm import fast, stock
 from preceptor_server.engines.vllm.adapters import Adapter
-from preceptor_server.engines.vllm.rows import MISSING, RowAnswer, RowQuestion, read_answer
+from preceptor_server.engines.vllm.rows import MISSING, TASK, RowAnswer, RowQuestion, read_answer
 from preceptor_server.engines.vllm.starting import StartedVllm
 from preceptor_server.errors import EngineDiedError
 from preceptor_server.types import GroupColumns, ScoreGroup
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_UNTIL_REVIVED = 5.0
 """When callers of an engine that died are told to come back."""
-_TASK = "token_embed"
 
 
 class Asking:
@@ -70,7 +69,7 @@ class Asking:
         from vllm import PoolingParams
 
         params = PoolingParams(
-            task=_TASK,
+            task=TASK,
             skip_reading_prefix_cache=not reads_cache,
             extra_kwargs=question.to_kwargs(),
             use_activation=False,

@@ -22,10 +22,16 @@ from vllm.tasks import PoolingTask
 from vllm.v1.pool.metadata import PoolingMetadata
 
 from preceptor_server.engines.columns import ChunkColumns, columns_of
-from preceptor_server.engines.vllm.rows import FINITE, KEY, MISSING, NUM_SCALARS, RowQuestion, answer_size, row_width
-
-TASK: PoolingTask = "token_embed"
-"""The task of vLLM's that answers with one tensor per request and may be asked in chunks."""
+from preceptor_server.engines.vllm.rows import (
+    FINITE,
+    KEY,
+    MISSING,
+    NUM_SCALARS,
+    TASK,
+    RowQuestion,
+    answer_size,
+    row_width,
+)
 
 _TOP_K_OF_PROFILING = 64
 """Support of the dummy run by which vLLM measures how much memory a forward takes."""

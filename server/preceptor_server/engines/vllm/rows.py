@@ -9,13 +9,16 @@ answer as one tensor, and neither is ever a Python object per token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from preceptor.wire import LogprobArray, TokenArray
 
 from preceptor_server.engines.candidates import CandidateRows
+
+TASK: Literal["token_embed"] = "token_embed"
+"""The task of vLLM's that answers with one tensor per request and may be asked in chunks."""
 
 KEY = "preceptor"
 """Entry of `PoolingParams.extra_kwargs` that holds the question."""

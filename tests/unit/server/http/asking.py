@@ -47,7 +47,7 @@ async def asking(
     teacher = teacher or tiny_teacher()
     state = HttpState(HttpConfig(port=0, **config))
     if hosts:
-        state.host(teacher, ScoreService(teacher, observers=state.observers))
+        state.host(ScoreService(teacher, observers=state.observers))
         state.set_serving(True)
     teacher.scheduler.start()
     transport = httpx.ASGITransport(app=build_app(state), raise_app_exceptions=False)

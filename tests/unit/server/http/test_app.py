@@ -191,7 +191,7 @@ async def test_a_caller_that_goes_away_takes_its_queued_work_along() -> None:
         max_queue_tokens=1000,
     )
     state = HttpState(HttpConfig(port=0))
-    state.host(teacher, ScoreService(teacher, observers=state.observers))
+    state.host(ScoreService(teacher, observers=state.observers))
     app = build_app(state)
     teacher.scheduler.start()
     first_leaves, second_leaves = asyncio.Event(), asyncio.Event()
@@ -223,7 +223,7 @@ async def test_http_counts_as_one_caller_per_address_and_of_low_weight() -> None
 
     teacher = tiny_teacher()
     async with asking(teacher, hosts=False, share=0.25) as asked:
-        asked.state.host(teacher, ScoreService(teacher, observers=[Watcher()]))
+        asked.state.host(ScoreService(teacher, observers=[Watcher()]))
         await asked.topk(group())
     assert seen == [Caller(name="http:127.0.0.1", transport="http", weight=0.25)]
 
