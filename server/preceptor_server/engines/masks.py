@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
-MaskFunction = Callable[..., torch.Tensor]
+MaskFunction = Callable[..., Any]  # Any: transformers says bool of what are tensors
 """(batch index, head index, position of the query, position of the key) -> whether it is seen."""
 
 TILE_ROWS = 256
@@ -99,7 +100,7 @@ class LazyMask:
         queries_Q1 = torch.arange(first, stop, device=self._device)[:, None]
         keys_1K = torch.arange(stop, device=self._device)[None, :]
         batch = head = torch.zeros((), dtype=torch.long, device=self._device)
-        is_seen_QK = self._function(batch, head, queries_Q1, keys_1K).expand(stop - first, stop)
+        is_seen_QK: torch.Tensor = self._function(batch, head, queries_Q1, keys_1K).expand(stop - first, stop)
         first_key = int(is_seen_QK.any(dim=0).int().argmax())
         is_past_QK = keys_1K <= queries_Q1
         if not bool((is_seen_QK <= is_past_QK).all()):
