@@ -42,7 +42,7 @@ async def _check(engine: Engine, *, seconds: float) -> None:
     except ServerError:
         raise
     except Exception as error:
-        message = f"self-test failed: the model's forward raised {said(error)}. {engine.info().remedy}"
+        message = f"self-test failed: the model's forward failed: {said(error)}. {engine.info().remedy}"
         raise StartupError(message.rstrip()) from error
 
 

@@ -31,7 +31,7 @@ class LoadedModel:
         self._model = model
         self._config = config
         self._parted = _part(model, config)
-        self._arguments = frozenset(inspect.signature(type(model).forward).parameters)
+        self._arguments = inspect.signature(type(model).forward).parameters
         self.rope = LengthDependentRope(model)
         self.device: torch.device = model.device
         self.name = config.model if not Path(config.model).is_dir() else Path(config.model).name
@@ -48,7 +48,8 @@ class LoadedModel:
 
     def packed_hidden_states(self, token_ids_F: torch.Tensor, positions_F: torch.Tensor) -> torch.Tensor:
         """Of the flat tokens of several sequences, [F, D]. Raises UnsupportedAttentionError."""
-        if "position_ids" not in self._arguments:
+        hands_on = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in self._arguments.values())
+        if "position_ids" not in self._arguments and not hands_on:
             raise UnsupportedAttentionError("its forward takes no position_ids")
         self.rope.reset()
         arguments = {"position_ids": positions_F[None].to(self.device)}

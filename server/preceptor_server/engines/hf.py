@@ -33,11 +33,6 @@ from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 logger = logging.getLogger(__name__)
 
 _REMEDY = "set engine.packing to auto or sequential"
-_REMEDIES = {
-    "packed": f"Packing may not fit the architecture: {_REMEDY}",
-    "auto": "engine.packing=auto has tried packed and sequential: the engine cannot serve this engine.model",
-    "sequential": "The engine cannot serve this engine.model",
-}
 _REFERENCE_ATTENTION = "eager"
 _LONGEST_EAGER_TOKENS = 1024
 """Eager attention holds a matrix of tokens times tokens for every head; longer references take the model's default."""
@@ -92,7 +87,7 @@ class HfEngine:
             scores_candidates=True,
             packing=self._packing,
             thresholds=model.thresholds,
-            remedy=_REMEDIES[self._config.packing],
+            remedy=self._remedy,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
@@ -128,6 +123,12 @@ class HfEngine:
     def _packing(self) -> str:
         assert self._forwards is not None, "load() comes first"
         return self._forwards.packing
+
+    @property
+    def _remedy(self) -> str:
+        if self._packing == "sequential":
+            return "The engine cannot serve this engine.model, not even with engine.packing=sequential"
+        return f"Packing may not fit the architecture: {_REMEDY}" if self._config.packing == "packed" else ""
 
     @property
     def _loaded(self) -> LoadedModel:

@@ -71,6 +71,12 @@ class LazyMask:
         function = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
         return cls(function, num_positions=num_positions, dtype=dtype, device=device)
 
+    def __getitem__(self, key: tuple[object, ...]) -> LazyMask:
+        """Itself, for a model that cuts its mask to the rows that it goes on with, where those are all."""
+        if all(part in (slice(None), slice(0, None)) for part in key):
+            return self
+        raise UnsupportedAttentionError("its layers cut pieces out of their attention mask")
+
     def rows(self, first_query: int, stop_query: int) -> Iterator[MaskedRows]:
         """All that the queries at these positions see, cut into pieces of at most TILE_ROWS rows."""
         if first_query == 0 and self._function is causal_mask_function:

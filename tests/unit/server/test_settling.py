@@ -129,7 +129,7 @@ async def test_an_engine_with_a_second_way_takes_to_it_and_is_told_why(fault: di
 
 async def test_what_a_models_own_code_raises_is_told_with_its_type_and_the_way_out() -> None:
     engine = EngineWithThresholds({}, raises=KeyError("conv_states"))
-    with pytest.raises(StartupError, match=r"the model's forward raised KeyError: 'conv_states'\. Set engine\.way\."):
+    with pytest.raises(StartupError, match=r"the model's forward failed: KeyError: 'conv_states'\. Set engine\.way\."):
         await settle_engine(engine, seconds=60)
 
 

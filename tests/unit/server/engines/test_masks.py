@@ -85,6 +85,14 @@ def test_a_function_that_sees_what_comes_later_is_refused() -> None:
         list(lazy(bidirectional_mask_function).rows(3, 9))
 
 
+def test_all_of_a_mask_is_the_mask_and_a_piece_of_it_is_refused() -> None:
+    mask = lazy(causal_mask_function)
+    assert mask[:, :, slice(-0, None), :] is mask
+    for rows in (slice(-1, None), slice(0, 7)):
+        with pytest.raises(UnsupportedAttentionError, match="cut pieces out of"):
+            mask[:, :, rows, :]
+
+
 def test_no_tile_is_larger_than_its_rows_and_keys_far_outside_a_window_are_left_out() -> None:
     mask = lazy(sliding_window_causal_mask_function(7), num_positions=10_000)
     [piece] = mask.rows(9_990, 10_000)
