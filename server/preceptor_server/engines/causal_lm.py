@@ -153,7 +153,7 @@ def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     generation = model.generation_config
     ids = generation.eos_token_id if generation is not None else None
     if ids is None:
-        ids = model.config.get_text_config().eos_token_id
+        ids = getattr(model.config.get_text_config(), "eos_token_id", None)
     if ids is None:
         return ()
     return tuple(sorted(ids)) if isinstance(ids, list) else (ids,)
