@@ -112,8 +112,10 @@ class LazyMask:
         if not bool((is_seen_QK <= is_past_QK).all()):
             raise UnsupportedAttentionError("its attention sees tokens that come later")
         seen_QK = is_seen_QK[:, first_key:]
-        mask_QK = torch.zeros(seen_QK.shape, dtype=self._dtype, device=self._device)
-        mask_QK.masked_fill_(~seen_QK, -torch.inf)
+        num_queries, num_keys = seen_QK.shape
+        # CUDA's kernels want rows that begin at multiples of 16 numbers.
+        padded = torch.zeros(num_queries, num_keys + -num_keys % 16, dtype=self._dtype, device=self._device)
+        mask_QK = padded[:, :num_keys].masked_fill_(~seen_QK, -torch.inf)
         return _Tile(first, first_key, mask_QK, is_causal=bool((is_seen_QK == is_past_QK).all()))
 
 

@@ -99,7 +99,7 @@ def test_no_tile_is_larger_than_its_rows_and_keys_far_outside_a_window_are_left_
     assert (piece.first_key, piece.stop_key) == (9_984 - 6, 10_000)
     assert piece.mask_QK is not None
     num_bytes = piece.mask_QK.untyped_storage().nbytes()
-    assert num_bytes <= TILE_ROWS * (TILE_ROWS + 7) * 4
+    assert num_bytes <= TILE_ROWS * (TILE_ROWS + 16) * 4
 
 
 def test_what_is_kept_for_other_layers_is_bounded_and_what_is_not_kept_is_the_same() -> None:
