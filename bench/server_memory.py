@@ -1,4 +1,4 @@
-"""Memory of an hf server over 500 requests of 500 lengths: python -m bench.server_memory (Linux; 5 minutes on two cores)
+"""Memory of an hf server over 500 requests of 500 lengths: python -m bench.server_memory (Linux; 5 minutes)
 
 A random model of 4 layers with 16 query heads over 2 key/value heads, prompts of 256 tokens, responses of 101 to 1,100,
 shuffled, one request at a time. Exit status 1 where the resident set, after the first 50 requests, ever exceeds what it
