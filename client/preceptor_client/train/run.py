@@ -18,6 +18,7 @@ from preceptor_client.train.report import REPORT_FILE, write_report
 from preceptor_client.train.rollout_log import RolloutLog
 from preceptor_client.train.run_directory import claimed_directory
 from preceptor_client.train.scoring import Scorer
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student import Student, load_student
 from preceptor_client.train.summary import RunSummary, summarise
 from preceptor_client.train.trainer import Trainer
@@ -32,11 +33,13 @@ def train(
     scorer: Scorer | None = None,
     display: Display | None = None,
     weigh: PositionWeights | None = None,
+    stop: StopRequest | None = None,
 ) -> RunSummary:
     """Runs, or continues, the training that the settings describe, and writes its report.
 
     `scorer` replaces the teacher server at `teacher.address`, for tests and for teachers in the same process. `weigh`
-    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one.
+    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one. `stop` may be
+    asked, from another thread, to end the run early: StopRequestedError then says what is saved.
     """
     shown = display or SilentDisplay()
     with claimed_directory(config) as directory, shown:
@@ -69,6 +72,7 @@ def train(
                 checkpoint=checkpoint,
                 start=_load_start(config),
                 weigh=weigh,
+                stop=stop,
             )
             _log.info("run starts: directory=%s step=%d num_steps=%d", directory, step, config.run.num_steps)
             model_folder = trainer.run()
