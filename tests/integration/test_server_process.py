@@ -102,7 +102,7 @@ async def test_a_cancelled_group_never_costs_a_forward(tmp_path: Path) -> None:
     ("arguments", "status", "words"),
     [
         (["--engine.model", "./no-such-folder"], 1, "folder ./no-such-folder does not exist"),
-        ([], 2, "engine: Field required"),
+        ([], 2, "set engine.model to a hub id or a folder"),
         (["--engine.kind", "hf"], 2, "set engine.model to a hub id or a folder"),
         (["--engine.kind", "fake", "--scheduler.max-batch-tokens", "many"], 2, "scheduler.max_batch_tokens"),
         (["--engine.kind", "fake", "--listen.host", "0.0.0.0"], 2, "allow_insecure"),

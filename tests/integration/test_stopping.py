@@ -127,6 +127,8 @@ def test_stopped_before_it_began_it_says_that_nothing_was_saved(
     process.send_signal(number)
     output = _ended(process)
     assert process.returncode == STATUS[number], output
-    assert re.search(r"preceptor train: (ended at once, and nothing was saved now: .* holds no checkpoint|stopped)", output)
+    assert re.search(
+        r"preceptor train: (ended at once, and nothing was saved now: .* holds no checkpoint|stopped)", output
+    )
     assert "the same command starts the run" in output
     assert not (files.directory / "checkpoints").exists()

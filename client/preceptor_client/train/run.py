@@ -38,8 +38,8 @@ def train(
     """Runs, or continues, the training that the settings describe, and writes its report.
 
     `scorer` replaces the teacher server at `teacher.address`, for tests and for teachers in the same process. `weigh`
-    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one. `stop` may be
-    asked, from another thread, to end the run early: StopRequestedError then says what is saved.
+    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one. `stop`
+    may be asked, from another thread, to end the run early: StopRequestedError then says what is saved.
     """
     shown = display or SilentDisplay()
     with claimed_directory(config) as directory, shown:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from preceptor_client.train.errors import StopRequestedError
 
@@ -50,7 +50,8 @@ class StopRequest:
 
     def result_of(self, future: Future[ResultT]) -> ResultT:
         """Waits for the future, or for the request, which raises StopRequestedError."""
-        wait((future, self._asked), return_when=FIRST_COMPLETED)
+        either: tuple[Future[Any], ...] = (future, self._asked)  # Any: what either holds does not matter here
+        wait(either, return_when=FIRST_COMPLETED)
         self.check()
         return future.result()
 

@@ -233,6 +233,6 @@ class Trainer:
             )
         folder = self.save()
         return StopRequestedError(
-            f"stopped: step {self.step} of {self.config.run.num_steps} is saved in {folder}; the same command continues "
-            "from there"
+            f"stopped: step {self.step} of {self.config.run.num_steps} is saved in {folder}; the same command "
+            "continues from there"
         )

@@ -56,5 +56,5 @@ def test_an_allowed_host_is_a_name_alone(host: str) -> None:
 
 def test_a_tokenizers_folder_must_be_there(tmp_path: Path) -> None:
     assert load("--http.tokenizers", f'{{"student": "{tmp_path}"}}').http.tokenizers == {"student": tmp_path}
-    with pytest.raises(InvalidSettingsError, match=r"http\.tokenizers\.student: Path does not point to a directory"):
+    with pytest.raises(InvalidSettingsError, match=r"http\.tokenizers\.student: is no folder that exists"):
         load("--http.tokenizers", f'{{"student": "{tmp_path / "nowhere"}"}}')
