@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from preceptor.settings import Section
-from pydantic import DirectoryPath, Field, model_validator
+from pydantic import DirectoryPath, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from preceptor_server.http.config import HttpConfig
+from preceptor_server.http.config import HttpConfig, in_existing_folder
 from preceptor_server.reachable import refuse_public
 
 
@@ -26,6 +27,11 @@ class ListenConfig(Section):
     """Write "host:port" into this file once the server answers."""
     drain_seconds: float = Field(30.0, ge=0)
     """After SIGTERM: how long requests in flight may take to finish, in seconds."""
+
+    @field_validator("address_file")
+    @classmethod
+    def _has_a_folder(cls, address_file: Path | None) -> Path | None:
+        return in_existing_folder(address_file)
 
     @model_validator(mode="after")
     def _check_host(self) -> Self:
@@ -93,6 +99,12 @@ class EngineConfig(Section):
     """Whether the fake engine applies temperatures other than 1; for tests of teachers that do not."""
     fake_candidates: bool = True
     """Whether the fake engine scores ids that the caller names; for tests of teachers that do not."""
+
+    @field_validator("model", "tokenizer")
+    @classmethod
+    def _expand_home(cls, name: str | None) -> str | None:
+        """As the shell does, for names in files; a hub id has no such character."""
+        return os.path.expanduser(name) if name else name
 
     @model_validator(mode="after")
     def _check_model(self) -> Self:

@@ -12,6 +12,7 @@ from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_ch
 from preceptor_client.train.config import DataConfig, RunConfig
 from preceptor_client.train.data import Example, load_examples
 from preceptor_client.train.display import Display, SilentDisplay
+from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.handshake import check_teacher
 from preceptor_client.train.metrics import Metrics
 from preceptor_client.train.report import REPORT_FILE, write_report
@@ -93,26 +94,37 @@ def _load_start(config: RunConfig) -> Student | None:
 
 def load_train_examples(data: DataConfig) -> list[Example]:
     """The examples to practise on."""
-    return load_examples(
-        data.train,
-        split=data.train_split,
-        subset=data.subset,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
-    )
+    with _told_as("data.train"):
+        return load_examples(
+            data.train,
+            split=data.train_split,
+            subset=data.subset,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+        )
 
 
 def load_heldout_examples(data: DataConfig) -> list[Example]:
     """The examples to measure on; none where the settings name none."""
     if data.heldout is None:
         return []
-    return load_examples(
-        data.heldout,
-        split=data.heldout_split,
-        subset=data.subset,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
-    )
+    with _told_as("data.heldout"):
+        return load_examples(
+            data.heldout,
+            split=data.heldout_split,
+            subset=data.subset,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+        )
+
+
+@contextmanager
+def _told_as(field: str) -> Iterator[None]:
+    """What is wrong with a data file names the setting that named the file."""
+    try:
+        yield
+    except InvalidDataError as error:
+        raise InvalidDataError(f"{field}: {error}") from error
 
 
 @contextmanager

@@ -51,7 +51,10 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
     """The run's folder, for this process alone, holding these settings and a log. Raises RunDirectoryError where
     another process trains in it, or another run has left its work there."""
     directory = config.run.directory
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file in its place, or no leave to write there
+        raise RunDirectoryError(f"run.directory: {directory} cannot be made a folder ({error.strerror})") from error
     with (directory / _LOCK_FILE).open("a") as lock:
         try:
             # The kernel gives it back however the process ends.

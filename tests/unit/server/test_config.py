@@ -88,6 +88,14 @@ def test_value_out_of_bounds_is_named(option: str, value: str) -> None:
         load(*FAKE, f"--{option}={value}")
 
 
+@pytest.mark.parametrize("section", ["listen", "http"])
+def test_address_file_in_a_folder_that_is_missing_is_told_before_the_model_is_loaded(
+    section: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSettingsError, match=rf"{section}\.address_file: folder {tmp_path}/none does not exist"):
+        load(*FAKE, f"--{section}.address-file", str(tmp_path / "none" / "address"))
+
+
 def test_environment_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECEPTOR_SERVER_ENGINE__KIND", "fake")
     monkeypatch.setenv("PRECEPTOR_SERVER_LISTEN__PORT", "0")
