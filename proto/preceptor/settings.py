@@ -34,7 +34,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 class Section(BaseModel):
     """A table of a settings file: frozen, without unknown keys, its docstrings the help of the command line."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -113,6 +113,14 @@ class EngineConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_fake(self) -> Self:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        changed = [name for name in defaults if name.startswith("fake_") and getattr(self, name) != defaults[name]]
+        if changed and self.kind != "fake":
+            raise ValueError(f"{changed[0]} is for kind=fake, not for {self.kind}: leave engine.{changed[0]} out")
+        return self
+
+    @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.kind != "vllm":
             if self.vllm != VllmConfig():
@@ -192,4 +200,11 @@ class ServerConfig(BaseSettings):
                 f"scheduler.max_queue_tokens={queue} is below limits.max_group_tokens={group}, so the largest group "
                 "could never be queued: raise one or lower the other"
             )
+        for name in ("max_batch_tokens", "batch_window_ms"):
+            default = SchedulerConfig.model_fields[name].default
+            if self.engine.kind == "vllm" and getattr(self.scheduler, name) != default:
+                raise ValueError(
+                    f"scheduler.{name} is not for engine.kind=vllm, which makes its own batches: leave it out, and set "
+                    "max_num_batched_tokens in engine.vllm.arguments where its batches shall be of another size"
+                )
         return self

@@ -88,4 +88,10 @@ class HttpConfig(Section):
     def _check_public(self) -> Self:
         if self.port is not None:
             refuse_public(self.host, allow_insecure=self.allow_insecure)
+        elif changed := sorted(name for name in self.model_fields_set if getattr(self, name) != _default(self, name)):
+            raise ValueError(f"http.{changed[0]} is set, and there is no HTTP: set http.port, or leave it out")
         return self
+
+
+def _default(config: HttpConfig, name: str) -> object:
+    return type(config).model_fields[name].get_default(call_default_factory=True)
