@@ -227,10 +227,12 @@ class Trainer:
         )
 
     def _stopped_on_request(self) -> StopRequestedError:
+        _log.info("run stops on request: step=%d", self.step)
         if not self.step:
             return StopRequestedError(
                 "stopped before the first step was done: there is nothing to save, and the same command starts the run"
             )
+        self.display.notice(f"saving step {self.step}")
         folder = self.save()
         return StopRequestedError(
             f"stopped: step {self.step} of {self.config.run.num_steps} is saved in {folder}; the same command "
