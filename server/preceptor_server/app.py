@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from preceptor.model_source import InvalidSourceError, check_source
 from preceptor.settings import dump_settings
 from preceptor.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 
@@ -62,7 +63,7 @@ async def serve(config: ServerConfig) -> None:
 async def _serve(
     config: ServerConfig, server: grpc.aio.Server, address: str, http: HttpSide | None, stop: asyncio.Event
 ) -> None:
-    tokenizer = _load_tokenizer(config.engine)
+    tokenizer = load_teacher_tokenizer(config.engine)
     engine = supervise(build_engine(config.engine, tokenizer))
     await asyncio.to_thread(engine.load)
     scheduler = Scheduler(engine, config.scheduler)
@@ -179,12 +180,38 @@ def add_services(
     return health_servicer
 
 
-def _load_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
-    name = config.tokenizer or (config.model if config.kind != "fake" else None)
-    if name is None:
+def load_teacher_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
+    """None where the fake engine has none. A model's folder that lacks something is told here, before it is loaded."""
+    if config.kind != "fake":
+        _check_model(config)
+    if config.tokenizer:
+        return load_tokenizer(
+            config.tokenizer, field="engine.tokenizer", gguf_file=None, trust_remote_code=config.trust_remote_code
+        )
+    if config.kind == "fake":
         return None
-    gguf_file = config.gguf_file if config.tokenizer is None else None
-    return load_tokenizer(name, gguf_file=gguf_file, trust_remote_code=config.trust_remote_code)
+    return load_tokenizer(
+        config.model, field="engine.model", gguf_file=config.gguf_file, trust_remote_code=config.trust_remote_code
+    )
+
+
+def _check_model(config: EngineConfig) -> None:
+    """Before anything is loaded. vLLM has formats of its own, so that only its folder is looked for."""
+    is_hf = config.kind == "hf"
+    if not is_hf and Path(config.model).is_file():
+        return
+    try:
+        check_source(
+            config.model,
+            field="engine.model",
+            gguf_file=config.gguf_file,
+            gguf_field="engine.gguf_file" if is_hf else "",
+            needs=("config", "weights") if is_hf else (),
+        )
+    except InvalidSourceError as error:
+        raise StartupError(str(error)) from error
+    except OSError as error:
+        raise StartupError(f"engine.model: {config.model} cannot be read: {error}") from error
 
 
 async def _checked_aligner(

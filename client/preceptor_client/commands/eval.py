@@ -26,8 +26,9 @@ def run(arguments: list[str]) -> int:
     transformers_logging.disable_progress_bar()
     examples = load_heldout_examples(config.data)
     model = _model_to_measure(config)
+    field = "model" if config.model else "student.model" if model is config.student else "checkpoint"
     console.print(f"model: {model.model}", markup=False, highlight=False, soft_wrap=True)
-    result = evaluate(load_student(model), examples, config=config.evaluation, prompts=config.prompts)
+    result = evaluate(load_student(model, field=field), examples, config=config.evaluation, prompts=config.prompts)
     if config.show:
         table = Table("prompt", "expected", "answer", "right")
         for answer in result.answers[: config.show]:

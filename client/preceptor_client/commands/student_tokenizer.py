@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from dataclasses import dataclass
 from typing import Any
 
+from preceptor.model_source import check_source, load_error
 from preceptor.turns import joined_ids, turn_end_id
 
 PROBE_SENTENCE = "The capital of Norway is Oslo, which lies at the northern end of a fjord."
@@ -28,8 +31,13 @@ def load_student(student: str, *, gguf_file: str = "") -> StudentTokenizer:
     """The student's tokenizer. Raises OSError or ValueError where there is none, ImportError without transformers."""
     from transformers import AutoTokenizer  # heavy, and only the extra `train` has it
 
+    student = os.path.expanduser(student)
     options = {"gguf_file": gguf_file} if gguf_file else {}
-    tokenizer = AutoTokenizer.from_pretrained(student, **options)
+    check_source(student, field="--student", gguf_field="--student-gguf-file", needs=("tokenizer",), **options)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(student, **options)
+    except (OSError, ValueError, struct.error) as error:  # the last is of a GGUF file that is cut short
+        raise load_error(student, error, field="--student") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ValueError(f"the tokenizer of {student} has no tokenizer.json: only fast tokenizers can be compared")

@@ -6,7 +6,8 @@ PreceptorError
     ├── InvalidStudentError (also ValueError) the student cannot be loaded, or not be trained
     ├── UnsuitableTeacherError                the server hosts no teacher that fits this student and these settings
     ├── RunDirectoryError                     the run directory holds something else
-    └── TrainingStoppedError                  a run cannot go on: no teacher, NaN losses, too many failed positions
+    ├── TrainingStoppedError                  a run cannot go on: no teacher, NaN losses, too many failed positions
+    └── StopRequestedError                    a run was asked to stop, as by Ctrl-C; what is saved is named
 """
 
 from __future__ import annotations
@@ -40,3 +41,7 @@ class RunDirectoryError(TrainError):
 
 class TrainingStoppedError(TrainError):
     """The run cannot go on; the message says where it was saved and how to continue."""
+
+
+class StopRequestedError(TrainError):
+    """The run was asked to stop and did; the message says what is saved and how to continue."""

@@ -24,6 +24,7 @@ from preceptor_client.train.metrics import MetricRow
 from preceptor_client.train.record import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student import Student
 from preceptor_client.train.weights import position_weights
 
@@ -45,15 +46,18 @@ class Heldout:
         loss: Loss,
         scorer: Scorer,
         agreement: Agreement,
+        stop: StopRequest | None = None,
     ) -> None:
+        """`stop` ends a measurement, with StopRequestedError."""
         self.examples = examples
         self._loss_of = loss
         self._student = student
         self._config = config
+        self._stop = stop or StopRequest()
         once = config.rollout.model_copy(update={"responses_per_prompt": 1})
         self._rollouts = HfRollouts.of_run(student, config=config.model_copy(update={"rollout": once}))
         self._scoring = Scoring.of_run(
-            scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size
+            scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size, stop=self._stop
         )
 
     def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:
@@ -66,10 +70,11 @@ class Heldout:
             "step": step,
             "num_examples": len(self.examples),
         }
-        if not has_loss or any(example.answer is not None for example in self.examples):
-            row |= self._answers(prompts)
-        if has_loss:
-            row |= self._loss(step)
+        with self._stop.checked_by(self._student.base):
+            if not has_loss or any(example.answer is not None for example in self.examples):
+                row |= self._answers(prompts)
+            if has_loss:
+                row |= self._loss(step)
         return row | {"seconds": time.perf_counter() - started}
 
     def _answers(self, prompts: PromptsOf) -> MetricRow:

@@ -12,12 +12,14 @@ from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_ch
 from preceptor_client.train.config import DataConfig, RunConfig
 from preceptor_client.train.data import Example, load_examples
 from preceptor_client.train.display import Display, SilentDisplay
+from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.handshake import check_teacher
 from preceptor_client.train.metrics import Metrics
 from preceptor_client.train.report import REPORT_FILE, write_report
 from preceptor_client.train.rollout_log import RolloutLog
 from preceptor_client.train.run_directory import claimed_directory
 from preceptor_client.train.scoring import Scorer
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student import Student, load_student
 from preceptor_client.train.summary import RunSummary, summarise
 from preceptor_client.train.trainer import Trainer
@@ -32,11 +34,13 @@ def train(
     scorer: Scorer | None = None,
     display: Display | None = None,
     weigh: PositionWeights | None = None,
+    stop: StopRequest | None = None,
 ) -> RunSummary:
     """Runs, or continues, the training that the settings describe, and writes its report.
 
     `scorer` replaces the teacher server at `teacher.address`, for tests and for teachers in the same process. `weigh`
-    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one.
+    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one. `stop`
+    may be asked, from another thread, to end the run early: StopRequestedError then says what is saved.
     """
     shown = display or SilentDisplay()
     with claimed_directory(config) as directory, shown:
@@ -69,6 +73,7 @@ def train(
                 checkpoint=checkpoint,
                 start=_load_start(config),
                 weigh=weigh,
+                stop=stop,
             )
             _log.info("run starts: directory=%s step=%d num_steps=%d", directory, step, config.run.num_steps)
             model_folder = trainer.run()
@@ -89,26 +94,37 @@ def _load_start(config: RunConfig) -> Student | None:
 
 def load_train_examples(data: DataConfig) -> list[Example]:
     """The examples to practise on."""
-    return load_examples(
-        data.train,
-        split=data.train_split,
-        subset=data.subset,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
-    )
+    with _told_as("data.train"):
+        return load_examples(
+            data.train,
+            split=data.train_split,
+            subset=data.subset,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+        )
 
 
 def load_heldout_examples(data: DataConfig) -> list[Example]:
     """The examples to measure on; none where the settings name none."""
     if data.heldout is None:
         return []
-    return load_examples(
-        data.heldout,
-        split=data.heldout_split,
-        subset=data.subset,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
-    )
+    with _told_as("data.heldout"):
+        return load_examples(
+            data.heldout,
+            split=data.heldout_split,
+            subset=data.subset,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+        )
+
+
+@contextmanager
+def _told_as(field: str) -> Iterator[None]:
+    """What is wrong with a data file names the setting that named the file."""
+    try:
+        yield
+    except InvalidDataError as error:
+        raise InvalidDataError(f"{field}: {error}") from error
 
 
 @contextmanager

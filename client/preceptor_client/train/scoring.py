@@ -20,6 +20,7 @@ from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.objective_config import ObjectiveConfig
 from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.support import support_of
 from preceptor_client.train.teacher_config import TeacherConfig
 from preceptor_client.types import (
@@ -94,19 +95,29 @@ class Scoring:
         objective: ObjectiveConfig,
         agreement: Agreement,
         vocabulary_size: int,
+        stop: StopRequest | None = None,
     ) -> None:
-        """`vocabulary_size` is the student's."""
+        """`vocabulary_size` is the student's; `stop` ends the waiting."""
         self._scorer = scorer
         self._config = config
         self._objective = objective
         self._agreement = agreement
         self._vocabulary_size = vocabulary_size
+        self._stop = stop or StopRequest()
         num_common = min(vocabulary_size, agreement.teacher.vocabulary_size)
         self._top_k = num_common if objective.kind == "full_vocabulary" else config.top_k
         self._pending: list[tuple[list[Rollout], Future[GroupScores]]] = []
 
     @classmethod
-    def of_run(cls, scorer: Scorer, *, config: RunConfig, agreement: Agreement, vocabulary_size: int) -> Self:
+    def of_run(
+        cls,
+        scorer: Scorer,
+        *,
+        config: RunConfig,
+        agreement: Agreement,
+        vocabulary_size: int,
+        stop: StopRequest | None = None,
+    ) -> Self:
         """As a run's settings say; `vocabulary_size` is the student's."""
         return cls(
             scorer,
@@ -114,6 +125,7 @@ class Scoring:
             objective=config.objective,
             agreement=agreement,
             vocabulary_size=vocabulary_size,
+            stop=stop,
         )
 
     def submit(self, rollouts: Sequence[Rollout], *, name: str) -> None:
@@ -148,13 +160,14 @@ class Scoring:
     def gather(self) -> list[ScoredRollout]:
         """Waits for everything that was submitted, and returns every rollout once, in the order of submission.
 
-        When a group fails the rest is cancelled and the error raised: a step is scored whole, or not at all.
+        When a group fails the rest is cancelled and the error raised: a step is scored whole, or not at all. Likewise
+        StopRequestedError when the run is asked to stop.
         """
         pending, self._pending = self._pending, []
         scored: list[ScoredRollout] = []
         try:
             for members, future in pending:
-                group = future.result()
+                group = self._stop.result_of(future)
                 answers = group.responses
                 if len(answers) != len(members):
                     raise CorruptAnswerError(f"{len(answers)} answers came back for {len(members)} responses")

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from preceptor.fingerprint import tokenizer_id
+from preceptor.model_source import InvalidSourceError, Part, check_source, load_error
 from preceptor.turns import joined_ids, turn_end_id
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,6 +31,8 @@ from preceptor_client.train.head import Head
 from preceptor_client.train.head.matching import head_of
 
 _log = logging.getLogger(__name__)
+
+_PARTS: tuple[Part, ...] = ("config", "weights", "tokenizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,19 +98,21 @@ class Student:
         self.tokenizer.save_pretrained(folder)
 
 
-def load_student(config: StudentConfig, *, folder: Path | None = None) -> Student:
+def load_student(config: StudentConfig, *, folder: Path | None = None, field: str = "student.model") -> Student:
     """Loads the model that the settings name, or the one in `folder` (a checkpoint) with the settings' dtype and
-    device."""
-    source = str(folder) if folder else _checked_source(config.model)
-    gguf_file = None if folder else config.gguf_file
-    if gguf_file and Path(source).is_dir() and not (Path(source) / gguf_file).is_file():
-        raise InvalidStudentError(f"student.gguf_file: no file {gguf_file} in {source}")
+    device. `field` is the setting that named it, for what is told of one that cannot be loaded."""
+    source, gguf_file = (str(folder), None) if folder else (config.model, config.gguf_file)
+    field = "checkpoint" if folder else field
     try:
+        check_source(source, field=field, gguf_file=gguf_file, gguf_field="student.gguf_file", needs=_PARTS)
+        source = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
         model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=getattr(torch, config.dtype))
-    except (OSError, ValueError, KeyError) as error:
-        # What transformers raises for a folder without a model, an unknown architecture, or a hub out of reach.
-        raise InvalidStudentError(f"student.model {source!r} cannot be loaded: {error}") from error
+    except InvalidSourceError as error:
+        raise InvalidStudentError(str(error)) from error
+    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
+        # What transformers raises for an unknown architecture, a hub out of reach, a file that is cut short.
+        raise InvalidStudentError(str(load_error(source, error, field=field))) from error
     assert isinstance(model, PreTrainedModel)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidStudentError("the student needs a fast tokenizer (a tokenizer.json): it is identified by it")
@@ -150,20 +157,6 @@ def prepare_student(
     )
     _log.info("student loaded: type=%s device=%s dtype=%s", type(model).__name__, student.device, model.dtype)
     return student
-
-
-def _checked_source(name: str) -> str:
-    """A folder that exists, or a hub id. What looks like a path is never looked up on the hub."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.exists():
-        raise InvalidStudentError(
-            f"student.model {name!r} is a file: give its folder, and its name as student.gguf_file"
-        )
-    if name.startswith(("/", "./", "../", "~")) or name.endswith("/") or name.count("/") > 1:
-        raise InvalidStudentError(f"student.model: no folder {name!r}")
-    return name
 
 
 def _as_unquantised(model: PreTrainedModel) -> PreTrainedModel:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jinja2
 import numpy as np
 from preceptor.fingerprint import tokenizer_id, vocabulary_id
+from preceptor.model_source import InvalidSourceError, check_source, load_error
 from preceptor.turns import joined_ids, turn_end_id
 from preceptor.wire import TokenArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -77,16 +78,28 @@ class TeacherTokenizer:
         return self.encode(text, add_special_tokens=False, field=field)
 
 
-def load_tokenizer(name: str, *, gguf_file: str | None, trust_remote_code: bool) -> TeacherTokenizer:
-    """Loads by hub id, folder, or GGUF inside a folder. Raises StartupError where that fails."""
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise StartupError(f"engine.tokenizer: folder {name} does not exist")
+def load_tokenizer(
+    name: str, *, field: str = "engine.tokenizer", gguf_file: str | None, trust_remote_code: bool
+) -> TeacherTokenizer:
+    """Loads by hub id, folder, or GGUF inside a folder. Raises StartupError, which names `field`, the setting that
+    `name` is from, where that fails."""
+    is_models = field == "engine.model"
     try:
+        check_source(
+            name,
+            field=field,
+            gguf_file=gguf_file,
+            gguf_field="engine.gguf_file" if is_models else "",
+            tokenizer_field="engine.tokenizer" if is_models else "",
+            needs=("tokenizer",),
+        )
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise StartupError(f"engine.tokenizer: {name} cannot be loaded: {error}") from error
+    except InvalidSourceError as error:
+        raise StartupError(str(error)) from error
+    except (OSError, ValueError, struct.error) as error:  # the last is of a GGUF file that is cut short
+        raise StartupError(str(load_error(name, error, field=field))) from error
     if not tokenizer.is_fast:
-        raise StartupError(f"engine.tokenizer: {name} has no tokenizer.json, so it cannot be compared with a student's")
+        raise StartupError(f"{field}: {name} has no tokenizer.json, so it cannot be compared with a student's")
     return TeacherTokenizer(tokenizer)
 
 

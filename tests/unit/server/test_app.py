@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
-from preceptor_server.app import bind, build_engine, build_server, check_vocabularies
+from preceptor_server.app import bind, build_engine, build_server, check_vocabularies, load_teacher_tokenizer
 from preceptor_server.config import EngineConfig, ListenConfig, ServerConfig
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.hf import HfEngine
@@ -66,6 +67,33 @@ def test_hf_engine_is_built_without_being_loaded() -> None:
     engine = build_engine(EngineConfig(model="/nowhere"), None)
     assert isinstance(engine, HfEngine)
     engine.close()
+
+
+def test_model_without_a_tokenizer_of_its_own_takes_another_and_that_one_is_named(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_bytes((tiny_folder / name).read_bytes())
+    tokenizer = load_teacher_tokenizer(EngineConfig(model=str(model), tokenizer=str(tiny_folder)))
+    assert tokenizer is not None
+    assert tokenizer.vocabulary_size == 259
+    with pytest.raises(StartupError, match=r"^engine\.model: .*holds no tokenizer, .*: set engine\.tokenizer to where"):
+        load_teacher_tokenizer(EngineConfig(model=str(model)))
+    with pytest.raises(StartupError, match=r"^engine\.tokenizer: no folder '/nowhere/else'$"):
+        load_teacher_tokenizer(EngineConfig(model=str(model), tokenizer="/nowhere/else"))
+
+
+@pytest.mark.parametrize("kind", ["hf", "vllm"])
+def test_models_folder_that_is_missing_is_told_as_the_models(kind: Literal["hf", "vllm"]) -> None:
+    with pytest.raises(StartupError, match=r"^engine\.model: no folder '/nowhere/model'$"):
+        load_teacher_tokenizer(EngineConfig(kind=kind, model="/nowhere/model"))
+
+
+def test_home_is_found_in_names_too(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny_folder.parent))
+    assert load_teacher_tokenizer(EngineConfig(model=f"~/{tiny_folder.name}")) is not None
 
 
 def test_tokenizer_with_more_tokens_than_the_model_has_logits_is_refused() -> None:

@@ -79,8 +79,35 @@ def test_eval_prints_answers_and_how_many_are_right(
     assert f"model: {tmp_path / 'student'}" in out
     assert "of 1 right" in out
     assert "with the student's prompts" in out
-    assert cli.main([*arguments, "--prompts", "teacher"]) == 0
+    # What only measures may do so in the format that training refuses.
+    assert cli.main([*arguments, "--prompts", "teacher", "--student.dtype", "bfloat16"]) == 0
     assert "with the teacher's prompts" in capsys.readouterr().out
+
+
+def test_eval_names_its_own_setting_where_that_gave_the_model(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text(json.dumps({"prompt": "say tan", "answer": "tan"}) + "\n")
+    arguments = ["eval", "@", str(run_toml), "--data.heldout", str(heldout), "--model", "/absent/model"]
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err == "preceptor eval: model: no folder '/absent/model'\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--data.train={tmp}/none.jsonl", "data.train: {tmp}/none.jsonl: no such file"),
+        ("--data.heldout={tmp}/none.jsonl", "data.heldout: {tmp}/none.jsonl: no such file"),
+        ("--run.directory={tmp}/run.toml", "run.directory: {tmp}/run.toml cannot be made a folder (File exists)"),
+        ("--student.model={tmp}/run.toml", "student.model: '{tmp}/run.toml' is a file, and a model is a folder"),
+    ],
+)
+def test_path_that_is_no_use_is_told_by_its_setting(
+    option: str, message: str, run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "@", str(run_toml), option.format(tmp=tmp_path)]) == 1
+    assert capsys.readouterr().err == f"preceptor train: {message.format(tmp=tmp_path)}\n"
 
 
 def test_eval_without_heldout_names_the_setting(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:

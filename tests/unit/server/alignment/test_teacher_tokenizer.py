@@ -99,11 +99,23 @@ def test_saved_tokenizer_loads_as_the_same(tmp_path: Path) -> None:
     assert loaded.vocabulary_size == 259
 
 
-def test_missing_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match=r"engine\.tokenizer: folder .*nowhere does not exist"):
-        load_tokenizer(str(tmp_path / "nowhere"), gguf_file=None, trust_remote_code=False)
+@pytest.mark.parametrize("field", ["engine.model", "engine.tokenizer", "http.tokenizers.student"])
+def test_missing_folder_is_told_by_the_setting_that_named_it(tmp_path: Path, field: str) -> None:
+    with pytest.raises(StartupError) as told:
+        load_tokenizer("/nowhere/model", field=field, gguf_file=None, trust_remote_code=False)
+    assert str(told.value) == f"{field}: no folder '/nowhere/model'"
 
 
-def test_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match=r"engine\.tokenizer: .* cannot be loaded"):
+@pytest.mark.parametrize(
+    ("field", "advice"), [("engine.model", ": set engine.tokenizer to where it is"), ("engine.tokenizer", "")]
+)
+def test_folder_without_a_tokenizer_is_told(tmp_path: Path, field: str, advice: str) -> None:
+    with pytest.raises(StartupError) as told:
+        load_tokenizer(str(tmp_path), field=field, gguf_file=None, trust_remote_code=False)
+    assert str(told.value) == f"{field}: folder '{tmp_path}' holds no tokenizer, such as tokenizer.json{advice}"
+
+
+def test_tokenizer_that_is_no_json_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{oops")
+    with pytest.raises(StartupError, match=rf"^engine\.tokenizer: '{tmp_path}' cannot be loaded: Expecting property"):
         load_tokenizer(str(tmp_path), gguf_file=None, trust_remote_code=False)
