@@ -9,12 +9,13 @@ from pathlib import Path
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.agreement import Agreement
+from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.checkpoint import load_optimizer, save_checkpoint
 from preceptor_client.train.checkpoint_folders import checkpoint_step
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example, PromptStream
 from preceptor_client.train.display import Display
-from preceptor_client.train.errors import RunDirectoryError, TrainingStoppedError
+from preceptor_client.train.errors import InvalidDataError, RunDirectoryError, TrainingStoppedError
 from preceptor_client.train.evaluate import PromptsOf
 from preceptor_client.train.heldout import Heldout
 from preceptor_client.train.loss import Loss
@@ -58,17 +59,22 @@ class Trainer:
         display: Display,
         checkpoint: Path | None = None,
         start: Student | None = None,
+        bad: BadExamples | None = None,
         weigh: PositionWeights | None = None,
     ) -> None:
         """`checkpoint` is the one that `student` was loaded from; `start` is the untrained student, frozen, where
-        `objective.extrapolation` needs it; `weigh` says how much each scored position of a step counts."""
+        `objective.extrapolation` needs it; `bad` decides what a bad example does; `weigh` says how much
+        each scored position of a step counts."""
         self.student = student
         self.config = config
         self.weigh = weigh
         temperature = config.teacher.temperature
         reference = Reference(start, temperature=temperature) if start else None
         loss = Loss(student, config=config.objective, temperature=temperature, reference=reference)
-        self.heldout = Heldout(student, examples=heldout, config=config, loss=loss, scorer=scorer, agreement=agreement)
+        self.bad = BadExamples() if bad is None else bad
+        self.heldout = Heldout(
+            student, examples=heldout, config=config, loss=loss, scorer=scorer, agreement=agreement, bad=self.bad
+        )
         self.metrics = metrics
         self.log = StepLog(student, config=config, metrics=metrics, rollouts=rollout_log)
         self.display = display
@@ -95,6 +101,10 @@ class Trainer:
             return self._run()
         except TeacherUnavailableError as error:
             raise self._stopped_without_teacher(error) from error
+        except InvalidDataError as error:
+            if self.step == 0:
+                raise
+            raise self._stopped_at_bad_data(error) from error
 
     def _run(self) -> Path:
         num_steps, run = self.config.run.num_steps, self.config.run
@@ -119,18 +129,20 @@ class Trainer:
         step = self.step + 1
         started = time.perf_counter()
         examples = self.stream.step(step)
+        refused = self.bad.at_step(step, of="train")
         try:
-            for batch in self.rollouts.generate(examples, step=step):
+            for batch in self.rollouts.generate(examples, step=step, on_bad=refused):
                 self.scoring.submit(batch, name=f"step-{step}")
             rolled_out = time.perf_counter()
-            scored = self.scoring.gather()
+            scored = self.scoring.gather(on_refused=refused)
         finally:
             self.scoring.cancel()
             self.display.notice("")
         answered = time.perf_counter()
         view = view_teacher(scored)
         self._stop_at_non_finite(view, step=step)
-        self._warn_of_few_scores(view, step=step)
+        if scored:
+            self._warn_of_few_scores(view, step=step)
         weights = position_weights(scored, reduction=self.config.objective.reduction, given=self.weigh)
         result = self.update.apply(scored, weights=weights, step=step)
         finished = time.perf_counter()
@@ -141,6 +153,7 @@ class Trainer:
             step,
             scored,
             view=view,
+            num_refused_groups=refused.num_skipped,
             teacher_revision=self.revisions.see(scored, step=step),
             result=result,
             seconds={
@@ -190,6 +203,12 @@ class Trainer:
                 f"step {step}: {view.non_finite_share:.0%} of the positions came back from the teacher as NaN or "
                 f"infinity, more than run.max_non_finite_share={limit}: the teacher's numbers overflow (its dtype?)"
             )
+
+    def _stopped_at_bad_data(self, error: InvalidDataError) -> TrainingStoppedError:
+        folder = self.save()
+        return TrainingStoppedError(
+            f"{error}. Step {self.step} is saved in {folder}; the same command continues from there"
+        )
 
     def _stopped_without_teacher(self, error: TeacherUnavailableError) -> TrainingStoppedError:
         folder = self.save()

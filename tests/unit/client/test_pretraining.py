@@ -16,10 +16,10 @@ from preceptor_client.commands.doctor_settings import DoctorSettings
 from preceptor_client.commands.pretraining import check_verdicts, examine_batch, run_config
 from preceptor_client.commands.pretraining_batch import judge, roll_out
 from preceptor_client.commands.pretraining_view import MEASURES_OF
-from preceptor_client.train.data import load_examples
 from preceptor_client.train.instruments.bounds import Level
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
+from preceptor_client.train.loading import load_examples
 
 from tests.tiny import tiny_llama
 from tests.unit.client.scripted_teacher import ScriptedTeacher, V, serving

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import datasets
 import pytest
-from preceptor_client.train.data import load_examples
 from preceptor_client.train.errors import InvalidDataError
+from preceptor_client.train.loading import load_examples
 
 
 @pytest.fixture
