@@ -31,7 +31,7 @@ def _refusal(source: str) -> str:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ('{"prompt": "café"}'.encode("cp1252"), "byte 16 of the line (b'{\"prompt\": \"caf\\xe9\"}'): save the file as UTF-8"),
+        ('{"prompt": "café"}'.encode("cp1252"), "at byte 16 of the line (b'{\"prompt\": \"caf\\xe9\"}'): save"),
         (b'{"prompt": "a\xff"}', "not UTF-8 at byte 14 of the line"),
         (b'{"prompt": "a", "answer": NaN}', "holds NaN, which is not JSON"),
         (b'{"prompt": "a", "answer": -Infinity}', "holds -Infinity, which is not JSON"),
