@@ -85,7 +85,12 @@ def test_run_without_its_bad_examples_is_bit_equal_to_one_that_never_had_them(
 ) -> None:
     """A line that is torn, a prompt that is too long, and one that the teacher's template refuses."""
     good = _rows()
-    bad = [{"prompt": "a" * 251}, '{"prompt": ', {"prompt": "b", "teacher_prompt": CONVERSATION}, "caf\xe9"]
+    bad: list[dict[str, Any] | str] = [
+        {"prompt": "a" * 251},
+        '{"prompt": ',
+        {"prompt": "b", "teacher_prompt": CONVERSATION},
+        "caf\xe9",
+    ]
     path = _write(settings, [*good[:5], bad[0], *good[5:9], *bad[1:], *good[9:]])
     settings["data"]["on_bad_example"] = "skip"
     scorer.refuses = _refuse_chats

@@ -76,6 +76,16 @@ def _loaded(data: bytes, *, bad: BadExamples | None = None, extra_fields: ExtraF
         return load_examples(str(path), bad=bad, extra_fields=extra_fields)
 
 
+def _texts(example: Example) -> list[str]:
+    """Everything that a tokenizer, the wire or the report is given."""
+    prompts = [example.prompt] if example.teacher_prompt is None else [example.prompt, example.teacher_prompt]
+    texts = [example.task, *example.answers]
+    for prompt in prompts:
+        parts = [] if isinstance(prompt, str) else [part for one in prompt for part in (one.role, one.content)]
+        texts += [prompt] if isinstance(prompt, str) else parts
+    return texts
+
+
 def _check(data: bytes, *, extra_fields: ExtraFields) -> None:
     """Under both policies; whoever prints or sends what came of it can."""
     stopped: InvalidDataError | None = None
@@ -91,7 +101,8 @@ def _check(data: bytes, *, extra_fields: ExtraFields) -> None:
         str(error).encode()
         assert stopped is not None
     for example in kept:
-        repr(example).encode()
+        for text in _texts(example):
+            text.encode()
         assert example.prompt
         assert all(answer.strip() for answer in example.answers)
     if stopped is None:
