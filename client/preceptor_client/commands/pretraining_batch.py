@@ -37,15 +37,21 @@ def measure_batch(config: RunConfig, *, num_prompts: int) -> Pretraining:
     stream = PromptStream(examples, prompts_per_step=min(num_prompts, len(examples)), seed=config.run.seed)
     student = load_student(config.student)
     with BlockingTeacherClient(config.teacher.address, timeout_seconds=config.teacher.patience_seconds) as client:
-        scored, agreement = roll_out(student, client, config=config, examples=stream.step(1))
+        scored, agreement = roll_out(student, client, config=config, examples=stream.step(1), checked=examples)
     return judge(student, scored, config=config, agreement=agreement)
 
 
 def roll_out(
-    student: Student, scorer: Scorer, *, config: RunConfig, examples: Sequence[Example]
+    student: Student,
+    scorer: Scorer,
+    *,
+    config: RunConfig,
+    examples: Sequence[Example],
+    checked: Sequence[Example] = (),
 ) -> tuple[list[ScoredRollout], Agreement]:
-    """What the student writes and what the teacher thinks of it, asked for as a run would; and on what terms."""
-    agreement = check_teacher(scorer, config=config, student=student, examples=examples)
+    """What the student writes and what the teacher thinks of it, asked for as a run would; and on what terms. `checked`
+    are all that a run would check before its first step; empty = the same."""
+    agreement = check_teacher(scorer, config=config, student=student, examples=checked or examples)
     rollouts = HfRollouts.of_run(student, config=config)
     scoring = Scoring.of_run(scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size)
     try:

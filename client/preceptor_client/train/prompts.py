@@ -145,4 +145,5 @@ def _num_tokens(prompt: ExamplePrompt, *, where: str, is_read_alike: bool, stude
     template renders: the student's may refuse it."""
     if isinstance(prompt, str) or (is_read_alike and student.tokenizer.chat_template):
         return len(encoded(student, prompt, field="teacher_prompt", where=where))
-    return sum(len(student.encode_prompt(message.content)) for message in prompt)
+    texts = "\n".join(message.content for message in prompt)
+    return len(encoded(student, texts, field="teacher_prompt", where=where)) if texts.strip() else 1
