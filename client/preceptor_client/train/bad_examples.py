@@ -63,6 +63,11 @@ class BadExamples:
             self._found = {(one.of, one.where): one for one in _read(self._path)}
             # Whole lines only: a kill may have torn the last one.
             self._write(self.found, mode="w")
+            if policy == "stop" and any(one.step is None for one in self.found):
+                raise RunDirectoryError(
+                    f"this run left out the examples of {self._path}, and the order of the others follows from that: "
+                    "set data.on_bad_example=skip, or choose another run.directory"
+                )
         elif self._path:
             self._path.unlink(missing_ok=True)
 

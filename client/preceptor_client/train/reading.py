@@ -143,9 +143,9 @@ def _refuse_constant(name: str) -> object:
 
 
 def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
-        raise InvalidDataError(f"key {excerpt(double)} stands there twice: which one counts?")
+    fields: dict[str, object] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise InvalidDataError(f"key {excerpt(name)} stands there twice: which one counts?")
+        fields[name] = value
     return fields

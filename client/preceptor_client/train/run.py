@@ -43,7 +43,8 @@ def train(
     with claimed_directory(config) as directory, shown:
         checkpoint = latest_checkpoint(directory)
         bad = _bad_examples(config, is_resumed=checkpoint is not None, display=shown)
-        examples, heldout = load_train_examples(config.data, bad=bad), load_heldout_examples(config.data, bad=bad)
+        examples = bad.left(load_train_examples(config.data, bad=bad), of="train")
+        heldout = bad.left(load_heldout_examples(config.data, bad=bad), of="heldout")
         step = checkpoint_step(checkpoint) if checkpoint else 0
         shown.notice("loading the student")
         student = load_student(config.student, folder=checkpoint)

@@ -166,7 +166,7 @@ def test_batch_that_cannot_be_made_fails_its_check(
 async def test_every_prompt_of_the_file_is_checked_not_those_of_the_batch_alone(arguments: dict[str, Any]) -> None:
     prompts = Path(arguments["prompts"])
     num_lines = len(prompts.read_text().splitlines())
-    for line in (json.dumps({"prompt": "\ud83d"}), json.dumps({"prompt": "x" * 600})):
+    for line in (json.dumps({"prompt": "\ud83d"}), json.dumps({"prompt": "a " * 300})):
         whole = prompts.read_text()
         prompts.write_text(f"{whole}{line}\n")
         async with serving(ScriptedTeacher()) as address:

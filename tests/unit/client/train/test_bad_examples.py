@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.data import Example
-from preceptor_client.train.errors import InvalidDataError
+from preceptor_client.train.errors import InvalidDataError, RunDirectoryError
 
 EXAMPLES = [Example(index=index, where=f"t:{index}", prompt="a") for index in range(4)]
 
@@ -100,6 +100,15 @@ def test_resumed_run_takes_out_what_it_took_out_and_nothing_else(tmp_path: Path)
     assert [row["where"] for row in _rows(tmp_path)] == ["t:1", "t:2", "t:3"]
     with pytest.raises(InvalidDataError, match="it was not so when this run began: restore the file"):
         second.leave_out(_error(0), of="train")
+
+
+def test_resumed_run_cannot_take_back_what_it_left_out(tmp_path: Path) -> None:
+    first = BadExamples(policy="skip", limit=9, directory=tmp_path)
+    first.skip(_error(2), of="train", step=4)
+    BadExamples(directory=tmp_path, is_resumed=True)
+    first.leave_out(_error(1), of="train")
+    with pytest.raises(RunDirectoryError, match=r"set data\.on_bad_example=skip, or choose another run\.directory"):
+        BadExamples(directory=tmp_path, is_resumed=True)
 
 
 def test_run_that_begins_anew_forgets_an_attempt_without_a_checkpoint(tmp_path: Path) -> None:
