@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def _path(source: str) -> Path:
 def _dataset_rows(
     name: str, *, split: str, subset: str | None, prompt_field: str, answer_field: str
 ) -> Iterator[DatasetRow]:
-    if Path(name).is_file():
+    if os.path.isfile(name):
         raise InvalidDataError(
             f"{name}: is a file, and the name of a file must end with .jsonl: write one JSON object on each line"
         )

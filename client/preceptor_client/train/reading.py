@@ -70,11 +70,11 @@ class JsonLine:
 
 def json_lines(path: Path) -> Iterator[JsonLine]:
     """The lines that are not blank. Raises InvalidDataError where there is no such file, or none of UTF-8."""
-    if path.is_dir():
-        raise InvalidDataError(f"{path}: is a folder, name a file in it")
-    if not path.is_file():
-        raise InvalidDataError(f"{path}: no such file")
     try:
+        if path.is_dir():
+            raise InvalidDataError(f"{path}: is a folder, name a file in it")
+        if not path.is_file():
+            raise InvalidDataError(f"{path}: no such file")
         with path.open("rb") as file:
             _refuse_other_formats(file, path)
             index = 0

@@ -130,6 +130,8 @@ def test_folder_missing_and_unreadable_file_are_told_apart(tmp_path: Path) -> No
     assert "is a folder" in _refusal(str(folder))
     assert "no such file" in _refusal(str(tmp_path / "absent.jsonl"))
     assert "no such file" in _refusal(str(tmp_path / "with\0nul.jsonl"))
+    assert "File name too long" in _refusal(str(tmp_path / ("x" * 300 + ".jsonl")))
+    assert "not a dataset that can be read" in _refusal("x" * 300)
     assert "home directory" in _refusal("~nobody-of-this-name/data.jsonl")
 
 
