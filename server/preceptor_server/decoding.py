@@ -76,6 +76,7 @@ def decode_score_request(request: pb.ScoreRequest, teacher: HostedTeacher) -> Sc
         student_vocabulary_size=num_ids,
         adapter=request.adapter,
     )
+    _check_masks(call)
     _check_lengths(call, teacher)
     _check_answer_size(call, teacher)
     return call
@@ -178,12 +179,20 @@ def _decode_response(
         mask_T = decode_score_mask(response.score_mask, num_tokens=len(ids_T), field=f"{field}.score_mask")
     except WireError as error:
         raise as_invalid(error) from error
-    if not mask_T.any():
-        raise InvalidRequestError(f"{field}.score_mask", "excludes every token: leave the response out")
     candidate_ids_TC = decode_candidates(
         response, field, num_tokens=len(ids_T), num_ids=num_ids, segmentation=segmentation, teacher=teacher
     )
     return ResponseToScore(ids_T=ids_T, score_mask_T=mask_T, candidate_ids_TC=candidate_ids_TC)
+
+
+def _check_masks(call: ScoreCall) -> None:
+    """A group of which nothing is to be scored asks whether its prompt can be read; in any other, each response has a
+    token to score."""
+    is_wanted = [bool(response.score_mask_T.any()) for response in call.responses]
+    if any(is_wanted) and not all(is_wanted):
+        raise InvalidRequestError(
+            f"responses[{is_wanted.index(False)}].score_mask", "excludes every token: leave the response out"
+        )
 
 
 def _check_lengths(call: ScoreCall, teacher: HostedTeacher) -> None:

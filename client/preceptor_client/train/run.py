@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
 from preceptor_client.train.agreement import save_agreement
+from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_checkpoint
-from preceptor_client.train.config import DataConfig, RunConfig
-from preceptor_client.train.data import Example, load_examples
+from preceptor_client.train.config import RunConfig
 from preceptor_client.train.display import Display, SilentDisplay
-from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.handshake import check_teacher
+from preceptor_client.train.loading import load_heldout_examples, load_train_examples
 from preceptor_client.train.metrics import Metrics
 from preceptor_client.train.report import REPORT_FILE, write_report
 from preceptor_client.train.rollout_log import RolloutLog
@@ -44,8 +44,10 @@ def train(
     """
     shown = display or SilentDisplay()
     with claimed_directory(config) as directory, shown:
-        examples, heldout = load_train_examples(config.data), load_heldout_examples(config.data)
         checkpoint = latest_checkpoint(directory)
+        bad = _bad_examples(config, is_resumed=checkpoint is not None, display=shown)
+        examples = bad.left(load_train_examples(config.data, bad=bad), of="train")
+        heldout = bad.left(load_heldout_examples(config.data, bad=bad), of="heldout")
         step = checkpoint_step(checkpoint) if checkpoint else 0
         shown.notice("loading the student")
         student = load_student(config.student, folder=checkpoint)
@@ -55,7 +57,15 @@ def train(
             RolloutLog(directory, step=step) as rollout_log,
         ):
             shown.notice(f"asking the teacher at {config.teacher.address}")
-            agreement = check_teacher(teacher, config=config, student=student, examples=examples, heldout=heldout)
+            agreement = check_teacher(
+                teacher,
+                config=config,
+                student=student,
+                examples=examples,
+                heldout=heldout,
+                bad=bad,
+                notice=shown.notice,
+            )
             save_agreement(directory, agreement)
             shown.notice("")
             for warning in agreement.warnings:
@@ -65,13 +75,14 @@ def train(
                 scorer=teacher,
                 agreement=agreement,
                 config=config,
-                examples=examples,
-                heldout=heldout,
+                examples=bad.left(examples, of="train"),
+                heldout=bad.left(heldout, of="heldout"),
                 metrics=metrics,
                 rollout_log=rollout_log,
                 display=shown,
                 checkpoint=checkpoint,
                 start=_load_start(config),
+                bad=bad,
                 weigh=weigh,
                 stop=stop,
             )
@@ -92,39 +103,14 @@ def _load_start(config: RunConfig) -> Student | None:
     return start
 
 
-def load_train_examples(data: DataConfig) -> list[Example]:
-    """The examples to practise on."""
-    with _told_as("data.train"):
-        return load_examples(
-            data.train,
-            split=data.train_split,
-            subset=data.subset,
-            prompt_field=data.prompt_field,
-            answer_field=data.answer_field,
-        )
-
-
-def load_heldout_examples(data: DataConfig) -> list[Example]:
-    """The examples to measure on; none where the settings name none."""
-    if data.heldout is None:
-        return []
-    with _told_as("data.heldout"):
-        return load_examples(
-            data.heldout,
-            split=data.heldout_split,
-            subset=data.subset,
-            prompt_field=data.prompt_field,
-            answer_field=data.answer_field,
-        )
-
-
-@contextmanager
-def _told_as(field: str) -> Iterator[None]:
-    """What is wrong with a data file names the setting that named the file."""
-    try:
-        yield
-    except InvalidDataError as error:
-        raise InvalidDataError(f"{field}: {error}") from error
+def _bad_examples(config: RunConfig, *, is_resumed: bool, display: Display) -> BadExamples:
+    return BadExamples(
+        policy=config.data.on_bad_example,
+        limit=config.data.max_bad_examples,
+        directory=config.run.directory,
+        is_resumed=is_resumed,
+        tell=display.warning,
+    )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ config.toml     the resolved settings          checkpoints/    see checkpoint.py
 metrics.jsonl   one row per step               tensorboard/    the same numbers
 train.log       what happened                  report.html     written at the end
 alignment.json  what was agreed with the teacher about tokens
-rollouts.jsonl  a few rollouts, token by token
+rollouts.jsonl  a few rollouts, token by token  bad_examples.jsonl  see bad_examples.py
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ LOG_FILE = "train.log"
 _LOCK_FILE = ".lock"
 
 _FREE_TO_CHANGE = {
+    "data.extra_fields",
+    "data.max_bad_examples",
+    "data.on_bad_example",
     "teacher.address",
     "teacher.page",
     "teacher.patience_seconds",

@@ -9,12 +9,18 @@ from pathlib import Path
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.agreement import Agreement
+from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.checkpoint import load_optimizer, save_checkpoint
 from preceptor_client.train.checkpoint_folders import checkpoint_step
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example, PromptStream
 from preceptor_client.train.display import Display
-from preceptor_client.train.errors import RunDirectoryError, StopRequestedError, TrainingStoppedError
+from preceptor_client.train.errors import (
+    InvalidDataError,
+    RunDirectoryError,
+    StopRequestedError,
+    TrainingStoppedError,
+)
 from preceptor_client.train.evaluate import PromptsOf
 from preceptor_client.train.heldout import Heldout
 from preceptor_client.train.loss import Loss
@@ -59,12 +65,13 @@ class Trainer:
         display: Display,
         checkpoint: Path | None = None,
         start: Student | None = None,
+        bad: BadExamples | None = None,
         weigh: PositionWeights | None = None,
         stop: StopRequest | None = None,
     ) -> None:
         """`checkpoint` is the one that `student` was loaded from; `start` is the untrained student, frozen, where
-        `objective.extrapolation` needs it; `weigh` says how much each scored position of a step counts; `stop` may
-        ask the run to end early."""
+        `objective.extrapolation` needs it; `bad` decides what a bad example does; `weigh` says how much each scored
+        position of a step counts; `stop` may ask the run to end early."""
         self.student = student
         self.config = config
         self.weigh = weigh
@@ -72,6 +79,7 @@ class Trainer:
         temperature = config.teacher.temperature
         reference = Reference(start, temperature=temperature) if start else None
         loss = Loss(student, config=config.objective, temperature=temperature, reference=reference)
+        self.bad = BadExamples() if bad is None else bad
         self.heldout = Heldout(
             student,
             examples=heldout,
@@ -79,6 +87,7 @@ class Trainer:
             loss=loss,
             scorer=scorer,
             agreement=agreement,
+            bad=self.bad,
             stop=self.stop,
         )
         self.metrics = metrics
@@ -115,6 +124,10 @@ class Trainer:
                 raise self._stopped_without_teacher(error) from error
             except StopRequestedError as error:
                 raise self._stopped_on_request() from error
+            except InvalidDataError as error:
+                if self.step == 0:
+                    raise
+                raise self._stopped_at_bad_data(error) from error
 
     def _run(self) -> Path:
         num_steps, run = self.config.run.num_steps, self.config.run
@@ -140,19 +153,21 @@ class Trainer:
         step = self.step + 1
         started = time.perf_counter()
         examples = self.stream.step(step)
+        refused = self.bad.at_step(step, of="train")
         try:
             with self.stop.checked_by(self.student.base):
-                for batch in self.rollouts.generate(examples, step=step):
+                for batch in self.rollouts.generate(examples, step=step, on_bad=refused):
                     self.scoring.submit(batch, name=f"step-{step}")
             rolled_out = time.perf_counter()
-            scored = self.scoring.gather()
+            scored = self.scoring.gather(on_refused=refused)
         finally:
             self.scoring.cancel()
             self.display.notice("")
         answered = time.perf_counter()
         view = view_teacher(scored)
         self._stop_at_non_finite(view, step=step)
-        self._warn_of_few_scores(view, step=step)
+        if scored:
+            self._warn_of_few_scores(view, step=step)
         weights = position_weights(scored, reduction=self.config.objective.reduction, given=self.weigh)
         result = self.update.apply(scored, weights=weights, step=step)
         finished = time.perf_counter()
@@ -163,6 +178,7 @@ class Trainer:
             step,
             scored,
             view=view,
+            num_refused_groups=refused.num_skipped,
             teacher_revision=self.revisions.see(scored, step=step),
             result=result,
             seconds={
@@ -217,6 +233,12 @@ class Trainer:
                 f"step {step}: {view.non_finite_share:.0%} of the positions came back from the teacher as NaN or "
                 f"infinity, more than run.max_non_finite_share={limit}: the teacher's numbers overflow (its dtype?)"
             )
+
+    def _stopped_at_bad_data(self, error: InvalidDataError) -> TrainingStoppedError:
+        folder = self.save()
+        return TrainingStoppedError(
+            f"{error}. Step {self.step} is saved in {folder}; the same command continues from there"
+        )
 
     def _stopped_without_teacher(self, error: TeacherUnavailableError) -> TrainingStoppedError:
         folder = self.save()

@@ -50,6 +50,12 @@ def tokenizer() -> TeacherTokenizer:
     return TeacherTokenizer(tiny_tokenizer())
 
 
+def test_group_of_which_nothing_is_to_be_scored_asks_whether_its_prompt_can_be_read() -> None:
+    asked = request(responses=[response(4, 5, mask=b"\x00\x00"), response(6, mask=b"\x00")])
+    call = decode_score_request(asked, hosted_teacher())
+    assert [r.score_mask_T.tolist() for r in call.responses] == [[False, False], [False]]
+
+
 def test_request_becomes_a_group() -> None:
     call = decode_score_request(
         pb.ScoreRequest(

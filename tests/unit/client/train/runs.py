@@ -10,9 +10,9 @@ from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_ch
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.display import Display, SilentDisplay
+from preceptor_client.train.loading import load_train_examples
 from preceptor_client.train.metrics import Metrics
 from preceptor_client.train.rollout_log import RolloutLog
-from preceptor_client.train.run import load_train_examples
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student import load_student
 from preceptor_client.train.trainer import Trainer

@@ -110,6 +110,20 @@ def test_path_that_is_no_use_is_told_by_its_setting(
     assert capsys.readouterr().err == f"preceptor train: {message.format(tmp=tmp_path)}\n"
 
 
+def test_eval_names_a_bad_example_or_goes_on_without_it(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_bytes(b'{"prompt": "say caf\xe9", "answer": "a"}\n{"prompt": "say tan", "answer": 7}\n')
+    arguments = ["eval", "@", str(run_toml), "--data.heldout", str(heldout)]
+    assert cli.main(arguments) == 1
+    assert f"{heldout}:1: not UTF-8 at byte 20" in capsys.readouterr().err
+    assert cli.main([*arguments, "--data.on-bad-example", "skip"]) == 0
+    out = capsys.readouterr().out
+    assert "of 1 right" in out
+    assert f"warning: 1 bad example(s) left out; the first: {heldout}:1: not UTF-8" in out
+
+
 def test_eval_without_heldout_names_the_setting(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["eval", "@", str(run_toml)]) == 2
     assert "data.heldout" in capsys.readouterr().err

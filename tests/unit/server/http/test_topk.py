@@ -276,3 +276,11 @@ def test_a_body_says_on_the_wire_what_grpc_would() -> None:
         segmentation=pb.SEGMENTATION_POLICY_PAPER,
         paper_token_ids=[1],
     )
+
+
+async def test_group_of_which_nothing_is_to_be_scored_is_read_and_has_no_rows() -> None:
+    async with asking() as asked:
+        read = await asked.topk(group(responses=[{"ids": [6, 7], "score_mask": [False, False]}]))
+    assert read.status_code == 200
+    (shown,) = read.json()["responses"]
+    assert (shown["status"], shown["positions"]) == (["excluded", "excluded"], [])
