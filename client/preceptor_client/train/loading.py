@@ -76,21 +76,28 @@ def load_examples(
             bad.leave_out(error, of=of)
     if not num_rows:
         raise InvalidDataError(f"{source}: holds no example")
-    bad.refuse_too_many(of=of, num_left=len(examples))
     return examples
 
 
 def _load(data: DataConfig, source: str, *, split: str, of: Source, bad: BadExamples | None) -> list[Example]:
-    return load_examples(
-        source,
-        split=split,
-        subset=data.subset,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
-        extra_fields=data.extra_fields,
-        of=of,
-        bad=bad,
-    )
+    bad = BadExamples() if bad is None else bad
+    try:
+        examples = load_examples(
+            source,
+            split=split,
+            subset=data.subset,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+            extra_fields=data.extra_fields,
+            of=of,
+            bad=bad,
+        )
+    except InvalidDataError as error:
+        if error.where:
+            raise
+        raise InvalidDataError(f"data.{of}: {error}") from error
+    bad.refuse_too_many(of=of, num_left=len(examples))
+    return examples
 
 
 def _example(row: Row, *, extra_fields: ExtraFields) -> Example:
