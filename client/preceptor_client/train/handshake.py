@@ -38,6 +38,7 @@ def check_teacher(
     """The teacher to ask and what was agreed with it; its server knows the student's tokenizer then. Raises
     UnsuitableTeacherError or InvalidDataError, which name what to change; `bad` may take what is an example's own
     fault, and `notice` hears what takes a while."""
+    bad = BadExamples() if bad is None else bad
     info = scorer.info()
     teacher = _find(info, name=config.teacher.name)
     _check_settings(teacher, info.limits, config=config)
@@ -51,7 +52,7 @@ def check_teacher(
         student=student,
         examples=examples,
         heldout=heldout,
-        bad=BadExamples() if bad is None else bad,
+        bad=bad,
         notice=notice,
     )
     agreement = replace(

@@ -76,13 +76,13 @@ def load_examples(
             bad.leave_out(error, of=of)
     if not num_rows:
         raise InvalidDataError(f"{source}: holds no example")
-    bad.refuse_too_many(of=of, num_left=len(examples))
     return examples
 
 
 def _load(data: DataConfig, source: str, *, split: str, of: Source, bad: BadExamples | None) -> list[Example]:
+    bad = BadExamples() if bad is None else bad
     try:
-        return load_examples(
+        examples = load_examples(
             source,
             split=split,
             subset=data.subset,
@@ -96,6 +96,8 @@ def _load(data: DataConfig, source: str, *, split: str, of: Source, bad: BadExam
         if error.where:
             raise
         raise InvalidDataError(f"data.{of}: {error.why}") from error
+    bad.refuse_too_many(of=of, num_left=len(examples))
+    return examples
 
 
 def _example(row: Row, *, extra_fields: ExtraFields) -> Example:

@@ -124,6 +124,15 @@ def test_eval_names_a_bad_example_or_goes_on_without_it(
     assert f"warning: 1 bad example(s) left out; the first: {heldout}:1: not UTF-8" in out
 
 
+@pytest.mark.parametrize("name", ["train", "heldout"])
+def test_data_file_that_cannot_be_read_is_told_by_its_setting(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    absent = tmp_path / "none.jsonl"
+    assert cli.main(["train", "@", str(run_toml), f"--data.{name}", str(absent)]) == 1
+    assert capsys.readouterr().err == f"preceptor train: data.{name}: {absent}: no such file\n"
+
+
 def test_eval_without_heldout_names_the_setting(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["eval", "@", str(run_toml)]) == 2
     assert "data.heldout" in capsys.readouterr().err
