@@ -57,6 +57,20 @@ class DataConfig(Section):
     max_bad_examples: int = Field(100, ge=0)
     """Most examples to leave out, before the first step and since; one more stops the run."""
 
+    @model_validator(mode="after")
+    def _columns_are_for_named_datasets(self) -> Self:
+        is_named = {name: bool(source) and not source.endswith(".jsonl") for name, source in self._sources.items()}
+        readers = {"train_split": ("train",), "heldout_split": ("heldout",)}
+        for name in ("subset", "train_split", "heldout_split", "prompt_field", "answer_field"):
+            is_read = any(is_named[source] for source in readers.get(name, is_named))
+            if getattr(self, name) != type(self).model_fields[name].default and not is_read:
+                raise ValueError(f"data.{name} is for a named dataset, and none is read: a JSONL file has its own keys")
+        return self
+
+    @property
+    def _sources(self) -> dict[str, str]:
+        return {"train": self.train, "heldout": self.heldout or ""}
+
 
 class RolloutConfig(Section):
     """How the student writes."""
