@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,7 +42,8 @@ def segmenter_of(tokenizer_json: str) -> Segmenter:
 
 
 def tokens_of(owner: Segmenter, segmentation: Segmentation) -> list[bytes]:
-    return [owner.table.bytes_of(int(token_id)) for token_id in segmentation.ids_M]
+    """The bytes of those that stand for the bytes which they cover."""
+    return [owner.table.bytes_of(int(token_id)) for token_id in segmentation.known().ids_M]
 
 
 def cut(owner: Segmenter, text: bytes) -> list[bytes]:
@@ -50,9 +52,11 @@ def cut(owner: Segmenter, text: bytes) -> list[bytes]:
 
 
 def check(owner: Segmenter, segmentation: Segmentation, text: bytes) -> None:
-    """Every token's bytes are the text's at its place; places ascend and are disjoint."""
-    end_before = 0
-    columns = (segmentation.ids_M, segmentation.starts_M, segmentation.ends_M)
+    """Every known token's bytes are the text's at its place; places ascend, and those of known tokens are disjoint."""
+    assert (np.diff(segmentation.starts_M) >= 0).all()
+    assert (np.diff(segmentation.ends_M) >= 0).all()
+    end_before, known = 0, segmentation.known()
+    columns = (known.ids_M, known.starts_M, known.ends_M)
     for token_id, start, end in zip(*(column.tolist() for column in columns), strict=True):
         assert end_before <= start < end <= len(text)
         assert text[start:end] == owner.table.bytes_of(token_id)
@@ -144,7 +148,8 @@ def test_what_the_tokenizer_cannot_write_is_a_gap_between_tokens_in_their_places
     (segmentation,) = owner.segment([text])
     check(owner, segmentation, text)
     covered = set()
-    for start, end in zip(segmentation.starts_M.tolist(), segmentation.ends_M.tolist(), strict=True):
+    known = segmentation.known()
+    for start, end in zip(known.starts_M.tolist(), known.ends_M.tolist(), strict=True):
         covered |= set(range(start, end))
     assert bytes(byte for place, byte in enumerate(text) if place not in covered) == "\u6f22\U0001f680".encode()
 
@@ -163,7 +168,7 @@ def test_a_model_that_drops_what_it_lacks_keeps_the_places_of_the_rest() -> None
 def test_the_character_that_stands_for_a_space_is_a_gap() -> None:
     owner = segmenter_of(gemma_like())
     (segmentation,) = owner.segment(["the\u2581 the".encode()])
-    assert tokens_of(owner, segmentation)[0] == b"the"
+    assert segmentation.is_known_M.tolist() == [True, False, True]
     assert b"".join(tokens_of(owner, segmentation)) == b"the the"
 
 

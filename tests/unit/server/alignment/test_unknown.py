@@ -1,0 +1,137 @@
+"""Tokenizers that cannot write every text, in both roles, against a computation with dictionaries."""
+
+# N = positions, V = teacher's vocabulary
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+from preceptor.wire import PositionStatus, SegmentationPolicy
+from preceptor_server.alignment.pairing import pair, read_teacher
+from preceptor_server.alignment.projection import Projected, project
+from preceptor_server.alignment.reader import Reader
+from preceptor_server.alignment.reading import Reading
+from preceptor_server.alignment.segmenter import Segmenter
+from preceptor_server.alignment.specials import align
+from preceptor_server.alignment.types import Alignment
+from preceptor_server.engines.fake import dense_columns
+from preceptor_server.types import ResponseToScore
+
+from tests.unit.server.alignment.brute_force import BruteForce, Library, Score
+from tests.unit.server.alignment.tokenizers_for_tests import FAMILIES
+
+TEXTS = {
+    "Arabic": "the \u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 dog",
+    "Hindi": "\u0928\u092e\u0938\u094d\u0924\u0947 the fox",
+    "emoji": "fine \U0001f600\U0001f680 dogs, \U0001f680the",
+    "Chinese": "\u4f60\u597d \u4e16\u754c\u6f22\u5b57 is 12",
+    "mixed": "caf\u00e9 \u0645the\u0931 \u4f60 x\n\n\ty  \u0915 brothers",
+    "capitals": "The Fox jumps Over",
+    "code": "def f():\n        return 1  # \u0645\n",
+}
+
+
+@cache
+def library(family: str) -> Library:
+    return Library(FAMILIES[family]())
+
+
+@cache
+def reader(family: str) -> Reader:
+    tokenizer_json = FAMILIES[family]()
+    table = read_teacher(tokenizer_json, None, vocabulary_size=library(family).size).table
+    return Reader(Segmenter(tokenizer_json, table))
+
+
+def ends_of(side: Library) -> tuple[int, ...]:
+    return tuple(token for token, text in side.specials.items() if text in ("</s>", "<|end|>"))
+
+
+@cache
+def alignment(student: str, teacher: str) -> Alignment:
+    vocabulary = read_teacher(FAMILIES[teacher](), None, vocabulary_size=library(teacher).size)
+    pairing = pair(FAMILIES[student](), chat_template=None, vocabulary_size=0, teacher=vocabulary)
+    return align(
+        pairing,
+        teacher=vocabulary,
+        tokenizer_id="test",
+        end_token_ids=ends_of(library(student)),
+        teacher_end_ids=ends_of(library(teacher)),
+        special_pairs={},
+    )
+
+
+@cache
+def probabilities(ids: tuple[int, ...], size: int) -> tuple[float, ...]:
+    """A teacher whose every row depends on all that it read."""
+    seed = int.from_bytes(hashlib.sha256(repr(ids).encode()).digest()[:8])
+    logits = np.random.default_rng(seed).normal(0, 2, size)
+    exponentials = np.exp(logits - logits.max())
+    return tuple((exponentials / exponentials.sum()).tolist())
+
+
+def ask(student: str, teacher: str, ids: Sequence[int]) -> tuple[Reading, Projected]:
+    """The server's answer, with every token of the teacher asked for."""
+    found, size = alignment(student, teacher), library(teacher).size
+    response = ResponseToScore(ids_T=np.array(ids, np.int64), score_mask_T=np.ones(len(ids), np.bool_))
+    policy = SegmentationPolicy.CANONICAL
+    reading = reader(teacher).read([response], found, policy=policy, room=10_000)[0]
+    read = tuple(reading.teacher_ids_M.tolist())
+    rows = [probabilities(read[:row], size) for row in range(len(read))]
+    asked = ResponseToScore(ids_T=reading.teacher_ids_M, score_mask_T=reading.wanted_M)
+    columns = dense_columns(np.log(np.array(rows).reshape(-1, size)), asked, top_k=size)
+    return reading, project(columns, reading, found, top_k=library(student).size, merges_end_tokens=True)
+
+
+def expect(student: str, teacher: str, ids: Sequence[int]) -> tuple[list[int], list[Score]]:
+    sides = library(student), library(teacher)
+    force = BruteForce(
+        student=sides[0], teacher=sides[1], student_ends=ends_of(sides[0]), teacher_ends=ends_of(sides[1])
+    )
+    return force.score(ids, lambda read: probabilities(read, sides[1].size))
+
+
+def compare(student: str, teacher: str, ids: Sequence[int]) -> int:
+    """Holds the server's answer against the computation; returns the number of positions with a score."""
+    reading, projected = ask(student, teacher, ids)
+    read, scores = expect(student, teacher, ids)
+    assert reading.teacher_ids_M.tolist() == read
+    columns, row = projected.columns, 0
+    assert [PositionStatus(s).name for s in columns.status_T] == [score.status.name for score in scores]
+    for token, score in zip(ids, scores, strict=True):
+        if score.status is not PositionStatus.OK:
+            continue
+        given = {
+            int(own): math.exp(logprob)
+            for own, logprob in zip(columns.support_ids_NK[row], columns.support_logprobs_NK[row], strict=True)
+            if logprob > -np.inf
+        }
+        wanted = {own: mass for own, mass in score.masses.items() if mass > 1e-9}
+        for own in given.keys() | wanted.keys():
+            assert given.get(own, 0.0) == pytest.approx(wanted.get(own, 0.0), rel=1e-5, abs=1e-7), own
+        assert math.exp(columns.sampled_logprobs_N[row]) == pytest.approx(score.masses.get(token, 0.0), rel=1e-5)
+        tail = 1.0 - sum(score.masses.values())
+        assert math.exp(columns.log_tail_mass_N[row]) == pytest.approx(tail, rel=1e-5, abs=1e-6)
+        row += 1
+    assert row == len(columns.sampled_logprobs_N)
+    return row
+
+
+PAIRS = [
+    (student, teacher)
+    for student in FAMILIES
+    for teacher in FAMILIES
+    if student != teacher and not alignment(student, teacher).pairing.relation.is_one_to_one
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(("student", "teacher"), PAIRS)
+def test_scores_are_those_of_a_plain_computation(student: str, teacher: str, text: str) -> None:
+    ids = [*library(student).encode(TEXTS[text]), *ends_of(library(student))]
+    compare(student, teacher, ids)
