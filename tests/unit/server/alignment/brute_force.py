@@ -57,6 +57,7 @@ class Library:
             self.bytes[self.unknown] = b""
         self._tokenizer = Tokenizer.from_str(json.dumps(_in_the_middle(parts)))
         self._tokenizer.encode_special_tokens = True
+        self._firsts: dict[bytes, int | None] = {}
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -76,6 +77,11 @@ class Library:
 
     def first(self, data: bytes) -> int | None:
         """The first token of bytes that something follows; None where that is not one that begins them."""
+        if data not in self._firsts:
+            self._firsts[data] = self._first(data)
+        return self._firsts[data]
+
+    def _first(self, data: bytes) -> int | None:
         text = _valid_beginning(data)
         is_whole = len(text.encode()) == len(data)
         if self.is_byte_level and not is_whole:

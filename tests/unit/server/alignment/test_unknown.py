@@ -23,7 +23,7 @@ from preceptor_server.engines.fake import dense_columns
 from preceptor_server.types import ResponseToScore
 
 from tests.unit.server.alignment.brute_force import BruteForce, Library, Score
-from tests.unit.server.alignment.tokenizers_for_tests import FAMILIES
+from tests.unit.server.alignment.tokenizers_for_tests import FAMILIES, WITHOUT_BYTES
 
 TEXTS = {
     "Arabic": "the \u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 dog",
@@ -36,14 +36,19 @@ TEXTS = {
 }
 
 
+ALL = FAMILIES | WITHOUT_BYTES
+WRITERS = ("byte_level", "gemma_like", "with_nfc")
+"""Some that can write every text; pairs of these are the oracle's proof that it means what the server means."""
+
+
 @cache
 def library(family: str) -> Library:
-    return Library(FAMILIES[family]())
+    return Library(ALL[family]())
 
 
 @cache
 def reader(family: str) -> Reader:
-    tokenizer_json = FAMILIES[family]()
+    tokenizer_json = ALL[family]()
     table = read_teacher(tokenizer_json, None, vocabulary_size=library(family).size).table
     return Reader(Segmenter(tokenizer_json, table))
 
@@ -54,8 +59,8 @@ def ends_of(side: Library) -> tuple[int, ...]:
 
 @cache
 def alignment(student: str, teacher: str) -> Alignment:
-    vocabulary = read_teacher(FAMILIES[teacher](), None, vocabulary_size=library(teacher).size)
-    pairing = pair(FAMILIES[student](), chat_template=None, vocabulary_size=0, teacher=vocabulary)
+    vocabulary = read_teacher(ALL[teacher](), None, vocabulary_size=library(teacher).size)
+    pairing = pair(ALL[student](), chat_template=None, vocabulary_size=0, teacher=vocabulary)
     return align(
         pairing,
         teacher=vocabulary,
@@ -122,16 +127,18 @@ def compare(student: str, teacher: str, ids: Sequence[int]) -> int:
     return row
 
 
-PAIRS = [
-    (student, teacher)
-    for student in FAMILIES
-    for teacher in FAMILIES
-    if student != teacher and not alignment(student, teacher).pairing.relation.is_one_to_one
-]
+def pairs() -> list[tuple[str, str]]:
+    """Every tokenizer that cannot write every text, as student and as teacher of each other kind."""
+    # One that lacks bytes writes its sign for parts of characters: the computation knows only whole ones.
+    lacking = ["unigram", *(family for family in WITHOUT_BYTES if family != "with_few_letters")]
+    chosen = [(a, b) for a in (*WRITERS, *lacking) for b in (*WRITERS, *lacking) if a != b]
+    return [pair for pair in chosen if not alignment(*pair).pairing.relation.is_one_to_one]
 
 
-@pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize(("student", "teacher"), PAIRS)
-def test_scores_are_those_of_a_plain_computation(student: str, teacher: str, text: str) -> None:
-    ids = [*library(student).encode(TEXTS[text]), *ends_of(library(student))]
-    compare(student, teacher, ids)
+@pytest.mark.parametrize(("student", "teacher"), pairs())
+def test_scores_are_those_of_a_plain_computation(student: str, teacher: str) -> None:
+    num_scored = 0
+    for text in TEXTS.values():
+        ids = [*library(student).encode(text), *ends_of(library(student))]
+        num_scored += compare(student, teacher, ids)
+    assert num_scored > 0
