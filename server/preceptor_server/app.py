@@ -151,9 +151,9 @@ def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> En
 
 
 def check_vocabularies(engine: Engine, tokenizer: TeacherTokenizer | None) -> None:
-    """A tokenizer may know fewer tokens than the model has logits (padding), and special tokens beyond them (an image's,
-    in a text-only copy of a model), whose prompts are refused. What text may become, and what ends a response, lies
-    within. Raises StartupError."""
+    """A tokenizer may know fewer tokens than the model has logits (padding), and special tokens beyond them (an
+    image's, in a text-only copy of a model), whose prompts are refused. What text may become, and what ends a response,
+    lies within. Raises StartupError."""
     size = engine.info().vocabulary_size
     for token_id in with_turn_end(engine.info(), tokenizer).end_token_ids:
         if not 0 <= token_id < size:

@@ -54,7 +54,10 @@ class ChatTemplate:
         try:
             with limited(self._max_seconds):
                 text = self._tokenizer.apply_chat_template(
-                    list(messages), chat_template=self.text, tokenize=False, add_generation_prompt=True
+                    [dict(message) for message in messages],
+                    chat_template=self.text,
+                    tokenize=False,
+                    add_generation_prompt=True,
                 )
         except TemplateTooLongError as error:
             message = f"the teacher's chat template needs more than {self._max_seconds:g} s for these messages"
@@ -90,7 +93,7 @@ def limited(seconds: float) -> Iterator[None]:
     """
     deadline = time.monotonic() + seconds
 
-    def watch(frame: FrameType, event: str, argument: object) -> Any:  # Any: a function like this one
+    def watch(frame: FrameType, _event: str, _argument: object) -> Any:  # Any: a function like this one
         if frame.f_code.co_filename != _FILE_OF_TEMPLATES:
             return None
         if time.monotonic() > deadline:

@@ -44,9 +44,13 @@ class Segmentation:
         """Without the tokens that stand for other bytes than they cover."""
         if self.is_known_M.all():
             return self
-        columns = (self.ids_M, self.starts_M, self.ends_M, self.is_known_M)
-        ids_M, starts_M, ends_M, is_known_M = (column[self.is_known_M] for column in columns)
-        return Segmentation(ids_M=ids_M, starts_M=starts_M, ends_M=ends_M, is_known_M=is_known_M)
+        kept_M = self.is_known_M
+        return Segmentation(
+            ids_M=self.ids_M[kept_M],
+            starts_M=self.starts_M[kept_M],
+            ends_M=self.ends_M[kept_M],
+            is_known_M=kept_M[kept_M],
+        )
 
 
 class Segmenter:
@@ -181,7 +185,9 @@ class Segmenter:
                 parts.extend(zip(*(column.tolist() for column in columns), strict=True))
             else:
                 placed = self._place_unwritable(run, data)
-                parts.extend((token_id, start + first, start + end, is_known) for token_id, first, end, is_known in placed)
+                parts.extend(
+                    (token_id, start + first, start + end, is_known) for token_id, first, end, is_known in placed
+                )
             start += len(data)
         return _segmentation(parts)
 

@@ -234,7 +234,7 @@ def _build(entries: _Entries, family: _Family, size: int) -> TokenTable:
     # A token of no bytes that has no role stands for nothing, like padding.
     kinds_V = np.where(lengths_V > 0, TokenKind.TEXT, TokenKind.ABSENT).astype(np.uint8)
     kinds_V[list(specials)] = TokenKind.SPECIAL
-    writes_all = family.writes_bytes and _BYTES_OF_TEXT <= {token[0] for token in tokens_V if len(token) == 1}
+    writes_all = family.writes_bytes and {token[0] for token in tokens_V if len(token) == 1} >= _BYTES_OF_TEXT
     is_unknown = entries.unknown_id in specials and not writes_all
     return TokenTable(
         kinds_V=kinds_V,

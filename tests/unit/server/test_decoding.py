@@ -438,7 +438,9 @@ def test_special_token_that_the_model_has_no_row_for_is_refused_by_name(kind: st
         asked.prompt.text.text = "a <image>"
     else:
         asked.prompt.chat.messages.add(role="user", content="a <image>")
-    with pytest.raises(InvalidRequestError, match=r"holds '<image>', whose id 259 lies beyond the 259 tokens") as caught:
+    with pytest.raises(
+        InvalidRequestError, match=r"holds '<image>', whose id 259 lies beyond the 259 tokens"
+    ) as caught:
         decode_score_request(asked, teacher)
     assert caught.value.reason == "TOKEN_OUT_OF_RANGE"
     assert caught.value.field.startswith(f"prompt.{kind}")

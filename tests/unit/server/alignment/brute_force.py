@@ -128,7 +128,11 @@ class Library:
         if token in self.specials:
             return b""
         if token in self.texts:
-            return self.texts[token].replace("" if self.is_byte_level else BLOCK, "" if self.is_byte_level else SPACE).encode()
+            return (
+                self.texts[token]
+                .replace("" if self.is_byte_level else BLOCK, "" if self.is_byte_level else SPACE)
+                .encode()
+            )
         piece = self.pieces.get(token, "")
         if self.is_byte_level:
             return bytes(_ALPHABET[c] for c in piece)
@@ -195,7 +199,9 @@ class BruteForce:
     def _counterpart(self, token: int) -> int | None:
         if self.is_unknown(self.student, token):
             return self.teacher.unknown if not self.teacher.has_every_byte else None
-        texts = {text: other for other, text in self.teacher.specials.items() if not self.is_unknown(self.teacher, other)}
+        texts = {
+            text: other for other, text in self.teacher.specials.items() if not self.is_unknown(self.teacher, other)
+        }
         same = texts.get(self.student.specials.get(token, ""))
         if token in self.student_ends and self.teacher_ends and same not in self.teacher_ends:
             return self.teacher_ends[0]

@@ -38,13 +38,13 @@ FAULTS = {
 }
 
 
-def templated(template: object) -> PreTrainedTokenizerFast:
+def templated(template: str | dict[str, str]) -> PreTrainedTokenizerFast:
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = template  # type: ignore[assignment] # what a tokenizer_config.json holds
+    tokenizer.chat_template = template
     return tokenizer
 
 
-def chat(field: str = "prompt.chat.messages") -> pb.ScoreRequest:
+def chat() -> pb.ScoreRequest:
     prompt = pb.Prompt(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="user", content="hi")]))
     response = pb.Response(ids=pb.TokenIds(data=b"\x05\x00", dtype=pb.TOKEN_DTYPE_U16))
     return pb.ScoreRequest(prompt=prompt, responses=[response], top_k=2, temperature=1)
@@ -119,11 +119,13 @@ def test_of_several_named_templates_the_default_one_is_used(named: Path) -> None
 def test_several_templates_without_a_default_are_refused_by_name() -> None:
     tokenizer = TeacherTokenizer(templated({"rag": "a", "tool_use": "b"}))
     assert not tokenizer.has_chat_template
-    with pytest.raises(InvalidRequestError, match=r"chat: this teacher has the chat templates 'rag', 'tool_use' and none"):
+    with pytest.raises(
+        InvalidRequestError, match=r"chat: this teacher has the chat templates 'rag', 'tool_use' and none"
+    ):
         tokenizer.render(MESSAGES, field="chat")
 
 
-async def test_a_template_that_fails_once_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_template_that_fails_once_serves_the_next() -> None:
     source = "{{ 1 / (messages[0].content | length - 2) }}"
     teacher: HostedTeacher = hosted_teacher(tokenizer=TeacherTokenizer(templated(source)))
     with pytest.raises(InvalidRequestError, match="ZeroDivisionError"):

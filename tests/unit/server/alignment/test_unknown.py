@@ -12,15 +12,22 @@ from functools import cache
 import numpy as np
 import pytest
 from preceptor.wire import PositionStatus, SegmentationPolicy
+from preceptor_server.alignment.exchange import pack_pairing, unpack_pairing
 from preceptor_server.alignment.pairing import pair, read_teacher
 from preceptor_server.alignment.projection import Projected, project
+from preceptor_server.alignment.prompts import read_prompt
 from preceptor_server.alignment.reader import Reader
 from preceptor_server.alignment.reading import Reading
 from preceptor_server.alignment.segmenter import Segmenter
 from preceptor_server.alignment.specials import align
-from preceptor_server.alignment.types import Alignment
+from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.alignment.token_table import padded
+from preceptor_server.alignment.types import NO_PLACE, Alignment, TeacherVocabulary
 from preceptor_server.engines.fake import dense_columns
+from preceptor_server.errors import InvalidRequestError
 from preceptor_server.types import ResponseToScore
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tests.unit.server.alignment.brute_force import BruteForce, Library, Score
 from tests.unit.server.alignment.tokenizers_for_tests import FAMILIES, WITHOUT_BYTES
@@ -47,10 +54,13 @@ def library(family: str) -> Library:
 
 
 @cache
+def vocabulary(family: str) -> TeacherVocabulary:
+    return read_teacher(ALL[family](), None, vocabulary_size=library(family).size)
+
+
+@cache
 def reader(family: str) -> Reader:
-    tokenizer_json = ALL[family]()
-    table = read_teacher(tokenizer_json, None, vocabulary_size=library(family).size).table
-    return Reader(Segmenter(tokenizer_json, table))
+    return Reader(Segmenter(ALL[family](), vocabulary(family).table))
 
 
 def ends_of(side: Library) -> tuple[int, ...]:
@@ -59,11 +69,10 @@ def ends_of(side: Library) -> tuple[int, ...]:
 
 @cache
 def alignment(student: str, teacher: str) -> Alignment:
-    vocabulary = read_teacher(ALL[teacher](), None, vocabulary_size=library(teacher).size)
-    pairing = pair(ALL[student](), chat_template=None, vocabulary_size=0, teacher=vocabulary)
+    pairing = pair(ALL[student](), chat_template=None, vocabulary_size=0, teacher=vocabulary(teacher))
     return align(
         pairing,
-        teacher=vocabulary,
+        teacher=vocabulary(teacher),
         tokenizer_id="test",
         end_token_ids=ends_of(library(student)),
         teacher_end_ids=ends_of(library(teacher)),
@@ -142,3 +151,106 @@ def test_scores_are_those_of_a_plain_computation(student: str, teacher: str) -> 
         ids = [*library(student).encode(text), *ends_of(library(student))]
         num_scored += compare(student, teacher, ids)
     assert num_scored > 0
+
+
+def unknown_of(family: str) -> int:
+    token = library(family).unknown
+    assert token is not None
+    return token
+
+
+def test_between_strangers_what_neither_can_write_is_read_and_not_scored() -> None:
+    student, teacher = "metaspace_bpe", "plain_unigram"
+    ids = [*library(student).encode("the"), unknown_of(student), *library(student).encode(" dog")]
+    reading, projected = ask(student, teacher, ids)
+    assert projected.columns.status_T[1] == PositionStatus.SPECIAL
+    assert (projected.columns.status_T[[0, 2]] == PositionStatus.OK).all()
+    assert reading.teacher_ids_M.tolist().count(unknown_of(teacher)) == 1
+    assert not reading.wanted_M[reading.teacher_ids_M == unknown_of(teacher)].any()
+
+
+def test_a_teacher_that_can_write_everything_reads_nothing_for_what_nobody_knows() -> None:
+    """Its own <unk> is a token that no text ever becomes, which its model has hardly seen."""
+    ids = [*library("metaspace_bpe").encode("the"), unknown_of("metaspace_bpe")]
+    reading, projected = ask("metaspace_bpe", "gemma_like", ids)
+    assert unknown_of("gemma_like") not in reading.teacher_ids_M
+    assert projected.columns.status_T[-1] == PositionStatus.SPECIAL
+
+
+@pytest.mark.parametrize(("student", "teacher"), [("metaspace_bpe", "plain_unigram"), ("gemma_like", "unigram")])
+def test_the_teachers_mass_on_its_unknown_is_nobodys(student: str, teacher: str) -> None:
+    assert library(student).specials[unknown_of(student)] == library(teacher).specials[unknown_of(teacher)] == "<unk>"
+    found = alignment(student, teacher)
+    assert found.projection_V[unknown_of(teacher)] == NO_PLACE
+    assert unknown_of(student) not in found.projection_V
+    assert unknown_of(teacher) in found.dropped_ids
+    assert any("text that the teacher's tokenizer lacks reaches the teacher as <unk>" in w for w in found.warnings)
+
+
+def test_where_ids_correspond_one_to_one_the_unknown_is_the_same_event() -> None:
+    found = alignment("metaspace_bpe", "metaspace_bpe")
+    unknown = unknown_of("metaspace_bpe")
+    assert found.special_to_teacher[unknown] == unknown
+    assert found.projection_V[unknown] == unknown
+    ids = library("metaspace_bpe").encode("the \u0645 dog")
+    assert unknown in ids
+    _, projected = ask("metaspace_bpe", "metaspace_bpe", ids)
+    assert (projected.columns.status_T == PositionStatus.OK).all()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ends", "is_scored"),
+    [({}, False, False), ({"<unk>": "</s>"}, False, True), ({}, True, True)],
+    ids=["by itself", "paired by hand", "an end token too"],
+)
+def test_an_unknown_with_a_role_besides_has_that_role(pairs: dict[str, str], ends: bool, is_scored: bool) -> None:
+    student, teacher = "metaspace_bpe", "plain_unigram"
+    found = align(
+        alignment(student, teacher).pairing,
+        teacher=vocabulary(teacher),
+        tokenizer_id="test",
+        end_token_ids=(unknown_of(student),) if ends else (),
+        teacher_end_ids=ends_of(library(teacher)),
+        special_pairs=pairs,
+    )
+    response = ResponseToScore(ids_T=np.array([unknown_of(student)]), score_mask_T=np.ones(1, np.bool_))
+    policy = SegmentationPolicy.CANONICAL
+    reading = reader(teacher).read([response], found, policy=policy, room=9)[0]
+    assert bool(reading.status_T[0] == PositionStatus.OK) is is_scored
+    expected = ends_of(library(teacher))[0] if is_scored else unknown_of(teacher)
+    assert reading.teacher_ids_M.tolist() == [expected]
+
+
+def test_a_prompt_of_ids_that_holds_an_unknown_is_refused_with_a_way_out() -> None:
+    found = alignment("metaspace_bpe", "byte_level")
+    teacher = TeacherTokenizer(PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(ALL["byte_level"]())))
+    ids_P = np.array([*library("metaspace_bpe").encode("the \u0645")], np.int64)
+    segmenter = Segmenter(ALL["byte_level"](), vocabulary("byte_level").table)
+    with pytest.raises(InvalidRequestError, match=r"prompt: token id 0 '<unk>' at position 2 stands for text that the"):
+        read_prompt(ids_P, found, tokenizer=teacher, segmenter=segmenter, field="prompt")
+
+
+KNOWN_AS = {
+    "metaspace_bpe": "<unk>",
+    "plain_unigram": "<unk>",
+    "unigram": "<unk>",
+    "with_some_bytes": "<unk>",
+    "with_few_letters": "<unk>",
+    "metaspace_bpe_dropping": None,
+    "gemma_like": None,
+    "llama2_like": None,
+    "byte_level": None,
+}
+
+
+@pytest.mark.parametrize("family", KNOWN_AS)
+def test_only_what_text_can_become_is_an_unknown(family: str) -> None:
+    table = vocabulary(family).table
+    assert (None if table.unknown_id is None else table.special_texts[table.unknown_id]) == KNOWN_AS[family]
+    assert padded(table, size=table.size + 3).unknown_id == table.unknown_id
+
+
+def test_the_unknown_survives_the_way_to_the_worker_and_back() -> None:
+    pairing = alignment("metaspace_bpe", "plain_unigram").pairing
+    assert pairing.student.unknown_id is not None
+    assert unpack_pairing(pack_pairing(pairing)).student.unknown_id == pairing.student.unknown_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -182,7 +183,7 @@ def small_bpe(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
     return tokenizer.to_str()
 
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[], str]] = {
     "byte_level": byte_level,
     "with_prefix_space": with_prefix_space,
     "with_nfc": with_nfc,
@@ -191,7 +192,7 @@ FAMILIES = {
     "llama2_like": llama2_like,
     "unigram": unigram,
 }
-WITHOUT_BYTES = {
+WITHOUT_BYTES: dict[str, Callable[[], str]] = {
     "metaspace_bpe": metaspace_bpe,
     "metaspace_bpe_unfused": lambda: metaspace_bpe(fuses=False, scheme="first"),
     "metaspace_bpe_dropping": lambda: metaspace_bpe(unknown=None, scheme="never"),
