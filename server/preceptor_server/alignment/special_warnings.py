@@ -90,14 +90,15 @@ def _of_text_read_as_special(
 def _of_unknown(
     student: TokenTable, teacher: TokenTable, *, masked_ids: Sequence[int], dropped_ids: Sequence[int]
 ) -> Iterator[str]:
-    if student.unknown_id in masked_ids:
+    own, theirs = student.unknown_id, teacher.unknown_id
+    if own is not None and own in masked_ids:
         yield (
-            f"text that the student's tokenizer lacks becomes {name_of(student, student.unknown_id)}, and nobody knows "
+            f"text that the student's tokenizer lacks becomes {name_of(student, own)}, and nobody knows "
             "which text it was: where one stands nothing is learnt, and a prompt of ids that holds one is refused"
         )
-    if teacher.unknown_id in dropped_ids:
+    if theirs is not None and theirs in dropped_ids:
         yield (
-            f"text that the teacher's tokenizer lacks reaches the teacher as {name_of(teacher, teacher.unknown_id)}: "
+            f"text that the teacher's tokenizer lacks reaches the teacher as {name_of(teacher, theirs)}: "
             "the student's tokens of it are not scored"
         )
 

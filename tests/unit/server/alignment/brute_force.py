@@ -44,11 +44,12 @@ class Library:
         model = parts["model"]
         self.is_byte_level = "ByteLevel" in json.dumps(parts["decoder"])
         vocabulary = model["vocab"]
-        self.pieces = dict(enumerate(p for p, _ in vocabulary)) if isinstance(vocabulary, list) else _by_id(vocabulary)
+        is_unigram = isinstance(vocabulary, list)
+        self.pieces = dict(enumerate(piece for piece, _ in vocabulary)) if is_unigram else _by_id(vocabulary)
         self.specials = {token["id"]: token["content"] for token in parts["added_tokens"] if token["special"]}
         self.texts = {token["id"]: token["content"] for token in parts["added_tokens"] if not token["special"]}
         self.size = max({*self.pieces, *self.specials, *self.texts}) + 1
-        self.unknown = model.get("unk_id") if isinstance(vocabulary, list) else vocabulary.get(model.get("unk_token"))
+        self.unknown: int | None = model.get("unk_id") if is_unigram else vocabulary.get(model.get("unk_token"))
         self.falls_back = bool(model.get("byte_fallback")) and "ByteFallback" in json.dumps(parts["decoder"])
         self.bytes = {token: self._bytes(token) for token in range(self.size)}
         self.has_every_byte = self._has_every_byte()
@@ -128,11 +129,8 @@ class Library:
         if token in self.specials:
             return b""
         if token in self.texts:
-            return (
-                self.texts[token]
-                .replace("" if self.is_byte_level else BLOCK, "" if self.is_byte_level else SPACE)
-                .encode()
-            )
+            content: str = self.texts[token]
+            return (content if self.is_byte_level else content.replace(BLOCK, SPACE)).encode()
         piece = self.pieces.get(token, "")
         if self.is_byte_level:
             return bytes(_ALPHABET[c] for c in piece)
