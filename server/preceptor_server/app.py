@@ -17,6 +17,7 @@ from preceptor.settings import dump_settings
 from preceptor.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 
 from preceptor_server.alignment.aligner import Aligner, build_aligner
+from preceptor_server.alignment.chat_template import DEFAULT
 from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
 from preceptor_server.config import EngineConfig, ServerConfig
@@ -70,6 +71,7 @@ async def _serve(
     aligner: Aligner | None = None
     try:
         check_vocabularies(engine, tokenizer)
+        _tell_templates(tokenizer)
         await settle_engine(engine, seconds=config.engine.self_test_seconds)
         aligner = await _checked_aligner(tokenizer, engine, with_turn_end(engine.info(), tokenizer), config)
         scheduler.start()
@@ -150,12 +152,33 @@ def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> En
 
 
 def check_vocabularies(engine: Engine, tokenizer: TeacherTokenizer | None) -> None:
-    """A tokenizer may know fewer tokens than the model has logits (padding), never more."""
-    if tokenizer is not None and tokenizer.vocabulary_size > engine.info().vocabulary_size:
+    """A tokenizer may know fewer tokens than the model has logits (padding), and special tokens beyond them (an
+    image's, in a text-only copy of a model), whose prompts are refused. What text may become, and what ends a response,
+    lies within. Raises StartupError."""
+    size = engine.info().vocabulary_size
+    for token_id in with_turn_end(engine.info(), tokenizer).end_token_ids:
+        if not 0 <= token_id < size:
+            raise StartupError(
+                f"engine: the end token {token_id} lies beyond the model's {size} logits: mend eos_token_id in its "
+                "generation_config.json and config.json, or use the tokenizer that the model was trained with"
+            )
+    if tokenizer is None:
+        return
+    if tokenizer.text_size > size:
         raise StartupError(
-            f"engine.tokenizer has {tokenizer.vocabulary_size} tokens and the model only "
-            f"{engine.info().vocabulary_size} logits: they do not belong together"
+            f"engine.tokenizer has {tokenizer.text_size} tokens and the model only {size} logits: they do not belong "
+            "together"
         )
+    beyond = [token.text for token in tokenizer.special_tokens if token.id >= size]
+    if beyond:
+        logger.warning("special tokens beyond the model's %d logits, refused in prompts: %s", size, ", ".join(beyond))
+
+
+def _tell_templates(tokenizer: TeacherTokenizer | None) -> None:
+    """Which of several chat templates is used."""
+    if tokenizer is not None and tokenizer.template_names:
+        used = "none" if tokenizer.chat_template is None else DEFAULT
+        logger.warning("chat templates %s; used=%s", ", ".join(tokenizer.template_names), used)
 
 
 def open_http(config: HttpConfig) -> HttpSide | None:

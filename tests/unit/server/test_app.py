@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,11 @@ from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.hf import HfEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.hosted import with_turn_end
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import tiny_tokenizer
+from tests.unit.server.hosting import DescribedEngine
 
 FAKE = EngineConfig(kind="fake")
 
@@ -100,6 +104,34 @@ def test_tokenizer_with_more_tokens_than_the_model_has_logits_is_refused() -> No
     engine = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=258))
     with pytest.raises(StartupError, match="has 259 tokens and the model only 258 logits"):
         check_vocabularies(engine, TeacherTokenizer(tiny_tokenizer()))
+
+
+def test_special_token_beyond_the_models_logits_is_told_and_serves(caplog: pytest.LogCaptureFixture) -> None:
+    """An image's, in a text-only copy of a model, such as Gemma 3's."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]}, replace_extra_special_tokens=False)
+    engine = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=259))
+    check_vocabularies(engine, TeacherTokenizer(tokenizer))
+    assert "beyond the model's 259 logits, refused in prompts: <image>" in caplog.text
+
+
+def test_tokenizer_with_holes_is_as_large_as_its_largest_id() -> None:
+    """A token that was added without resizing the model, behind a hole."""
+    tokenizer = tiny_tokenizer()
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts["model"]["vocab"]["zz"] = 400
+    wide = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
+    engine = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=300))
+    assert len(wide) < 300
+    with pytest.raises(StartupError, match="has 401 tokens and the model only 300 logits"):
+        check_vocabularies(engine, TeacherTokenizer(wide))
+
+
+@pytest.mark.parametrize("token_id", [300, 1000])
+def test_end_token_beyond_the_models_logits_is_refused(token_id: int) -> None:
+    engine = DescribedEngine(EngineConfig(kind="fake", fake_vocabulary_size=300), end_token_ids=(0, token_id))
+    with pytest.raises(StartupError, match=f"end token {token_id} lies beyond the model's 300 logits: mend eos_token"):
+        check_vocabularies(engine, None)
 
 
 @pytest.mark.parametrize("num_logits", [259, 320])
