@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.families.listed import LISTED
-from tests.families.outcome import TOLERANCE_NATS, TOP_K, Outcome
+from tests.families.outcome import TOLERANCE_NATS, TOP_K, Kind, Outcome
 from tests.families.zoo import FAMILIES, Family
 
 PATH = Path(__file__).parents[2] / "docs" / "families.md"
 
-_MEANINGS = {
+_MEANINGS: dict[Kind, str] = {
     "exact packed": "all groups of a batch in one forward, shared prefixes once",
     "exact sequential": 'a forward for each response: `engine.packing = "auto"` falls back to it by itself',
     "refused": "the server does not start, and says why",

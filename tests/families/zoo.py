@@ -74,7 +74,8 @@ def random_model(family: Family, *, seed: int = 0, changes: Mapping[str, object]
             config, attn_implementation=family.attention, dtype=torch.float32
         )
         spread_weights(model, spread=family.spread)
-        return model.eval()
+        model.eval()
+        return model
 
 
 def build(family: Family, folder: Path, *, seed: int = 0) -> Path:
@@ -90,7 +91,8 @@ def load(family: Family, folder: Path) -> PreTrainedModel:
     model: PreTrainedModel = model_class.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=family.attention
     )
-    return model.eval()
+    model.eval()
+    return model
 
 
 def mapped(model_type: str) -> Family:
