@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from preceptor.model_source import load_error
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -30,10 +30,6 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """Loads the model that `config` names. Raises StartupError where it does not exist or does not fit."""
     started = time.perf_counter()
     device = _device(config)
-    if _looks_like_path(config.model) and not Path(config.model).is_dir():
-        raise StartupError(f"engine.model: folder {config.model} does not exist")
-    if config.gguf_file and not (Path(config.model) / config.gguf_file).is_file():
-        raise StartupError(f"engine.gguf_file: {config.model} holds no file {config.gguf_file}")
     model = _load(config)
     torch.nn.Module.to(model, device)  # transformers' own `to` has no usable type
     loaded = LoadedModel(model.eval().requires_grad_(False), config)
@@ -55,8 +51,10 @@ def _load(config: EngineConfig) -> PreTrainedModel:
             trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
         )
+    except (OSError, ValueError) as error:
+        raise StartupError(str(load_error(config.model, error, field="engine.model"))) from error
     except Exception as error:  # an architecture's own code, and the packages that it asks for
-        raise StartupError(f"engine.model: {config.model} cannot be loaded: {said(error)}") from error
+        raise StartupError(f"engine.model: {config.model!r} cannot be loaded: {said(error)}") from error
     model, found = loaded
     assert isinstance(model, PreTrainedModel)
     if missing := sorted(found["missing_keys"]):
@@ -73,7 +71,8 @@ def _auto_class(config: EngineConfig) -> type[AutoModelForCausalLM] | type[AutoM
     if config.gguf_file is not None:
         return AutoModelForCausalLM
     found = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
-    reads_images = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(found), None)
+    # Any: a class, or None; transformers' types say pairs too.
+    reads_images: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(found), None)
     # A config may belong to both; the checkpoint says which class wrote it.
     is_named = reads_images is not None and reads_images.__name__ in (found.architectures or [])
     is_causal = type(found) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in getattr(found, "auto_map", {})
@@ -87,7 +86,3 @@ def _device(config: EngineConfig) -> torch.device:
     if config.device == "cuda" and not has_cuda:
         raise StartupError("engine.device=cuda, but torch finds no CUDA device: set engine.device=cpu")
     return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
-
-
-def _looks_like_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or model.count("/") > 1

@@ -75,7 +75,7 @@ class _Answering(LlamaForCausalLM):
     def forward(self, input_ids: torch.Tensor, **_: object) -> CausalLMOutputWithPast:
         hidden = self.model(input_ids=input_ids, use_cache=False).last_hidden_state
         logits = hidden @ self.lm_head.weight.T
-        for _ in range(self.num_calls):
+        for _call in range(self.num_calls):
             logits = self.lm_head(hidden)
         return CausalLMOutputWithPast(logits=logits)
 

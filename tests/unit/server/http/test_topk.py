@@ -290,7 +290,10 @@ async def test_group_of_which_nothing_is_to_be_scored_is_read_and_has_no_rows() 
 
 @pytest.mark.parametrize(
     ("template", "words"),
-    [("{{ 1 / 0 }}", "fails on these messages with ZeroDivisionError: division by zero"), ("{{ a.b }}", "'a' is undefined")],
+    [
+        ("{{ 1 / 0 }}", "fails on these messages with ZeroDivisionError: division by zero"),
+        ("{{ a.b }}", "'a' is undefined"),
+    ],
 )
 async def test_chat_that_the_template_fails_on_is_the_callers_mistake_and_the_next_is_served(
     template: str, words: str
