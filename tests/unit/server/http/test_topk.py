@@ -282,7 +282,10 @@ def test_a_body_says_on_the_wire_what_grpc_would() -> None:
 
 @pytest.mark.parametrize(
     ("template", "words"),
-    [("{{ 1 / 0 }}", "fails on these messages with ZeroDivisionError: division by zero"), ("{{ a.b }}", "'a' is undefined")],
+    [
+        ("{{ 1 / 0 }}", "fails on these messages with ZeroDivisionError: division by zero"),
+        ("{{ a.b }}", "'a' is undefined"),
+    ],
 )
 async def test_chat_that_the_template_fails_on_is_the_callers_mistake_and_the_next_is_served(
     template: str, words: str
