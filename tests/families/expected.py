@@ -33,7 +33,7 @@ EXPECTED: dict[str, Kind] = {
     "falcon_h1": "exact sequential",
     "jamba": "exact sequential",
     "qwen3_next": "exact sequential",
-    "lfm2": "exact packed",
+    "lfm2": "exact sequential",
     "bart": "exact sequential",
     "qwen2_5_vl": "exact packed",
 }

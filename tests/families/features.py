@@ -15,6 +15,7 @@ LENGTHS: dict[str, str] = {
     "sliding_window_size": "window",
     "attention_window_size": "window",
     "window_size": "window",
+    "local_attention_window_len": "window",
     "attention_chunk_size": "attention in chunks of",
     "index_topk": "indexer's top",
     "indexer_budget": "indexer's top",
@@ -76,7 +77,9 @@ _BUILT: dict[str, str] = {
 
 def features_of_weights(names: Iterable[str]) -> tuple[str, ...]:
     """What the names of a model's weights tell and its config does not."""
-    of_text = [name for name in names if not re.search(r"vision|audio|image|visual|vq|encoder_attn|patcher", name)]
+    of_text = [
+        name for name in names if not re.search(r"vision|audio|image|visual|vq|projector|encoder_attn|patcher", name)
+    ]
     found = [words for part, words in _BUILT.items() if any(part in name for name in of_text)]
     return tuple(dict.fromkeys(found))
 

@@ -30,7 +30,7 @@ WITH_VISION: dict[str, Fields] = {
     "aya_vision": {"text_config": {"logit_scale": 1.0}},
     "glm4v": {"text_config": _MROPE},
     "internvl": {},
-    "lfm2_vl": {},
+    "lfm2_vl": {"text_config": OVERRIDES["lfm2"]},
     "llava": {},
     "mistral3": {},
     "mistral4": {"num_key_value_heads": 4, "rope_parameters": SCALED_QUERIES},

@@ -23,8 +23,12 @@ NOISE_NATS = 5e-5
 EFFECT_NATS = 1e-3
 MAX_PARAMETERS = 1_000_000
 
-FIXED = {("phimoe", "num_experts_per_tok"), ("aya_vision", "logit_scale")}
-"""Settings that a family's config has, and transformers' model does not read."""
+FIXED = {
+    ("phimoe", "num_experts_per_tok"),
+    ("aya_vision", "logit_scale"),
+    ("blt", "local_attention_window_len"),
+}
+"""Settings that a family's config has, and transformers' model does not read, or has passed on when it was made."""
 
 
 def tokens(seed: int = 1) -> torch.Tensor:

@@ -20,7 +20,6 @@ VARIANTS: dict[str, tuple[str, Fields]] = {
     ),
     "falcon-alibi": ("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "num_kv_heads": 4}),
     "falcon-grouped": ("falcon", {"new_decoder_architecture": True}),
-    "qwen2_moe-window": ("qwen2_moe", {"use_sliding_window": True, "max_window_layers": 2}),
     "mistral-full": ("mistral", {"sliding_window": None}),
     "deepseek_v2-lite": ("deepseek_v2", {"q_lora_rank": None, "num_key_value_heads": 4, "n_routed_experts": 8}),
     "olmo-clipped": ("olmo", {"clip_qkv": 1.5}),
