@@ -23,9 +23,9 @@ from transformers import (
 from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.data import ExamplePrompt
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.flat import can_run_flat
 from preceptor_client.train.head import Head
 from preceptor_client.train.head.matching import head_of
+from preceptor_client.train.ways import ExactWays, KnownWays
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ class Student:
 
     model: PreTrainedModel
     head: Head
-    runs_flat: bool
-    """Whether it can be trained without padding: see `flat`."""
+    ways: KnownWays
+    """How its batches are run."""
     tokenizer: PreTrainedTokenizerFast
     tokenizer_id: str
     end_token_ids: tuple[int, ...]
@@ -50,11 +50,6 @@ class Student:
         return next(self.model.parameters()).device
 
     @property
-    def base(self) -> torch.nn.Module:
-        """The model without its head."""
-        return self.model.base_model
-
-    @property
     def vocabulary_size(self) -> int:
         """Number of logits."""
         return self.head.vocabulary_size
@@ -62,7 +57,7 @@ class Student:
     @property
     def max_length(self) -> int:
         """Longest sequence that the model's positions cover."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
+        return max_length_of(self.model)
 
     def encode_prompt(self, prompt: ExamplePrompt) -> list[int]:
         """A text with the tokenizer's default special tokens; a conversation with its chat template, which opens the
@@ -137,19 +132,25 @@ def prepare_student(
     ends = _end_token_ids(generation_config, model, tokenizer, instead=end_token_ids)
     if end_token_ids:
         generation_config.eos_token_id = list(ends)
-    pad_token_id = tokenizer.pad_token_id
+    pad_token_id = ends[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    head = head_of(model)
     student = Student(
         model=model,
-        head=head_of(model),
-        runs_flat=can_run_flat(model),
+        head=head,
+        ways=ExactWays(model, head=head, pad_token_id=pad_token_id, max_length=max_length_of(model)),
         tokenizer=tokenizer,
         tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
         end_token_ids=ends,
-        pad_token_id=ends[0] if pad_token_id is None else int(pad_token_id),
+        pad_token_id=pad_token_id,
         saved_generation_config=generation_config,
     )
     _log.info("student loaded: type=%s device=%s dtype=%s", type(model).__name__, student.device, model.dtype)
     return student
+
+
+def max_length_of(model: PreTrainedModel) -> int:
+    """The longest sequence that the model's positions cover."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
 
 
 def _checked_source(name: str) -> str:
@@ -186,6 +187,12 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _config_end(model: PreTrainedModel) -> int | list[int] | None:
+    """Of the config, or of its part about text."""
+    configs = (model.config, model.config.get_text_config())
+    return next((end for one in configs if (end := getattr(one, "eos_token_id", None)) is not None), None)
+
+
 def _end_token_ids(
     generation_config: GenerationConfig,
     model: PreTrainedModel,
@@ -201,9 +208,7 @@ def _end_token_ids(
         raise InvalidStudentError(f"student.end_token_ids holds {outside[0]}, the student's ids are in [0, {size})")
     if instead:
         return tuple(dict.fromkeys(instead))
-    ids = joined_ids(
-        generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id, turn_end_id(tokenizer)
-    )
+    ids = joined_ids(generation_config.eos_token_id, _config_end(model), tokenizer.eos_token_id, turn_end_id(tokenizer))
     if not ids:
         raise InvalidStudentError("the student has no end token: name one in its generation_config.json (eos_token_id)")
     return ids

@@ -1,0 +1,129 @@
+"""Which ways of running a batch compute what the model computes for one text alone: found by trying, not by a list.
+
+Padding, a prefix that prompts share, windows, chunks, recurrent states, caches and ropes each break some families, and
+some only past a length that their settings name. So each way is tried with short texts, and again with texts as long as
+the longest that is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from transformers import PreTrainedModel
+
+from preceptor_client.train.errors import InvalidStudentError
+from preceptor_client.train.head import Head
+from preceptor_client.train.probe import SHORTEST, Probe
+from preceptor_client.train.rollout.writing import WRITINGS, Together, Writing
+
+_log = logging.getLogger(__name__)
+
+
+class Training(StrEnum):
+    """Ways of computing the states of several sequences, the quickest first."""
+
+    FLAT = "without padding"
+    PADDED = "padded"
+    ALONE = "one at a time"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """The quickest ways that are exact."""
+
+    writing: Writing
+    training: Training
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is slow about them, for the user."""
+        found = []
+        if self.writing.together in (Together.ONE_LENGTH, Together.ALONE) or not self.writing.caches:
+            found.append(
+                f"the student answers prompts {self.writing}: other ways of answering a batch change its numbers"
+            )
+        if self.training is Training.ALONE:
+            found.append("the student is trained on one response at a time: padding changes its numbers")
+        return tuple(found)
+
+
+class KnownWays(Protocol):
+    """Says how to run a batch."""
+
+    def up_to(self, length: int, /) -> Ways:
+        """For batches whose texts, responses included, have at most this many tokens. Raises InvalidStudentError."""
+        ...
+
+    def constant_up_to(self, length: int, /) -> int | None:
+        """The length beyond which the model computes all tokens otherwise, if that is below `length` (ropes of the
+        types longrope and dynamic)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedWays:
+    """The same ways for all lengths, untried: to compare ways with each other."""
+
+    ways: Ways
+
+    def up_to(self, _: int, /) -> Ways:
+        return self.ways
+
+    def constant_up_to(self, _: int, /) -> int | None:
+        return None
+
+
+class ExactWays:
+    """Knows the exact ways for texts up to the longest that was asked for, and tries them again beyond it."""
+
+    def __init__(self, model: PreTrainedModel, *, head: Head, pad_token_id: int, max_length: int) -> None:
+        """Tries short texts at once; `max_length` is the longest text that the model's positions cover. Raises
+        InvalidStudentError for a model that no way fits."""
+        self._model = model
+        self._head = head
+        self._pad_token_id = pad_token_id
+        self._max_length = max_length
+        self._lengths = [SHORTEST]
+        self._ways = self._find()
+
+    def up_to(self, length: int, /) -> Ways:
+        length = min(length, self._max_length)
+        if length > self._lengths[-1]:
+            if limit := self.constant_up_to(length):
+                raise InvalidStudentError(
+                    f"student.model: {type(self._model).__name__} computes all tokens of a text otherwise once it has "
+                    f"more than {limit} tokens, so that a response would change while it is written: keep prompt and "
+                    "response within them (rollout.max_new_tokens, evaluation.max_new_tokens)"
+                )
+            self._lengths.append(length)
+            self._ways = self._find()
+        return self._ways
+
+    def constant_up_to(self, length: int, /) -> int | None:
+        return self._probe(min(length, self._max_length)).length_that_changes_all() if length > SHORTEST else None
+
+    def _find(self) -> Ways:
+        probes = [self._probe(length) for length in self._lengths]
+        if probes[0].length_that_changes_all() is not None:
+            raise InvalidStudentError(
+                f"student.model: {type(self._model).__name__} lets tokens see those after them, and a student writes "
+                "one token after the other: take a causal model (of some families config.json says is_decoder=true)"
+            )
+        writing = next((one for one in WRITINGS if all(probe.can_write(one) for probe in probes)), None)
+        if writing is None:
+            raise InvalidStudentError(
+                f"student.model: what {type(self._model).__name__} says while it writes is not what it says of the "
+                "written text, not even for one prompt without a cache: it cannot be a student"
+            )
+        if all(probe.can_run_flat() for probe in probes):
+            training = Training.FLAT
+        else:
+            training = Training.PADDED if all(probe.can_run_padded() for probe in probes) else Training.ALONE
+        _log.info("student's batches: writing=%r training=%r up_to=%d", str(writing), str(training), self._lengths[-1])
+        return Ways(writing=writing, training=training)
+
+    def _probe(self, length: int) -> Probe:
+        return Probe(self._model, head=self._head, pad_token_id=self._pad_token_id, length=max(length, SHORTEST))
