@@ -28,9 +28,9 @@ from preceptor_server.http.config import HttpConfig
 from preceptor_server.reachable import joined
 from preceptor_server.readiness import SERVICE_NAME, Readiness
 from preceptor_server.scheduler import Scheduler
-from preceptor_server.selftest import check_engine
 from preceptor_server.servicer import TeacherServicer
 from preceptor_server.serving import ScoreService
+from preceptor_server.settling import settle_engine
 from preceptor_server.supervision import SupervisedEngine, supervise
 from preceptor_server.types import EngineInfo
 
@@ -69,7 +69,7 @@ async def _serve(
     aligner: Aligner | None = None
     try:
         check_vocabularies(engine, tokenizer)
-        await check_engine(engine)
+        await settle_engine(engine, seconds=config.engine.self_test_seconds)
         aligner = await _checked_aligner(tokenizer, engine, with_turn_end(engine.info(), tokenizer), config)
         scheduler.start()
         teacher = HostedTeacher(

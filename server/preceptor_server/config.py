@@ -68,9 +68,13 @@ class EngineConfig(Section):
     """Precision of the output head. In bfloat16 a logit near 20 is off by up to 0.06 nats and near ties swap."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes CUDA when there is one."""
-    packing: Literal["packed", "sequential"] = "packed"
+    packing: Literal["auto", "packed", "sequential"] = "auto"
     """packed: all groups of a batch in one forward, shared prefixes once. sequential: one forward per response, for
-    architectures that packing does not fit (state-space layers, attention sinks); the start-up self-test tells."""
+    architectures that packing does not fit (state-space layers, attention of their own). auto: packed where the
+    start-up self-test finds it right, else sequential, with a warning that says why."""
+    self_test_seconds: float = Field(60.0, ge=0)
+    """How long the start-up self-test may take over sequences past the windows, chunks and rope thresholds of the
+    model's config, in seconds; those that would take longer are left out, and named in a warning."""
     max_model_len: int | None = Field(None, ge=4)
     """Longest prompt + response, in tokens. Default: what the model's own config says."""
     rows_per_head_chunk: int = Field(256, ge=1)
@@ -106,7 +110,7 @@ class EngineConfig(Section):
             if self.vllm != VllmConfig():
                 raise ValueError(f"vllm is set, but kind={self.kind}: set engine.kind=vllm, or leave engine.vllm out")
             return self
-        for name, default in (("gguf_file", None), ("device", "auto"), ("packing", "packed")):
+        for name, default in (("gguf_file", None), ("device", "auto"), ("packing", "auto")):
             if getattr(self, name) != default:
                 raise ValueError(f"{name}={getattr(self, name)} is not for kind=vllm: leave engine.{name} out")
         return self

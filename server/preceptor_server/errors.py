@@ -112,3 +112,8 @@ class StartupError(ServerError):
     """The server cannot start as configured."""
 
     reason = "STARTUP"
+
+
+def said(error: BaseException) -> str:
+    """What a foreign error says, with its type where that alone would not be understood (KeyError: 'x')."""
+    return str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"

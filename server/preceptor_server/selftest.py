@@ -13,19 +13,15 @@ import logging
 import numpy as np
 from preceptor.wire import LogprobArray
 
+from preceptor_server.canaries import short_batch
 from preceptor_server.engines.base import Engine
-from preceptor_server.errors import StartupError
+from preceptor_server.errors import ServerError, StartupError, said
 from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE_NATS = {"float32": 2e-3, "bfloat16": 0.5}
 """Largest difference that arithmetic explains: bf16 logits near 20 are off by 0.06 each, more after thirty layers."""
-
-_SEED = 2603
-_TEMPERATURE = 1.0
-_MAX_TOP_K = 16
-_NUM_CANDIDATES = 5
 
 
 async def check_engine(engine: Engine) -> float:
@@ -34,11 +30,11 @@ async def check_engine(engine: Engine) -> float:
     Raises StartupError, with the figures, where one exceeds TOLERANCE_NATS.
     """
     info = engine.info()
-    batch = _canary_batch(info)
+    batch = short_batch(info)
     together = await _score_together(engine, batch)
     worst = 0.0
     for index, group in enumerate(batch):
-        alone = (await engine.score([group]))[0]
+        alone = (await _score(engine, [group]))[0]
         for columns in (together[index], alone):
             _check_rows(group, columns, info)
         _check("scored alone against scored in a batch", _between(together[index], alone), info)
@@ -47,11 +43,36 @@ async def check_engine(engine: Engine) -> float:
     return worst
 
 
+async def check_batch(engine: Engine, batch: list[ScoreGroup], *, what: str) -> float:
+    """Scores `batch` at once, and holds every position against a plain forward; returns the largest difference.
+
+    Raises StartupError, saying `what` was tried, where one exceeds TOLERANCE_NATS.
+    """
+    worst = 0.0
+    for group, columns in zip(batch, await _score_together(engine, batch), strict=True):
+        for position, difference in await _against_reference(engine, group, columns):
+            worst = max(worst, difference)
+            _check(f"{what}, {position} after {len(group.prompt_ids_P)} of the prompt", difference, engine.info())
+    return worst
+
+
 async def _score_together(engine: Engine, batch: list[ScoreGroup]) -> list[GroupColumns]:
     if not engine.info().batches_itself:
-        return await engine.score(batch)
-    answers = await asyncio.gather(*(engine.score([group]) for group in batch))
+        return await _score(engine, batch)
+    answers = await asyncio.gather(*(_score(engine, [group]) for group in batch))
     return [columns for [columns] in answers]
+
+
+async def _score(engine: Engine, batch: list[ScoreGroup]) -> list[GroupColumns]:
+    """A model's own code may raise anything, and does where its architecture does not fit."""
+    try:
+        return await engine.score(batch)
+    except ServerError:
+        raise
+    except Exception as error:
+        raise StartupError(
+            f"self-test failed: the model's forward raised {said(error)}. {engine.info().remedy}".rstrip()
+        ) from error
 
 
 async def check_against_reference(engine: Engine, group: ScoreGroup, columns: GroupColumns) -> float:
@@ -66,43 +87,12 @@ async def check_against_reference(engine: Engine, group: ScoreGroup, columns: Gr
     return worst
 
 
-def _canary_batch(info: EngineInfo) -> list[ScoreGroup]:
-    """Two prompts with one beginning, two responses each, of unlike lengths; the first of them with candidates, the
-    token that was written and others at random, where the engine scores them."""
-    rng = np.random.default_rng(_SEED)
-    room = info.max_model_len // 4
-
-    def ids(length: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        return rng.integers(0, info.vocabulary_size, min(length, room), dtype=np.int64)
-
-    def response(length: int, *, has_candidates: bool = False) -> ResponseToScore:
-        ids_T, candidate_ids_TC = ids(length), None
-        if has_candidates:
-            others_TC = rng.integers(0, info.vocabulary_size, (len(ids_T), _NUM_CANDIDATES - 1), dtype=np.int64)
-            candidate_ids_TC = np.concatenate([ids_T[:, None], others_TC], axis=1)
-        mask_T = np.ones(len(ids_T), np.bool_)
-        return ResponseToScore(ids_T=ids_T, score_mask_T=mask_T, candidate_ids_TC=candidate_ids_TC)
-
-    shared = ids(24)
-    prompts = [np.concatenate([shared, ids(7)]), np.concatenate([shared, ids(3)])]
-    top_k = min(_MAX_TOP_K, info.largest_top_k)
-    return [
-        ScoreGroup(
-            prompt_ids_P=prompt,
-            responses=(response(9, has_candidates=info.scores_candidates), response(5)),
-            top_k=top_k,
-            temperature=_TEMPERATURE,
-        )
-        for prompt in prompts
-    ]
-
-
 async def _against_reference(engine: Engine, group: ScoreGroup, columns: GroupColumns) -> list[tuple[str, float]]:
     """For each response and position, the largest difference over its columns: nats, and mass for the tail."""
     differences: list[tuple[str, float]] = []
     for index, (response, scores) in enumerate(zip(group.responses, columns, strict=True)):
         ids = np.concatenate([group.prompt_ids_P, response.ids_T])
-        reference_TV: LogprobArray = (await engine.reference_logprobs(ids))[len(group.prompt_ids_P) - 1 : -1]
+        reference_TV = (await engine.reference_logprobs(ids, first_row=len(group.prompt_ids_P) - 1))[:-1]
         rows_T = np.arange(len(response.ids_T))
         sampled_T = np.abs(reference_TV[rows_T, response.ids_T] - scores.sampled_logprobs_N)
         of_its_ids_TK = np.take_along_axis(reference_TV, scores.support_ids_NK, 1) - scores.support_logprobs_NK

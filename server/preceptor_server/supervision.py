@@ -95,9 +95,9 @@ class SupervisedEngine:
         self._refuse_while_dead()
         return await self._engine.score(batch)
 
-    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
+    async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
         self._refuse_while_dead()
-        return await self._engine.reference_logprobs(token_ids)
+        return await self._engine.reference_logprobs(token_ids, first_row=first_row)
 
     def close(self) -> None:
         """Ends a restart too: at once where it waits or checks itself, after the load where it loads."""

@@ -178,6 +178,10 @@ class EngineInfo:
     fair."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Names of the adapters that are loaded, and their revisions."""
+    packing: str = ""
+    """How the hf engine lays out a batch: packed or sequential."""
+    thresholds: Mapping[str, int] = field(default_factory=dict)
+    """Tokens beyond which the model computes something else, such as its window, by name; the riskiest first."""
     remedy: str = ""
     """A sentence: which settings to change where its numbers turn out wrong."""
 

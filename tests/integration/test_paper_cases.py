@@ -89,7 +89,7 @@ class TableTeacher:
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
         return [tuple(self._score(response, group.top_k) for response in group.responses) for group in batch]
 
-    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
+    async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
         raise NotImplementedError
 
     def _score(self, response: ResponseToScore, top_k: int) -> ResponseColumns:

@@ -20,8 +20,8 @@ class Engine(Protocol):
 
     `load` is called once, before anything else; it may take minutes. `score` may be called concurrently up to
     `info().max_concurrent_batches` times and answers in the order of its input; a group with `batch_invariant` is
-    always alone in its batch. `reference_logprobs` is the oracle of the self-test: logprobs [T, V] after each token of
-    one sequence, by the plainest path. `close` frees what `load` took.
+    always alone in its batch. `reference_logprobs` is the oracle of the self-test: logprobs after each token of one
+    sequence from the index `first_row` on, [T - first_row, V], by the plainest path. `close` frees what `load` took.
     """
 
     def load(self) -> None: ...
@@ -30,9 +30,17 @@ class Engine(Protocol):
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]: ...
 
-    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray: ...
+    async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class FallsBack(Protocol):
+    """An engine that has a second way to compute, slower and plainer."""
+
+    def fall_back(self, reason: str) -> bool:
+        """Takes to it, after the first has failed the self-test for `reason`; False where there is none left."""
 
 
 @runtime_checkable

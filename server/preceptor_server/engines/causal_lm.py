@@ -1,85 +1,89 @@
-"""A causal language model taken apart: backbone, head, and what its config says. Knows nothing of groups or batches."""
+"""A causal language model as transformers loads it, parted into body and head, and what its config says. Knows nothing
+of groups or batches."""
 
-# R = rows, T = tokens, D = hidden size, V = vocabulary size
+# R = rows, T = tokens of a sequence, F = flat tokens of several, D = hidden size, V = vocabulary size
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import inspect
 import json
-import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.modeling_outputs import MoeModelOutputWithPast
+from transformers import PretrainedConfig, PreTrainedModel
 
 from preceptor_server.config import EngineConfig
+from preceptor_server.engines.masks import UnsupportedAttentionError
+from preceptor_server.engines.parting import PartedModel, UnknownHeadError
+from preceptor_server.engines.rope import LengthDependentRope
 from preceptor_server.engines.saved_weights import Tensors, computed_config, read_weights
-from preceptor_server.errors import StartupError
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _BackboneOutput(MoeModelOutputWithPast):
-    """Every field that some architecture's head reads: routing of experts, cross attention (GPT-2)."""
-
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-
-
-class _GivenHidden(torch.nn.Module):
-    """Stands in for a backbone: its last hidden state is what it is given."""
-
-    def forward(self, *_: object, inputs_embeds: torch.Tensor, **__: object) -> _BackboneOutput:
-        return _BackboneOutput(last_hidden_state=inputs_embeds)
+from preceptor_server.engines.thresholds import thresholds_of
+from preceptor_server.errors import StartupError, said
 
 
 class LoadedModel:
-    """Backbone and head of one model, to be called separately."""
+    """Body and head of one model, to be called separately."""
 
     def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
         self._model = model
         self._config = config
-        self._backbone = getattr(model, model.base_model_prefix)
-        self._head_dtype = torch.float32 if config.head_dtype == "float32" else model.dtype
-        self._head = _head_of(model, self._head_dtype)
+        self._parted = _part(model, config)
+        self._arguments = frozenset(inspect.signature(type(model).forward).parameters)
+        self.rope = LengthDependentRope(model)
         self.device: torch.device = model.device
         self.name = config.model if not Path(config.model).is_dir() else Path(config.model).name
-        self.vocabulary_size: int = model.get_output_embeddings().weight.shape[0]
+        self.vocabulary_size = self._parted.vocabulary_size
         self.max_model_len = _max_model_len(model, config)
+        self.thresholds = thresholds_of(model.config, rope=self.rope)
         self.end_token_ids = _end_token_ids(model)
         self.revision = _revision_of(model, config)
 
-    def hidden_states(self, token_ids: torch.Tensor, *, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """Last hidden states, [1, T, D]."""
-        positions = None if positions is None else positions.to(self.device)
-        output = self._backbone(input_ids=token_ids.to(self.device), position_ids=positions, use_cache=False)
-        hidden: torch.Tensor = output.last_hidden_state
-        return hidden
+    def hidden_states(self, token_ids_T: torch.Tensor) -> torch.Tensor:
+        """Of one sequence, what the output embedding reads at every token, [T, D]."""
+        self.rope.reset()
+        return self._parted.hidden_states(token_ids_T.to(self.device))
+
+    def packed_hidden_states(self, token_ids_F: torch.Tensor, positions_F: torch.Tensor) -> torch.Tensor:
+        """Of the flat tokens of several sequences, [F, D]. Raises UnsupportedAttentionError."""
+        if "position_ids" not in self._arguments:
+            raise UnsupportedAttentionError("its forward takes no position_ids")
+        self.rope.reset()
+        arguments = {"position_ids": positions_F[None].to(self.device)}
+        if "attention_mask" in self._arguments:
+            # Without it transformers would take positions that start again for another kind of packing.
+            arguments["attention_mask"] = torch.ones_like(arguments["position_ids"])
+        return self._parted.hidden_states(token_ids_F.to(self.device), **arguments)
 
     def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
         """The head, with whatever scaling or soft-capping the architecture puts after it, [R, V]."""
-        logits: torch.Tensor = self._head(inputs_embeds=hidden_RD.to(self._head_dtype)[None], use_cache=False).logits
-        return logits[0]
+        return self._parted.logits(hidden_RD)
 
-    def plain_logits(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """The whole model as transformers runs it, head included and nothing of ours between, [1, T, V]."""
-        logits: torch.Tensor = self._model(input_ids=token_ids.to(self.device), use_cache=False).logits
+    def plain_logits(self, token_ids_T: torch.Tensor, *, first_row: int) -> torch.Tensor:
+        """The whole model as transformers runs it, head included and nothing of ours between, without the first rows,
+        [T - first_row, V]."""
+        self.rope.reset()
+        num_rows = len(token_ids_T) - first_row
+        # Where the model can leave out the head's first rows it does: a long sequence's logits may not fit memory.
+        limits = {"logits_to_keep": num_rows} if "logits_to_keep" in self._arguments else {}
+        output = self._model(input_ids=token_ids_T[None].to(self.device), use_cache=False, **limits)
+        logits: torch.Tensor = output.logits[0, -num_rows:]
         return logits
 
     def use_attention(self, implementation: str) -> None:
+        """Raises UnsupportedAttentionError where the architecture computes attention by itself."""
         try:
             self._model.set_attn_implementation(implementation)
         except ValueError as error:
-            raise StartupError(
-                f"engine.packing='packed' does not fit {type(self._model).__name__} ({error}): "
-                "set engine.packing='sequential'"
-            ) from error
+            raise UnsupportedAttentionError(str(error)) from error
+
+    @property
+    def attention_implementation(self) -> str:
+        """Its name."""
+        name: str = self._model.config._attn_implementation
+        return name
 
     def load_weights(self, folder: Path) -> Tensors:
         """Takes over the weights in `folder`; returns the ones before, on the CPU, for `put_weights`. Raises
@@ -94,13 +98,13 @@ class LoadedModel:
         """Copies every tensor into its place: a model that was read lies in files, and files may change."""
         for name, tensor in self._model.state_dict().items():
             tensor.copy_(tensors[name])
-        self._head = _head_of(self._model, self._head_dtype)  # it may hold a copy, in another precision
+        self._parted.take_over_weights()
         self.revision = _revision_of(self._model, self._config)
 
     @contextmanager
     def attention(self, implementation: str) -> Iterator[None]:
         """Another attention implementation inside this block."""
-        before = self._model.config._attn_implementation
+        before = self.attention_implementation
         self._model.set_attn_implementation(implementation)
         try:
             yield
@@ -108,65 +112,33 @@ class LoadedModel:
             self._model.set_attn_implementation(before)
 
 
-def load_model(config: EngineConfig) -> LoadedModel:
-    """Loads the model that `config` names. Raises StartupError where it does not exist or does not fit."""
-    started = time.perf_counter()
-    device = _device(config)
-    if _looks_like_path(config.model) and not Path(config.model).is_dir():
-        raise StartupError(f"engine.model: folder {config.model} does not exist")
-    if config.gguf_file and not (Path(config.model) / config.gguf_file).is_file():
-        raise StartupError(f"engine.gguf_file: {config.model} holds no file {config.gguf_file}")
+def _part(model: PreTrainedModel, config: EngineConfig) -> PartedModel:
+    dtype = torch.float32 if config.head_dtype == "float32" else model.dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            config.model,
-            gguf_file=config.gguf_file,
-            dtype=getattr(torch, config.dtype),
-            trust_remote_code=config.trust_remote_code,
-        )
-    except (OSError, ValueError) as error:
-        raise StartupError(f"engine.model: {config.model} cannot be loaded: {error}") from error
-    torch.nn.Module.to(model, device)  # transformers' own `to` has no usable type
-    loaded = LoadedModel(model.eval().requires_grad_(False), config)
-    logger.info(
-        "model loaded model=%s revision=%s dtype=%s device=%s seconds=%.1f",
-        loaded.name, loaded.revision, config.dtype, device, time.perf_counter() - started,
-    )  # fmt: skip
-    return loaded
-
-
-def _head_of(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A shallow copy of `model` whose backbone hands on what it is given, and whose head computes in `dtype`.
-
-    Running the model's own forward keeps every architecture's scaling and soft-capping of logits, with no list of them.
-    """
-    head = copy.copy(model)
-    head._modules = dict(model._modules)
-    setattr(head, model.base_model_prefix, _GivenHidden())
-    output = model.get_output_embeddings()
-    if output.weight.dtype != dtype:
-        head.set_output_embeddings(copy.deepcopy(output).to(dtype))
-    return head
-
-
-def _device(config: EngineConfig) -> torch.device:
-    has_cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not has_cuda:
-        raise StartupError("engine.device=cuda, but torch finds no CUDA device: set engine.device=cpu")
-    return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
-
-
-def _looks_like_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or model.count("/") > 1
+        return PartedModel(model, head_dtype=dtype)
+    except UnknownHeadError as error:
+        raise StartupError(f"engine.model: {error}") from error
+    except Exception as error:  # an architecture's own code
+        name = type(model).__name__
+        raise StartupError(f"engine.model: {name} cannot read a single token: {said(error)}") from error
 
 
 def _max_model_len(model: PreTrainedModel, config: EngineConfig) -> int:
-    text_config = model.config.get_text_config()
-    longest: int | None = getattr(text_config, "max_position_embeddings", None)
+    longest = _longest_context(model.config.get_text_config())
     if config.max_model_len is None and longest is None:
         raise StartupError("engine.max_model_len: the model's config does not say how long its context is: set it")
     if config.max_model_len is not None and longest is not None and config.max_model_len > longest:
         raise StartupError(f"engine.max_model_len={config.max_model_len} is beyond the model's own {longest}: lower it")
     return config.max_model_len or longest or 0
+
+
+def _longest_context(config: PretrainedConfig) -> int | None:
+    """Tokens; None where the config does not say. A dynamic rope stretches its positions by a factor."""
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if longest is not None and rope.get("rope_type") == "dynamic":
+        return int(longest * rope.get("factor", 1.0))
+    return longest
 
 
 def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

@@ -63,8 +63,8 @@ class FakeEngine:
         await asyncio.sleep(self._config.fake_seconds_per_token * sum(group.num_tokens for group in batch))
         return [tuple(self._score_response(group, response) for response in group.responses) for group in batch]
 
-    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
-        return _log_softmax(self._logits(token_ids, adapter="")).astype(np.float32)
+    async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
+        return _log_softmax(self._logits(token_ids, adapter="")[first_row:]).astype(np.float32)
 
     async def load_weights(self, folder: Path) -> Restore:
         previous, self._seed = self._seed, _read_seed(folder)

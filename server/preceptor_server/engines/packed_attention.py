@@ -1,11 +1,11 @@
 """Attention over a packed batch, as an attention function that transformers' own models call.
 
-Everything but attention works on flat tokens as it is; here each segment attends to its ancestors and to itself. Knows
-nothing of what the tokens mean or where they came from.
+Everything but attention works on flat tokens as it is; here each segment attends to its ancestors and to itself, as far
+as the model's own mask lets it. Knows nothing of what the tokens mean or where they came from.
 """
 
-# F = flat tokens, L = tokens of a segment, A = tokens of its ancestors, D = head size
-# H = query heads, G = key/value heads
+# F = flat tokens, L = tokens of a segment, A = tokens of its ancestors, Q = queries of a piece of it, K = their keys
+# H = query heads, G = key/value heads, R = H / G, D = head size
 
 from __future__ import annotations
 
@@ -13,32 +13,57 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
+from preceptor_server.engines.masks import LazyMask, MaskedRows, MaskFunction, UnsupportedAttentionError
 from preceptor_server.engines.packing import Segment
 
 IMPLEMENTATION = "preceptor_packed"
 """The name to give to `model.set_attn_implementation`."""
 
-_segments: ContextVar[Sequence[Segment]] = ContextVar("segments")
-_MASK_CACHE_SIZE = 256
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Forward:
+    """One forward over a packed batch."""
+
+    segments: Sequence[Segment]
+    own_masks: dict[int | None, LazyMask] = field(default_factory=dict)
+    """By window, for models that build no mask."""
+
+    @property
+    def num_positions(self) -> int:
+        """Of the longest sequence."""
+        return max(segment.num_ancestor_tokens + len(segment.span) for segment in self.segments)
 
 
-class UnsupportedAttentionError(ValueError):
-    """The model's attention needs something that this function does not do."""
+_forward: ContextVar[_Forward] = ContextVar("forward")
 
 
 @contextmanager
 def attending_within(segments: Sequence[Segment]) -> Iterator[None]:
     """Inside this block, models whose implementation is IMPLEMENTATION attend along `segments`."""
-    token = _segments.set(segments)
+    token = _forward.set(_Forward(segments))
     try:
         yield
     finally:
-        _segments.reset(token)
+        _forward.reset(token)
+
+
+def packed_mask(
+    *, mask_function: MaskFunction, dtype: torch.dtype, device: torch.device, use_vmap: bool = False, **_: object
+) -> LazyMask | None:
+    """What transformers passes to the layers as their attention mask. None where the head is run by itself: the model
+    asks for a mask then too, and no layer attends."""
+    forward = _forward.get(None)
+    if forward is None:
+        return None
+    if use_vmap:
+        raise UnsupportedAttentionError("its attention mask is made of a function of its own")
+    return LazyMask(mask_function, num_positions=forward.num_positions, dtype=dtype, device=device)
 
 
 def packed_attention(
@@ -46,31 +71,53 @@ def packed_attention(
     query: torch.Tensor,  # [1, H, F, D]
     key: torch.Tensor,  # [1, G, F, D]
     value: torch.Tensor,  # [1, G, F, D]
-    attention_mask: torch.Tensor | None,
+    attention_mask: LazyMask | torch.Tensor | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
+    s_aux: torch.Tensor | None = None,  # [H]
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """One layer's attention, [1, F, H, D]; the rows of each segment see its ancestors and, causally, itself."""
-    if s_aux is not None or dropout or not getattr(module, "is_causal", True):
-        raise UnsupportedAttentionError(
-            "this model's attention has sinks, dropout or no causal mask: set engine.packing = 'sequential'"
-        )
-    assert attention_mask is None, "transformers builds no mask for an attention function of our own"
+    """One layer's attention, [1, F, H, D]; the rows of each segment see of its ancestors and of itself what the mask
+    says. Without a mask they see what came before them, within the window if there is one."""
+    if dropout or not getattr(module, "is_causal", True):
+        raise UnsupportedAttentionError("its attention has dropout, or sees tokens that come later")
+    if isinstance(attention_mask, torch.Tensor):
+        raise UnsupportedAttentionError("its attention mask is made by the model itself")
+    mask = _own_mask(query, sliding_window) if attention_mask is None else attention_mask
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
-    for segment in _segments.get():
+    for segment in _forward.get().segments:
         own = slice(segment.span.start, segment.span.stop)
         keys, values = _gather(key, segment), _gather(value, segment)
-        attended = _attend(query[:, :, own], keys, values, scaling=scaling, window=sliding_window, softcap=softcap)
-        output[:, own] = attended.transpose(1, 2)
+        first = segment.num_ancestor_tokens
+        for rows in mask.rows(first, first + len(segment.span)):
+            queries = slice(own.start + rows.first_query - first, own.start + rows.stop_query - first)
+            seen = slice(rows.first_key, rows.stop_key)
+            output[:, queries] = _attend(
+                query[:, :, queries],
+                keys[:, :, seen],
+                values[:, :, seen],
+                rows,
+                scaling=scaling,
+                softcap=softcap,
+                sinks_H=s_aux,
+            ).transpose(1, 2)
     return output, None
 
 
 AttentionInterface.register(IMPLEMENTATION, packed_attention)
+AttentionMaskInterface.register(IMPLEMENTATION, packed_mask)
+
+
+def _own_mask(query: torch.Tensor, window: int | None) -> LazyMask:
+    forward = _forward.get()
+    if window not in forward.own_masks:
+        forward.own_masks[window] = LazyMask.causal(
+            window=window, num_positions=forward.num_positions, dtype=query.dtype, device=query.device
+        )
+    return forward.own_masks[window]
 
 
 def _gather(states: torch.Tensor, segment: Segment) -> torch.Tensor:
@@ -82,62 +129,55 @@ def _gather(states: torch.Tensor, segment: Segment) -> torch.Tensor:
 
 
 def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: torch.Tensor,  # [1, H, Q, D]
+    key: torch.Tensor,  # [1, G, K, D]
+    value: torch.Tensor,  # [1, G, K, D]
+    rows: MaskedRows,
     *,
     scaling: float | None,
-    window: int | None,
     softcap: float | None,
+    sinks_H: torch.Tensor | None,
 ) -> torch.Tensor:
-    """[1, H, L, D]. The query heads of one key/value head are stacked as rows, so that no key is copied."""
-    _, num_heads, num_queries, head_size = query.shape
-    num_key_heads, num_keys = key.shape[1], key.shape[2]
-    has_plain_mask = num_queries == num_keys and (window is None or num_keys <= window)
-    if has_plain_mask and softcap is None:
-        grouped = num_heads != num_key_heads
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-    rows_per_key_head = num_heads // num_key_heads
-    stacked = query.reshape(1, num_key_heads, rows_per_key_head * num_queries, head_size)
-    mask = _mask(num_queries, num_keys, window, rows_per_key_head, query.dtype, query.device)
-    if softcap is None:
-        attended = F.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
+    """[1, H, Q, D]. The R query heads of one key/value head are laid out as a batch of R, for which its keys and values
+    are expanded: no key is copied, and no mask repeated."""
+    num_heads, num_key_heads = query.shape[1], key.shape[1]
+    repeats = num_heads // num_key_heads
+    query_RGQD = query[0].unflatten(0, (num_key_heads, repeats)).transpose(0, 1)
+    key_RGKD, value_RGKD = key.expand(repeats, -1, -1, -1), value.expand(repeats, -1, -1, -1)
+    if softcap is None and sinks_H is None:
+        attended = F.scaled_dot_product_attention(
+            query_RGQD, key_RGKD, value_RGKD, attn_mask=rows.mask_QK, is_causal=rows.is_causal, scale=scaling
+        )
     else:
-        attended = _attend_softcapped(stacked, key, value, mask, scaling=scaling, softcap=softcap)
-    return attended.reshape(1, num_heads, num_queries, value.shape[3])
+        sinks_RG = None if sinks_H is None else sinks_H.view(num_key_heads, repeats).T
+        attended = _attend_densely(
+            query_RGQD, key_RGKD, value_RGKD, rows, scaling=scaling, softcap=softcap, sinks_RG=sinks_RG
+        )
+    return attended.transpose(0, 1).flatten(0, 1)[None]
 
 
-def _attend_softcapped(
+def _attend_densely(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: torch.Tensor,
+    rows: MaskedRows,
     *,
     scaling: float | None,
-    softcap: float,
+    softcap: float | None,
+    sinks_RG: torch.Tensor | None,
 ) -> torch.Tensor:
+    """With soft-capped scores, or with a sink: a key of every head that takes its share and has no value."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query @ key.transpose(-1, -2)) * scale
-    scores = torch.tanh(scores / softcap) * softcap + mask
-    return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
-
-
-_masks: dict[tuple[object, ...], torch.Tensor] = {}
-
-
-def _mask(
-    num_queries: int, num_keys: int, window: int | None, repeats: int, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """Additive, [repeats * L, A + L]: the last query sees every key, the ones before it one fewer each."""
-    cache_key = (num_queries, num_keys, window, repeats, dtype, device)
-    if cache_key not in _masks:
-        if len(_masks) >= _MASK_CACHE_SIZE:
-            _masks.clear()
-        query_position = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
-        key_position = torch.arange(num_keys, device=device)[None, :]
-        is_seen = key_position <= query_position
-        if window is not None:
-            is_seen &= key_position > query_position - window
-        mask = torch.zeros(num_queries, num_keys, dtype=dtype, device=device).masked_fill_(~is_seen, -torch.inf)
-        _masks[cache_key] = mask.repeat(repeats, 1)
-    return _masks[cache_key]
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if rows.mask_QK is not None:
+        scores = scores + rows.mask_QK
+    elif rows.is_causal:
+        is_later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
+        scores = scores.masked_fill(is_later, -torch.inf)
+    if sinks_RG is not None:
+        sinks = sinks_RG[..., None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    return weights[..., : key.shape[-2]] @ value

@@ -2,7 +2,8 @@
 
 A batch becomes a forest. A *segment* is a run of tokens that attends to itself, causally, and to the whole of its
 ancestors: a response's segment has its prompt as ancestor, and prompts that begin alike share the segment of what they
-have in common. The last token of a response needs no forward: nothing is predicted from it.
+have in common. The last token of a response needs no forward, since nothing is predicted from it; it is laid out only
+where a model's numbers depend on how long a sequence is.
 """
 
 # P = prompt tokens, T = tokens of a response, F = flat tokens of the batch, N = scored positions of the batch
@@ -16,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from preceptor.wire import TokenArray
 
-from preceptor_server.engines.candidates import CandidateRows, join_candidates
-from preceptor_server.types import ResponseToScore, ScoreGroup, num_shared_tokens
+from preceptor_server.types import ScoreGroup, num_shared_tokens
 
 MIN_SHARED_TOKENS = 16
 """Prompts share a segment only from this length on: below it, the extra attention call costs more than it saves."""
@@ -48,21 +48,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PackedBatch:
-    """A batch, laid out. Row `rows_N[i]` of the flat hidden states predicts the token `sampled_ids_N[i]`."""
+    """A batch, laid out. Row `rows_N[i]` of the flat hidden states predicts its i-th scored token."""
 
     token_ids_F: TokenArray
     positions_F: npt.NDArray[np.int64]
     segments: tuple[Segment, ...]
     rows_N: npt.NDArray[np.int64]
-    sampled_ids_N: TokenArray
-    group_of_row_N: npt.NDArray[np.int64]
-    candidates: CandidateRows | None
-    """None where no response of the batch names any."""
 
 
-def pack(batch: Sequence[ScoreGroup]) -> PackedBatch:
+def pack(batch: Sequence[ScoreGroup], *, keeps_last_tokens: bool = False) -> PackedBatch:
     """Lays out `batch`: first the prompts, their shared prefixes once, then the responses, in the batch's order."""
-    layout = _Layout()
+    layout = _Layout(keeps_last_tokens=keeps_last_tokens)
     roots = _insert_prompts(batch)
     prompt_ends: dict[int, tuple[Span, ...]] = {}
     for root in roots:
@@ -71,7 +67,7 @@ def pack(batch: Sequence[ScoreGroup]) -> PackedBatch:
         ancestors = prompt_ends[index]
         for response in group.responses:
             rows_T = layout.add_response(response.ids_T, ancestors)
-            layout.add_rows(index, rows_T, response)
+            layout.add_rows(rows_T[response.score_mask_T])
     return layout.finish()
 
 
@@ -123,14 +119,12 @@ def _lay_out_prompts(
 class _Layout:
     """Collects segments and rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_last_tokens: bool) -> None:
+        self._keeps_last_tokens = keeps_last_tokens
         self._token_ids: list[TokenArray] = []
         self._positions: list[npt.NDArray[np.int64]] = []
         self._segments: list[Segment] = []
         self._rows: list[npt.NDArray[np.int64]] = []
-        self._sampled_ids: list[TokenArray] = []
-        self._group_of_row: list[npt.NDArray[np.int64]] = []
-        self._candidates: list[TokenArray | None] = []
         self._num_tokens = 0
 
     def add_segment(self, token_ids: TokenArray, ancestors: tuple[Span, ...]) -> Span:
@@ -144,21 +138,17 @@ class _Layout:
         return span
 
     def add_response(self, ids_T: TokenArray, ancestors: tuple[Span, ...]) -> npt.NDArray[np.int64]:
-        """Lays out all tokens but the last; returns, for each of the T, the flat row that predicts it."""
+        """Lays out all tokens, or all but the last; returns, for each of the T, the flat row that predicts it."""
         rows_T = np.empty(len(ids_T), np.int64)
         rows_T[0] = ancestors[-1].stop - 1
-        if len(ids_T) > 1:
-            span = self.add_segment(ids_T[:-1], ancestors)
-            rows_T[1:] = np.arange(span.start, span.stop)
+        inputs = ids_T if self._keeps_last_tokens else ids_T[:-1]
+        if len(inputs):
+            span = self.add_segment(inputs, ancestors)
+            rows_T[1:] = span.start + np.arange(len(ids_T) - 1)
         return rows_T
 
-    def add_rows(self, group: int, rows_T: npt.NDArray[np.int64], response: ResponseToScore) -> None:
-        mask_T, candidate_ids_TC = response.score_mask_T, response.candidate_ids_TC
-        rows = rows_T[mask_T]
+    def add_rows(self, rows: npt.NDArray[np.int64]) -> None:
         self._rows.append(rows)
-        self._sampled_ids.append(response.ids_T[mask_T])
-        self._group_of_row.append(np.full(len(rows), group))
-        self._candidates.append(None if candidate_ids_TC is None else candidate_ids_TC[mask_T])
 
     def finish(self) -> PackedBatch:
         return PackedBatch(
@@ -166,7 +156,4 @@ class _Layout:
             positions_F=np.concatenate(self._positions),
             segments=tuple(self._segments),
             rows_N=np.concatenate(self._rows),
-            sampled_ids_N=np.concatenate(self._sampled_ids),
-            group_of_row_N=np.concatenate(self._group_of_row),
-            candidates=join_candidates(self._candidates, nums_rows=[len(rows) for rows in self._rows]),
         )

@@ -94,7 +94,7 @@ class ScriptedEngine:
         finally:
             self.num_in_flight -= 1
 
-    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
+    async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
         raise NotImplementedError("the scheduler never asks")
 
     async def has_begun(self, num_batches: int) -> None:

@@ -45,8 +45,8 @@ class DistortedEngine:
         is_distorted = self._alone if len(batch) == 1 else self._in_batches
         return self._distort(answers) if is_distorted else answers
 
-    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
-        return await self._engine.reference_logprobs(token_ids)
+    async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
+        return await self._engine.reference_logprobs(token_ids, first_row=first_row)
 
 
 def each(change: Callable[[ResponseColumns], ResponseColumns]) -> Distortion:

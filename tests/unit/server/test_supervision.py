@@ -67,8 +67,8 @@ class MortalEngine:
             answers = [tuple(replace(r, sampled_logprobs_N=r.sampled_logprobs_N - 1) for r in a) for a in answers]
         return answers
 
-    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
-        return await self._fake.reference_logprobs(token_ids)
+    async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
+        return await self._fake.reference_logprobs(token_ids, first_row=first_row)
 
     async def wait_until_dead(self) -> None:
         await self._death.wait()

@@ -91,10 +91,10 @@ class VllmEngine:
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
         return await all_of([self._score(group) for group in batch])
 
-    async def reference_logprobs(self, token_ids: TokenArray) -> LogprobArray:
-        """The oracle, [T, V]: one request per prefix, of which only the last row is read."""
+    async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
+        """The oracle: one request per prefix, of which only the last row is read."""
         last = self._asking.last_logprobs
-        return np.stack([await last(token_ids[: stop + 1]) for stop in range(len(token_ids))])
+        return np.stack([await last(token_ids[: stop + 1]) for stop in range(first_row, len(token_ids))])
 
     def close(self) -> None:
         if self._vllm is not None:

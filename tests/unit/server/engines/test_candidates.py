@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from preceptor_server.engines.candidates import join_candidates
-from preceptor_server.engines.packing import pack
+from preceptor_server.engines.scored_rows import scored_rows
 
 from tests.unit.server.candidate_groups import with_candidates
 from tests.unit.server.groups import group_of, random_batch, response_of
@@ -22,12 +22,12 @@ def test_every_row_of_a_chunk_has_the_ids_that_its_response_named() -> None:
 
 
 def test_batch_in_which_nobody_names_an_id_has_no_candidates() -> None:
-    assert pack([group_of([1], [2, 3]), group_of([4], [5])]).candidates is None
+    assert scored_rows([group_of([1], [2, 3]), group_of([4], [5])]).candidates is None
 
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("rows_per_chunk", [1, 5, 1000])
-def test_packed_rows_ask_for_what_their_positions_name(seed: int, rows_per_chunk: int) -> None:
+def test_rows_ask_for_what_their_positions_name(seed: int, rows_per_chunk: int) -> None:
     rng = np.random.default_rng(seed)
     batch = with_candidates(random_batch(rng, vocabulary_size=1000), rng, vocabulary_size=1000)
     expected = [
@@ -36,11 +36,11 @@ def test_packed_rows_ask_for_what_their_positions_name(seed: int, rows_per_chunk
         for response in group.responses
         for position in np.flatnonzero(response.score_mask_T)
     ]
-    packed = pack(batch)
-    assert packed.candidates is not None
+    rows = scored_rows(batch)
+    assert rows.candidates is not None
     asked: list[list[int]] = [[] for _ in expected]
-    for start in range(0, len(packed.rows_N), rows_per_chunk):
-        chunk = packed.candidates.of_chunk(start, min(start + rows_per_chunk, len(packed.rows_N)))
+    for start in range(0, len(rows.sampled_ids_N), rows_per_chunk):
+        chunk = rows.candidates.of_chunk(start, min(start + rows_per_chunk, len(rows.sampled_ids_N)))
         for row, token in zip(*chunk, strict=True):
             asked[start + int(row)].append(int(token))
     assert asked == expected
@@ -48,6 +48,6 @@ def test_packed_rows_ask_for_what_their_positions_name(seed: int, rows_per_chunk
 
 def test_positions_that_are_not_scored_name_nothing() -> None:
     response = response_of([5, 6, 7], [0, 1, 0], candidates=[[1], [2], [3]])
-    candidates = pack([group_of([1], response)]).candidates
+    candidates = scored_rows([group_of([1], response)]).candidates
     assert candidates is not None
     assert candidates.ids_E.tolist() == [2]

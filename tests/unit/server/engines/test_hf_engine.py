@@ -415,7 +415,7 @@ def test_the_revision_changes_with_what_the_config_makes_of_the_same_weights(tmp
     assert revisions[0] != revisions[1]
 
 
-@pytest.mark.parametrize(("packing", "remedy"), [("packed", "engine.packing='sequential'"), ("sequential", "")])
+@pytest.mark.parametrize(("packing", "remedy"), [("packed", "set engine.packing to auto or sequential"), ("auto", ""), ("sequential", "")])
 def test_a_wrong_packed_forward_has_a_way_out(packing: str, remedy: str, folder_of: FolderOf) -> None:
     engine = HfEngine(EngineConfig.model_validate({"model": str(folder_of("llama")), "packing": packing}))
     engine.load()

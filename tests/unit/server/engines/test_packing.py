@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from preceptor_server.engines.packing import MIN_SHARED_TOKENS, PackedBatch, Segment, Span, pack
+from preceptor_server.engines.scored_rows import scored_rows
 from preceptor_server.types import ScoreGroup
 
 from tests.unit.server.groups import group_of, random_batch, response_of
@@ -42,12 +43,13 @@ def expected_rows(batch: Sequence[ScoreGroup]) -> list[tuple[int, list[int], int
     return rows
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_every_row_sees_its_own_prefix_and_predicts_its_own_token(seed: int) -> None:
+@pytest.mark.parametrize("keeps_last_tokens", [False, True])
+@pytest.mark.parametrize("seed", range(100))
+def test_every_row_sees_its_own_prefix_and_predicts_its_own_token(seed: int, keeps_last_tokens: bool) -> None:
     batch = random_batch(np.random.default_rng(seed), vocabulary_size=1000)
-    packed = pack(batch)
+    packed, asked = pack(batch, keeps_last_tokens=keeps_last_tokens), scored_rows(batch)
     rows = []
-    for row, sampled, group in zip(packed.rows_N, packed.sampled_ids_N, packed.group_of_row_N, strict=True):
+    for row, sampled, group in zip(packed.rows_N, asked.sampled_ids_N, asked.group_of_row_N, strict=True):
         ids, positions = tokens_before(packed, int(row))
         assert positions == list(range(len(ids)))
         rows.append((int(group), ids, int(sampled)))
@@ -126,20 +128,27 @@ def test_prefix_of_a_whole_prompt_is_an_ancestor_of_the_one_that_continues_it() 
     assert packed.token_ids_F[32:].tolist() == [7, 8, 4, 6]
     assert packed.positions_F[32:].tolist() == [32, 33, 34, 32]
     assert packed.rows_N.tolist() == [33, 34, 31, 35]
-    assert packed.sampled_ids_N.tolist() == [4, 5, 6, 6]
+
+
+def test_last_tokens_are_laid_out_where_they_are_asked_for() -> None:
+    packed = pack([group_of([1, 2], [3, 4], [5])], keeps_last_tokens=True)
+    assert packed.token_ids_F.tolist() == [1, 2, 3, 4, 5]
+    assert packed.positions_F.tolist() == [0, 1, 2, 3, 2]
+    assert packed.rows_N.tolist() == [1, 2, 1]
 
 
 def test_masked_positions_have_no_rows_but_stay_in_the_prefix() -> None:
-    packed = pack([group_of([1, 2], response_of([3, 4, 5, 6], [1, 0, 0, 1]), response_of([7, 8], [0, 1]))])
+    batch = [group_of([1, 2], response_of([3, 4, 5, 6], [1, 0, 0, 1]), response_of([7, 8], [0, 1]))]
+    packed = pack(batch)
     assert packed.token_ids_F.tolist() == [1, 2, 3, 4, 5, 7]
     assert packed.rows_N.tolist() == [1, 4, 5]
-    assert packed.sampled_ids_N.tolist() == [3, 6, 8]
+    assert scored_rows(batch).sampled_ids_N.tolist() == [3, 6, 8]
     assert tokens_before(packed, 4) == ([1, 2, 3, 4, 5], [0, 1, 2, 3, 4])
 
 
 def test_rows_know_the_group_that_they_belong_to() -> None:
-    packed = pack([group_of([1], [2, 3], [4]), group_of([1], [5]), group_of([9], [6, 7])])
-    assert packed.group_of_row_N.tolist() == [0, 0, 0, 1, 2, 2]
+    rows = scored_rows([group_of([1], [2, 3], [4]), group_of([1], [5]), group_of([9], [6, 7])])
+    assert rows.group_of_row_N.tolist() == [0, 0, 0, 1, 2, 2]
 
 
 def test_responses_that_begin_alike_are_not_shared() -> None:

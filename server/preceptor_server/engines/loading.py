@@ -1,0 +1,90 @@
+"""Loads the model that the settings name, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
+
+from preceptor_server.config import EngineConfig
+from preceptor_server.engines.causal_lm import LoadedModel
+from preceptor_server.errors import StartupError, said
+
+logger = logging.getLogger(__name__)
+
+_MAX_SHOWN = 3
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Loads the model that `config` names. Raises StartupError where it does not exist or does not fit."""
+    started = time.perf_counter()
+    device = _device(config)
+    if _looks_like_path(config.model) and not Path(config.model).is_dir():
+        raise StartupError(f"engine.model: folder {config.model} does not exist")
+    if config.gguf_file and not (Path(config.model) / config.gguf_file).is_file():
+        raise StartupError(f"engine.gguf_file: {config.model} holds no file {config.gguf_file}")
+    model = _load(config)
+    torch.nn.Module.to(model, device)  # transformers' own `to` has no usable type
+    loaded = LoadedModel(model.eval().requires_grad_(False), config)
+    logger.info(
+        "model loaded model=%s revision=%s dtype=%s device=%s seconds=%.1f",
+        loaded.name, loaded.revision, config.dtype, device, time.perf_counter() - started,
+    )  # fmt: skip
+    return loaded
+
+
+def _load(config: EngineConfig) -> PreTrainedModel:
+    """With every weight that the architecture has: transformers draws at random what a checkpoint lacks."""
+    try:
+        # Any: with output_loading_info it is a pair, which transformers' types do not say.
+        loaded: Any = _auto_class(config).from_pretrained(
+            config.model,
+            gguf_file=config.gguf_file,
+            dtype=getattr(torch, config.dtype),
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:  # an architecture's own code, and the packages that it asks for
+        raise StartupError(f"engine.model: {config.model} cannot be loaded: {said(error)}") from error
+    model, found = loaded
+    assert isinstance(model, PreTrainedModel)
+    if missing := sorted(found["missing_keys"]):
+        shown = ", ".join(missing[:_MAX_SHOWN]) + (", ..." if len(missing) > _MAX_SHOWN else "")
+        raise StartupError(
+            f"engine.model: {config.model} lacks {len(missing)} of the weights of {type(model).__name__}: {shown}: it "
+            "may be the checkpoint of another kind of model, or be incomplete"
+        )
+    return model
+
+
+def _auto_class(config: EngineConfig) -> type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
+    """A model of texts, or the one of texts and images whose texts it reads."""
+    if config.gguf_file is not None:
+        return AutoModelForCausalLM
+    found = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    is_causal = type(found) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in getattr(found, "auto_map", {})
+    if not is_causal and type(found) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def _device(config: EngineConfig) -> torch.device:
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise StartupError("engine.device=cuda, but torch finds no CUDA device: set engine.device=cpu")
+    return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
+
+
+def _looks_like_path(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or model.count("/") > 1
