@@ -15,6 +15,7 @@ from preceptor_client.train.objective_fit import check_objective, objective_warn
 from preceptor_client.train.prompts import check_prompts
 from preceptor_client.train.scoring import Scorer
 from preceptor_client.train.student import Student
+from preceptor_client.train.student_check import check_student
 from preceptor_client.types import Limits, ServerInfo, TeacherInfo
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,12 @@ def check_teacher(
     agreement = replace(
         agreement,
         adapter=config.teacher.adapter,
-        warnings=(*agreement.warnings, *objective_warnings(config), *warnings),
+        warnings=(
+            *agreement.warnings,
+            *objective_warnings(config),
+            *warnings,
+            *check_student(student, config=config, examples=examples, heldout=heldout),
+        ),
     )
     _log.info(
         "teacher found: name=%s model=%s adapter=%r revision=%s",

@@ -66,8 +66,7 @@ class Probe:
     def can_run_flat(self) -> bool:
         """Whether the states of sequences without padding are those of plain forwards. Not where the model does not
         keep all tokens, or where its attention is its own."""
-        takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
-        return takes_positions and keeps_all_tokens(self._model) and self._fits(self._agree_flat, what="training: flat")
+        return self._fits(self._agree_flat, what="training: flat")
 
     @torch.no_grad()
     def can_run_padded(self) -> bool:
@@ -102,6 +101,9 @@ class Probe:
         return True
 
     def _agree_flat(self) -> bool:
+        takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
+        if not (takes_positions and keeps_all_tokens(self._model)):
+            return False
         texts = [self._long, self._short]
         shared, rests = self._long[:_NUM_SHARED], [text[_NUM_SHARED:] for text in texts]
         row = flat_row(shared, rests, device=next(self._model.parameters()).device)
@@ -148,7 +150,7 @@ class _Forced(LogitsProcessor):
         self._ids_BW = torch.tensor(texts_BW)
         self._logits: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         ids_B1 = self._ids_BW[:, len(self._logits), None].to(scores.device)
         self._logits.append(scores.float())
         return torch.full_like(scores, float("-inf")).scatter(1, ids_B1, 0.0)

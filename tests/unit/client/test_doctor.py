@@ -221,7 +221,8 @@ async def test_student_is_registered_as_its_files_and_the_settings_say(tmp_path:
     assert (list(first.end_token_ids), first.vocabulary_size, first.teacher) == ([1], 90, "tutor")
     assert (list(last.end_token_ids), list(last.teacher_end_token_ids)) == ([5, 6], [4])
     assert [(pair.student, pair.teacher) for pair in last.special_pairs] == [("<a>", "<b>")]
-    assert list(outcomes(as_saved.checks).items())[4:8] == [
+    assert list(outcomes(as_saved.checks).items())[4:9] == [
+        ("vocabulary", "ok"),
         ("tokenizer", "ok"),
         ("end tokens", "ok"),
         ("special tokens", "ok"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from preceptor_client.commands.student_tokenizer import load_student
+from preceptor_client.train.errors import InvalidStudentError
 
 from tests.unit.client.tiny_student import WORDS, save_student
 
@@ -18,7 +19,6 @@ from tests.unit.client.tiny_student import WORDS, save_student
         (9, None, "<eos>", (9, 1)),
         (None, [7, 1], "<eos>", (7, 1)),
         (None, None, "<eos>", (1,)),
-        (None, None, None, ()),
     ],
 )
 def test_end_tokens_are_generations_then_the_models_then_the_tokenizers(
@@ -28,6 +28,12 @@ def test_end_tokens_are_generations_then_the_models_then_the_tokenizers(
     config = {} if config_end is None else {"eos_token_id": config_end}
     folder = save_student(tmp_path, generation_config=generation, eos_token=tokenizer_end, **config)
     assert load_student(str(folder)).end_token_ids == expected
+
+
+def test_a_student_that_nothing_ends_is_refused_as_the_trainer_does(tmp_path: Path) -> None:
+    with pytest.raises(InvalidStudentError, match="no end token"):
+        load_student(str(save_student(tmp_path, eos_token=None)))
+    assert load_student(str(tmp_path), end_token_ids=(5,)).end_token_ids == (5,)
 
 
 def test_number_of_logits_is_the_models(tmp_path: Path) -> None:

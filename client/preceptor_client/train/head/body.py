@@ -48,7 +48,7 @@ def states_before_head(model: PreTrainedModel, ids_BT: torch.Tensor, **options: 
 def logits_for(model: PreTrainedModel, ids_1T: torch.Tensor, products_TV: torch.Tensor) -> torch.Tensor:
     """The logits that the model makes of these products of its head, [T, V]."""
 
-    def give(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    def give(_: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         return products_TV[None].to(output)
 
     with _hooked(output_head(model).register_forward_hook(give)):

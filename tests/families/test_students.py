@@ -1,0 +1,66 @@
+"""The matrix of families, as students. `make test-families` runs all of it, CI the reduced one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student import prepare_student
+
+from tests.families.student import REFUSED, student_outcome_of
+from tests.families.test_zoo import each
+from tests.families.zoo import FAMILIES, Family, random_model
+from tests.tiny import tiny_tokenizer
+
+REFUSED_STUDENTS = {"camembert", "data2vec-text", "hrm_text", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+"""The families of the zoo that cannot be students."""
+
+
+@pytest.mark.parametrize("family", each(of=FAMILIES))
+def test_a_student_is_exact_or_refused(family: Family, tmp_path: Path) -> None:
+    outcome = student_outcome_of(family, tmp_path)
+    assert (outcome.writing == REFUSED) == (family.name in REFUSED_STUDENTS), outcome.message
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mamba2", "rwkv", "gpt2", "falcon_h1"])
+def test_gradients_are_those_of_single_forwards(name: str) -> None:
+    """In float64, of every parameter."""
+    student = prepare_student(random_model(FAMILIES[name]), tiny_tokenizer())
+    student.model.double()
+    rng = np.random.default_rng(0)
+    stem = rng.integers(3, 256, 4).tolist()
+    sequences = [
+        ScoredSequence(
+            prompt_ids=[*stem, *rng.integers(3, 256, num_prompt).tolist()],
+            response_ids=rng.integers(3, 256, num_response).tolist(),
+            positions_N=np.arange(num_response),
+        )
+        for num_prompt, num_response in ((9, 3), (1, 14), (20, 1))
+    ]
+    ours = _gradients(student.model, scored_hidden_states(student, sequences))
+    theirs = _gradients(
+        student.model, torch.cat([_plain_states(student.model, student.head.module, one) for one in sequences])
+    )
+    assert ours.keys() == theirs.keys()
+    for key, gradient in theirs.items():
+        assert (ours[key] - gradient).abs().max() <= 1e-6 * gradient.abs().max().clamp(min=1e-3), key
+
+
+def _plain_states(model: torch.nn.Module, head: torch.nn.Module, one: ScoredSequence) -> torch.Tensor:
+    """What the head is given by a forward of this text alone, at the tokens that predict the response."""
+    given: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    model(torch.tensor([[*one.prompt_ids, *one.response_ids]]), use_cache=False)
+    hook.remove()
+    return given[0][0, len(one.prompt_ids) - 1 : -1]
+
+
+def _gradients(model: torch.nn.Module, states_ND: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of a loss that weighs each state's numbers alike at random."""
+    weights_ND = torch.randn(states_ND.shape, generator=torch.Generator().manual_seed(1), dtype=states_ND.dtype)
+    named = dict(model.named_parameters())
+    gradients = torch.autograd.grad((states_ND * weights_ND).sum(), list(named.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
