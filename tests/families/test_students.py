@@ -25,11 +25,13 @@ def test_a_student_is_exact_or_refused(family: Family, tmp_path: Path) -> None:
     assert (outcome.writing == REFUSED) == (family.name in REFUSED_STUDENTS), outcome.message
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "mamba2", "rwkv", "gpt2", "falcon_h1"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral", "mamba2", "rwkv", "falcon_h1"])
 def test_gradients_are_those_of_single_forwards(name: str) -> None:
-    """In float64, of every parameter."""
+    """Of every parameter, in float64 but for what models compute in fp32 whatever their dtype: norms, ropes, softmax.
+    In fp32 with windows: their masks of float64 overflow there."""
     student = prepare_student(random_model(FAMILIES[name]), tiny_tokenizer())
-    student.model.double()
+    has_windows = getattr(student.model.config, "sliding_window", None)
+    student.model.to(torch.float32 if has_windows else torch.float64)
     rng = np.random.default_rng(0)
     stem = rng.integers(3, 256, 4).tolist()
     sequences = [
@@ -46,7 +48,7 @@ def test_gradients_are_those_of_single_forwards(name: str) -> None:
     )
     assert ours.keys() == theirs.keys()
     for key, gradient in theirs.items():
-        assert (ours[key] - gradient).abs().max() <= 1e-6 * gradient.abs().max().clamp(min=1e-3), key
+        assert (ours[key] - gradient).abs().max() <= (1e-3 if has_windows else 1e-4) * gradient.abs().max().clamp(min=1e-3), key
 
 
 def _plain_states(model: torch.nn.Module, head: torch.nn.Module, one: ScoredSequence) -> torch.Tensor:
