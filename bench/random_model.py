@@ -60,10 +60,10 @@ def write_model(folder: Path, shape: Shape, *, device: str) -> None:
     model.save_pretrained(folder)
 
 
-def write_tokenizer(folder: Path) -> None:
-    """One token per byte; the others have names, and no text."""
+def write_tokenizer(folder: Path, *, size: int = VOCABULARY_SIZE) -> None:
+    """One token per byte; the others of its `size` have names, and no text."""
     tokens = [END, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokens += [f"<|{index}|>" for index in range(len(tokens), VOCABULARY_SIZE)]
+    tokens += [f"<|{index}|>" for index in range(len(tokens), size)]
     backend = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -12,9 +12,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -25,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two processes take turns:
 from bench.machine import describe_machine
 from bench.train_step_data import save_step
 from bench.train_step_instruments import instrument_seconds
+from bench.trees import unpack
 from bench.workers import Answer, Worker
 
 BEFORE = "70b95bd"
@@ -34,23 +33,11 @@ MAX_DIFFERENCE = 1e-4
 MAX_INSTRUMENT_SHARE = 0.03
 
 
-def unpack_client(commit: str, folder: Path) -> list[Path]:
-    """The client and the wire contract of a commit; returns what to put before the installed packages."""
-    archive = folder / "before.tar"
-    command = ["git", "archive", f"--output={archive}", commit, "client", "proto"]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"commit {commit} cannot be read, this bench needs the history: {done.stderr.strip()}")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder / "before", filter="data")
-    return [folder / "before" / "client", folder / "before" / "proto"]
-
-
 def measure(folder: Path, step: Path) -> dict[str, Answer]:
     """Medians by tree."""
     module = "bench.train_step_worker"
     with (
-        Worker(module, "before", str(step), paths=unpack_client(BEFORE, folder)) as before,
+        Worker(module, "before", str(step), paths=unpack(BEFORE, folder, packages=("client", "proto"))) as before,
         Worker(module, "now", str(step)) as now,
     ):
         answers: dict[str, list[Answer]] = {"before": [], "now": []}

@@ -15,7 +15,7 @@ from preceptor.wire import LogprobArray
 
 from preceptor_server.canaries import short_batch
 from preceptor_server.engines.base import Engine
-from preceptor_server.errors import ServerError, StartupError, said
+from preceptor_server.errors import StartupError
 from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ async def check_engine(engine: Engine) -> float:
     together = await _score_together(engine, batch)
     worst = 0.0
     for index, group in enumerate(batch):
-        alone = (await _score(engine, [group]))[0]
+        alone = (await engine.score([group]))[0]
         for columns in (together[index], alone):
             _check_rows(group, columns, info)
         _check("scored alone against scored in a batch", _between(together[index], alone), info)
@@ -58,21 +58,9 @@ async def check_batch(engine: Engine, batch: list[ScoreGroup], *, what: str) -> 
 
 async def _score_together(engine: Engine, batch: list[ScoreGroup]) -> list[GroupColumns]:
     if not engine.info().batches_itself:
-        return await _score(engine, batch)
-    answers = await asyncio.gather(*(_score(engine, [group]) for group in batch))
-    return [columns for [columns] in answers]
-
-
-async def _score(engine: Engine, batch: list[ScoreGroup]) -> list[GroupColumns]:
-    """A model's own code may raise anything, and does where its architecture does not fit."""
-    try:
         return await engine.score(batch)
-    except ServerError:
-        raise
-    except Exception as error:
-        raise StartupError(
-            f"self-test failed: the model's forward raised {said(error)}. {engine.info().remedy}".rstrip()
-        ) from error
+    answers = await asyncio.gather(*(engine.score([group]) for group in batch))
+    return [columns for [columns] in answers]
 
 
 async def check_against_reference(engine: Engine, group: ScoreGroup, columns: GroupColumns) -> float:

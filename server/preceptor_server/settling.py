@@ -11,7 +11,7 @@ import time
 
 from preceptor_server.canaries import threshold_batch
 from preceptor_server.engines.base import Engine, FallsBack
-from preceptor_server.errors import StartupError
+from preceptor_server.errors import ServerError, StartupError, said
 from preceptor_server.selftest import check_batch, check_engine
 from preceptor_server.types import ScoreGroup
 
@@ -35,7 +35,18 @@ async def settle_engine(engine: Engine, *, seconds: float) -> None:
 
 
 async def _check(engine: Engine, *, seconds: float) -> None:
-    await check_engine(engine)
+    """A model's own code may raise anything, and does where its architecture does not fit."""
+    try:
+        await check_engine(engine)
+        await _cross_thresholds(engine, seconds=seconds)
+    except ServerError:
+        raise
+    except Exception as error:
+        message = f"self-test failed: the model's forward failed: {said(error)}. {engine.info().remedy}"
+        raise StartupError(message.rstrip()) from error
+
+
+async def _cross_thresholds(engine: Engine, *, seconds: float) -> None:
     info = engine.info()
     thresholds = {name: tokens for name, tokens in info.thresholds.items() if tokens < info.max_model_len}
     if not thresholds:

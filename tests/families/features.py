@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PreTrainedConfig
 
 from tests.families.small import MAX_MODEL_LEN
@@ -74,7 +76,7 @@ def number_of(config: PreTrainedConfig, name: str) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
 
 
-def _ropes(config: PreTrainedConfig) -> list[dict[str, object]]:
+def _ropes(config: PreTrainedConfig) -> list[dict[str, Any]]:  # Any: numbers and names
     """Its rope's parameters; of one that has a rope per kind of layer, of each."""
     parameters = getattr(config, "rope_parameters", None) or {}
     if "rope_type" in parameters:

@@ -1,4 +1,4 @@
-"""What transformers alone says of each token: one plain forward of one sequence, by a model that has run nothing before."""
+"""What transformers alone says of each token: one plain forward of one sequence, by a model that ran nothing before."""
 
 # P = prompt tokens, T = tokens of a response, V = vocabulary, K = support size, C = candidates per position
 

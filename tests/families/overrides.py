@@ -81,6 +81,7 @@ OVERRIDES: dict[str, Fields] = {
     "glm_moe_dsa": {**_MANY_INDEX_HEADS, "indexer_types": ["full", "shared", "full", "shared"]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * (NUM_LAYERS // 2)},
     "gpt_neo": {"attention_types": [[["global", "local"], NUM_LAYERS // 2]]},
+    "hrm_text": {"num_layers_per_stack": 2, "H_cycles": 2, "L_cycles": 2, "L_bp_cycles": [1], "embedding_scale": 3.0},
     "hy_v4": _MANY_INDEX_HEADS,
     "inkling_text": {"logits_mup_width_multiplier": 1.5},
     "kimi_linear": _LATENT,

@@ -11,7 +11,7 @@ from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
 from preceptor_client.train.student import prepare_student
 
 from tests.families.student import REFUSED, student_outcome_of
-from tests.families.test_zoo import each
+from tests.families.parameters import each_family
 from tests.families.zoo import FAMILIES, Family, random_model
 from tests.tiny import tiny_tokenizer
 
@@ -19,7 +19,7 @@ REFUSED_STUDENTS = {"camembert", "data2vec-text", "hrm_text", "roberta", "xlm-ro
 """The families of the zoo that cannot be students."""
 
 
-@pytest.mark.parametrize("family", each(of=FAMILIES))
+@pytest.mark.parametrize("family", each_family())
 def test_a_student_is_exact_or_refused(family: Family, tmp_path: Path) -> None:
     outcome = student_outcome_of(family, tmp_path)
     assert (outcome.writing == REFUSED) == (family.name in REFUSED_STUDENTS), outcome.message
@@ -48,7 +48,9 @@ def test_gradients_are_those_of_single_forwards(name: str) -> None:
     )
     assert ours.keys() == theirs.keys()
     for key, gradient in theirs.items():
-        assert (ours[key] - gradient).abs().max() <= (1e-3 if has_windows else 1e-4) * gradient.abs().max().clamp(min=1e-3), key
+        assert (ours[key] - gradient).abs().max() <= (1e-3 if has_windows else 1e-4) * gradient.abs().max().clamp(
+            min=1e-3
+        ), key
 
 
 def _plain_states(model: torch.nn.Module, head: torch.nn.Module, one: ScoredSequence) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Tiny random models of every family that transformers' causal-LM mapping knows. What makes a family peculiar is on, and
+"""Tiny random models of every family that transformers' causal-LM mapping knows. What makes a family peculiar is on and
 small: windows and rope thresholds are shorter than the sequences that tests score.
 
 `FAMILIES` holds what is built, `LISTED` what is not, with the reason; together they are the mapping, and some more.
@@ -24,7 +24,7 @@ from tests.families.multimodal import MULTIMODAL, WITH_VISION
 from tests.families.overrides import OVERRIDES
 from tests.families.small import SPREAD, Fields, small
 from tests.families.spread import spread_weights
-from tests.families.variants import SPREADS, VARIANTS
+from tests.families.variants import EAGER_IS_WRONG, SPREADS, VARIANTS
 from tests.tiny import tiny_tokenizer
 
 __all__ = ["FAMILIES", "LISTED", "Family", "build", "load", "mapped", "random_model"]
@@ -42,10 +42,12 @@ class Family:
     """Fields of its config beside the standard sizes."""
     spread: float = SPREAD
     """Deviation of its weights; less where depth in time multiplies rounding errors."""
+    attention: str = "eager"
+    """transformers' implementation that is right, where its implementations differ."""
 
     def config(self, changes: Mapping[str, object] | None = None) -> PreTrainedConfig:
         """A new config; `changes` are fields of its text part to set otherwise."""
-        config = small(CONFIG_MAPPING[self.model_type], self.overrides)
+        config = small(CONFIG_MAPPING[self.model_type], self.overrides, spread=self.spread)
         text = config.get_text_config(decoder=True)
         for name, value in (changes or {}).items():
             setattr(text, name, value)
@@ -63,14 +65,17 @@ class Family:
 
 
 def random_model(family: Family, *, seed: int = 0, changes: Mapping[str, object] | None = None) -> PreTrainedModel:
-    """Its model with random weights, in float32, whose attention is transformers' eager one."""
+    """Its model with random weights, in float32, by transformers' plainest attention."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model_class = getattr(transformers, family.model_class)
         config = family.config(changes)
-        model: PreTrainedModel = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32)
+        model: PreTrainedModel = model_class._from_config(
+            config, attn_implementation=family.attention, dtype=torch.float32
+        )
         spread_weights(model, spread=family.spread)
-        return model.eval()
+        model.eval()
+        return model
 
 
 def build(family: Family, folder: Path, *, seed: int = 0) -> Path:
@@ -81,10 +86,13 @@ def build(family: Family, folder: Path, *, seed: int = 0) -> Path:
 
 
 def load(family: Family, folder: Path) -> PreTrainedModel:
-    """The model as transformers loads it by the class that wrote it: fresh, in float32, with eager attention."""
+    """The model as transformers loads it by the class that wrote it: fresh, in float32, by the plainest attention."""
     model_class = getattr(transformers, family.model_class)
-    model: PreTrainedModel = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return model.eval()
+    model: PreTrainedModel = model_class.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=family.attention
+    )
+    model.eval()
+    return model
 
 
 def mapped(model_type: str) -> Family:
@@ -118,6 +126,7 @@ def _variant(name: str) -> Family:
         model_class=MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type],
         overrides=overrides,
         spread=SPREADS.get(model_type, SPREAD),
+        attention="sdpa" if name in EAGER_IS_WRONG else "eager",
     )
 
 

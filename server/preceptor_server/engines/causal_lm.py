@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ class LoadedModel:
         self._model = model
         self._config = config
         self._parted = _part(model, config)
-        self._arguments = frozenset(inspect.signature(type(model).forward).parameters)
+        self._arguments = inspect.signature(type(model).forward).parameters
         self.rope = LengthDependentRope(model)
         self.device: torch.device = model.device
         self.name = config.model if not Path(config.model).is_dir() else Path(config.model).name
@@ -48,7 +48,8 @@ class LoadedModel:
 
     def packed_hidden_states(self, token_ids_F: torch.Tensor, positions_F: torch.Tensor) -> torch.Tensor:
         """Of the flat tokens of several sequences, [F, D]. Raises UnsupportedAttentionError."""
-        if "position_ids" not in self._arguments:
+        hands_on = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in self._arguments.values())
+        if "position_ids" not in self._arguments and not hands_on:
             raise UnsupportedAttentionError("its forward takes no position_ids")
         self.rope.reset()
         arguments = {"position_ids": positions_F[None].to(self.device)}
@@ -73,16 +74,22 @@ class LoadedModel:
         return logits
 
     def use_attention(self, implementation: str) -> None:
-        """Raises UnsupportedAttentionError where the architecture computes attention by itself."""
+        """For the text's layers. Raises UnsupportedAttentionError where the architecture computes it by itself."""
+        config = self._model.config
+        text = config.get_text_config()
+        parts = [name for name in config.sub_configs if getattr(config, name, None) is text]
         try:
-            self._model.set_attn_implementation(implementation)
+            self._model.set_attn_implementation({"": implementation, **dict.fromkeys(parts, implementation)})
         except ValueError as error:
             raise UnsupportedAttentionError(str(error)) from error
+        # transformers only warns of a model that computes attention by itself.
+        if text._attn_implementation != implementation:
+            raise UnsupportedAttentionError("it computes attention by itself")
 
     @property
     def attention_implementation(self) -> str:
-        """Its name."""
-        name: str = self._model.config._attn_implementation
+        """The name of what the text's layers use."""
+        name: str = self._model.config.get_text_config()._attn_implementation
         return name
 
     def load_weights(self, folder: Path) -> Tensors:
@@ -103,13 +110,14 @@ class LoadedModel:
 
     @contextmanager
     def attention(self, implementation: str) -> Iterator[None]:
-        """Another attention implementation inside this block."""
+        """Another attention implementation inside this block, where the architecture takes one."""
         before = self.attention_implementation
-        self._model.set_attn_implementation(implementation)
+        with suppress(UnsupportedAttentionError):
+            self.use_attention(implementation)
         try:
             yield
         finally:
-            self._model.set_attn_implementation(before)
+            self.use_attention(before)
 
 
 def _part(model: PreTrainedModel, config: EngineConfig) -> PartedModel:
@@ -145,7 +153,7 @@ def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     generation = model.generation_config
     ids = generation.eos_token_id if generation is not None else None
     if ids is None:
-        ids = model.config.get_text_config().eos_token_id
+        ids = getattr(model.config.get_text_config(), "eos_token_id", None)
     if ids is None:
         return ()
     return tuple(sorted(ids)) if isinstance(ids, list) else (ids,)

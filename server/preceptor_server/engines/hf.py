@@ -87,7 +87,7 @@ class HfEngine:
             scores_candidates=True,
             packing=self._packing,
             thresholds=model.thresholds,
-            remedy=f"Packing may not fit the architecture: {_REMEDY}" if self._config.packing == "packed" else "",
+            remedy=self._remedy,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
@@ -123,6 +123,12 @@ class HfEngine:
     def _packing(self) -> str:
         assert self._forwards is not None, "load() comes first"
         return self._forwards.packing
+
+    @property
+    def _remedy(self) -> str:
+        if self._packing == "sequential":
+            return "The engine cannot serve this engine.model, not even with engine.packing=sequential"
+        return f"Packing may not fit the architecture: {_REMEDY}" if self._config.packing == "packed" else ""
 
     @property
     def _loaded(self) -> LoadedModel:

@@ -73,8 +73,11 @@ def _auto_class(config: EngineConfig) -> type[AutoModelForCausalLM] | type[AutoM
     if config.gguf_file is not None:
         return AutoModelForCausalLM
     found = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    reads_images = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(found), None)
+    # A config may belong to both; the checkpoint says which class wrote it.
+    is_named = reads_images is not None and reads_images.__name__ in (found.architectures or [])
     is_causal = type(found) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in getattr(found, "auto_map", {})
-    if not is_causal and type(found) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    if is_named or (reads_images is not None and not is_causal):
         return AutoModelForImageTextToText
     return AutoModelForCausalLM
 

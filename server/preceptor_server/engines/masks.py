@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
-MaskFunction = Callable[..., torch.Tensor]
+MaskFunction = Callable[..., Any]  # Any: transformers says bool of what are tensors
 """(batch index, head index, position of the query, position of the key) -> whether it is seen."""
 
 TILE_ROWS = 256
@@ -70,6 +71,12 @@ class LazyMask:
         function = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
         return cls(function, num_positions=num_positions, dtype=dtype, device=device)
 
+    def __getitem__(self, key: tuple[object, ...]) -> LazyMask:
+        """Itself, for a model that cuts its mask to the rows that it goes on with, where those are all."""
+        if all(part in (slice(None), slice(0, None)) for part in key):
+            return self
+        raise UnsupportedAttentionError("its layers cut pieces out of their attention mask")
+
     def rows(self, first_query: int, stop_query: int) -> Iterator[MaskedRows]:
         """All that the queries at these positions see, cut into pieces of at most TILE_ROWS rows."""
         if first_query == 0 and self._function is causal_mask_function:
@@ -99,14 +106,16 @@ class LazyMask:
         queries_Q1 = torch.arange(first, stop, device=self._device)[:, None]
         keys_1K = torch.arange(stop, device=self._device)[None, :]
         batch = head = torch.zeros((), dtype=torch.long, device=self._device)
-        is_seen_QK = self._function(batch, head, queries_Q1, keys_1K).expand(stop - first, stop)
+        is_seen_QK: torch.Tensor = self._function(batch, head, queries_Q1, keys_1K).expand(stop - first, stop)
         first_key = int(is_seen_QK.any(dim=0).int().argmax())
         is_past_QK = keys_1K <= queries_Q1
         if not bool((is_seen_QK <= is_past_QK).all()):
             raise UnsupportedAttentionError("its attention sees tokens that come later")
         seen_QK = is_seen_QK[:, first_key:]
-        mask_QK = torch.zeros(seen_QK.shape, dtype=self._dtype, device=self._device)
-        mask_QK.masked_fill_(~seen_QK, -torch.inf)
+        num_queries, num_keys = seen_QK.shape
+        # CUDA's kernels want rows that begin at multiples of 16 numbers.
+        padded = torch.zeros(num_queries, num_keys + -num_keys % 16, dtype=self._dtype, device=self._device)
+        mask_QK = padded[:, :num_keys].masked_fill_(~seen_QK, -torch.inf)
         return _Tile(first, first_key, mask_QK, is_causal=bool((is_seen_QK == is_past_QK).all()))
 
 

@@ -142,7 +142,7 @@ def _attend(
     are expanded: no key is copied, and no mask repeated."""
     num_heads, num_key_heads = query.shape[1], key.shape[1]
     repeats = num_heads // num_key_heads
-    query_RGQD = query[0].unflatten(0, (num_key_heads, repeats)).transpose(0, 1)
+    query_RGQD = query.view(num_key_heads, repeats, *query.shape[2:]).transpose(0, 1)
     key_RGKD, value_RGKD = key.expand(repeats, -1, -1, -1), value.expand(repeats, -1, -1, -1)
     if softcap is None and sinks_H is None:
         attended = F.scaled_dot_product_attention(

@@ -17,6 +17,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     LlamaConfig,
@@ -25,9 +27,13 @@ from transformers import (
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -35,6 +41,8 @@ from transformers import (
 VOCABULARY_SIZE = 300
 MAX_MODEL_LEN = 256
 SLIDING_WINDOW = 8
+ROPE_THRESHOLD = 48
+"""Tokens beyond which the rope of `phi3-longrope` and of `llama-dynamic` changes."""
 _SPREAD = 0.3
 """Deviation of the weights: wide enough that a token seen too much, or too little, moves every logprob."""
 _SHAPE: dict[str, Any] = {  # Any: keyword arguments of configs, each with types of its own
@@ -89,6 +97,62 @@ def _gpt2() -> PreTrainedModel:
     return GPT2LMHeadModel(config)
 
 
+def _gpt_oss() -> PreTrainedModel:
+    config = GptOssConfig(head_dim=16, sliding_window=SLIDING_WINDOW, num_local_experts=4, **_GROUPED)
+    return GptOssForCausalLM(config)
+
+
+def _opt() -> PreTrainedModel:
+    config = OPTConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=64,
+        ffn_dim=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_MODEL_LEN,
+        word_embed_proj_dim=64,
+        init_std=_SPREAD,
+    )
+    return OPTForCausalLM(config)
+
+
+def _phi3_longrope() -> PreTrainedModel:
+    half = 64 // 4 // 2
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * half,
+        "long_factor": [3.0] * half,
+        "original_max_position_embeddings": ROPE_THRESHOLD,
+    }
+    return Phi3ForCausalLM(
+        Phi3Config(rope_parameters=rope, original_max_position_embeddings=ROPE_THRESHOLD, **_GROUPED)
+    )
+
+
+def _llama_dynamic() -> PreTrainedModel:
+    """Of whose positions the first quarter is its own; the rope stretches them."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": MAX_MODEL_LEN / ROPE_THRESHOLD}
+    return LlamaForCausalLM(
+        LlamaConfig(rope_parameters=rope, **{**_GROUPED, "max_position_embeddings": ROPE_THRESHOLD})
+    )
+
+
+def _qwen2_moe() -> PreTrainedModel:
+    """Its layers know nothing of their window: the mask alone does."""
+    config = Qwen2MoeConfig(
+        use_sliding_window=True,
+        sliding_window=SLIDING_WINDOW,
+        max_window_layers=2,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+        **_GROUPED,
+    )
+    return Qwen2MoeForCausalLM(config)
+
+
 ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_GROUPED)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=16, **_GROUPED)),
@@ -101,6 +165,11 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**_GROUPED)),
     "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SHAPE)),
     "gpt2": _gpt2,
+    "gpt-oss-sinks": _gpt_oss,
+    "opt": _opt,
+    "phi3-longrope": _phi3_longrope,
+    "llama-dynamic": _llama_dynamic,
+    "qwen2-moe-window-in-mask": _qwen2_moe,
 }
 
 

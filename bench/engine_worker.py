@@ -1,0 +1,38 @@
+"""The hf engine of one tree of the server: python -m bench.engine_worker
+
+bench.engine_trees asks it. Which server is measured is a matter of PYTHONPATH, so this file runs with both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+from preceptor_server.config import EngineConfig
+from preceptor_server.engines.hf import HfEngine
+
+from bench.engine import GGUF_FILE, workloads
+from bench.workers import Answer, Request, serve
+
+
+def prepare(folder: str) -> Callable[[Request], Answer]:
+    """Loads the model; the answer to {"workload": name} is its seconds, and the sum of the sampled logprobs."""
+    engine = HfEngine(EngineConfig(model=folder, gguf_file=GGUF_FILE))
+    engine.load()
+    batches = workloads()
+
+    def answer(request: Request) -> Answer:
+        started = time.perf_counter()
+        groups = asyncio.run(engine.score(batches[str(request["workload"])]))
+        seconds = time.perf_counter() - started
+        total = sum(float(np.sum(one.sampled_logprobs_N, dtype=np.float64)) for group in groups for one in group)
+        return {"seconds": seconds, "sum_logprobs": total}
+
+    return answer
+
+
+if __name__ == "__main__":
+    serve(lambda: prepare(sys.argv[1]))
