@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from preceptor_client.commands.student_tokenizer import load_student
 from preceptor_client.train.errors import InvalidStudentError
+from transformers import PreTrainedTokenizerFast
 
 from tests.unit.client.tiny_student import WORDS, save_student
 
@@ -52,3 +53,25 @@ def test_probe_is_the_sentence_in_the_students_ids(tmp_path: Path) -> None:
 def test_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises((OSError, ValueError)):
         load_student(str(tmp_path))
+
+
+def test_an_ordinary_token_without_a_row_is_refused_as_the_trainer_does(tmp_path: Path) -> None:
+    with pytest.raises(InvalidStudentError, match=rf"'{WORDS[-1]}' \({len(WORDS) - 1}\): .*resize_token_embeddings"):
+        load_student(str(save_student(tmp_path, vocab_size=len(WORDS) - 1)))
+
+
+def test_padding_without_a_row_and_several_templates_are_told(tmp_path: Path) -> None:
+    folder = save_student(tmp_path, vocab_size=len(WORDS))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.chat_template = {"default": "{{ messages[0]['content'] }}", "rag": "rag"}
+    tokenizer.save_pretrained(folder)
+    student = load_student(str(folder))
+    assert student.chat_template == "{{ messages[0]['content'] }}"
+    assert [note.split(":")[0] for note in student.notes] == [
+        "the student's tokenizer has several chat templates (default, rag)",
+        f"the student's padding token '[PAD]' ({len(WORDS)}) has no row in its model ({len(WORDS)} rows)",
+    ]
+    assert load_student(str(folder), chat_template="rag").chat_template == "rag"
+    with pytest.raises(InvalidStudentError, match=r"student\.chat_template='raq' is none"):
+        load_student(str(folder), chat_template="raq")
