@@ -24,7 +24,7 @@ def document(outcomes: Mapping[str, StudentOutcome]) -> str:
 
 
 def student_rows(outcomes: Mapping[str, StudentOutcome]) -> Iterator[tuple[str, str, str, str]]:
-    """Family; how its prompts are answered, or that it is refused; how it is trained; the largest difference in nats."""
+    """Family; how its prompts are answered, or that it is refused; how it is trained; the largest difference, nats."""
     for name, outcome in sorted(outcomes.items()):
         until = "" if outcome.longest == MAX_MODEL_LEN else f", up to {outcome.longest} tokens"
         largest = "" if outcome.writing == REFUSED else f"{outcome.largest_nats:.0e}"
@@ -34,11 +34,11 @@ def student_rows(outcomes: Mapping[str, StudentOutcome]) -> Iterator[tuple[str, 
 _HEAD = f"""# Model families as students
 
 Made by `make test-families`; do not edit. A tiny random model of every family that transformers' causal-LM mapping
-knows, of some checkpoints with vision, and of variants, is loaded as a student. It answers prompts of unlike lengths in
-batches, {NUM_NEW} tokens each: before, at and past every length that its config names, drawn and greedily, with a common
-beginning and without. What it recorded of each token, and the logits of the states that it would be trained on, are held
-against a plain forward of transformers over that prompt and response alone, in fp32: at most {TOLERANCE_NATS:g} nats. Then
-it is saved and loaded, with equal logits.
+knows, of some checkpoints with vision, and of variants, is loaded as a student. It answers prompts of unlike lengths
+in batches, {NUM_NEW} tokens each: before, at and past every length that its config names, drawn and greedily, with a
+common beginning and without. What it recorded of each token, and the logits of the states that it would be trained on,
+are held against a plain forward of transformers over that prompt and response alone, in fp32: at most
+{TOLERANCE_NATS:g} nats. Then it is saved and loaded, with equal logits.
 
 The ways of a student are found at start, by trying them (`client/preceptor_client/train/ways.py`): no family is named
 there. A family whose numbers change where a text grows past some length (ropes of the types longrope and dynamic) is

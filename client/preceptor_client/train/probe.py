@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from preceptor_client.train.flat import flat_hidden_states, flat_row, keeps_all_tokens
 from preceptor_client.train.head import Head
@@ -21,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 SHORTEST = 24
 """Tokens of the longest text of the shortest probe."""
-_NUM_WRITTEN, _NUM_SHARED, _NUM_FIRST = 6, 2, 12
+_NUM_WRITTEN, _NUM_SHARED, _NUM_FIRST = 4, 2, 12
 """Tokens that are written after a prompt; that all texts share; and that are compared in texts of two lengths."""
-_TOLERANCE, _HALF_TOLERANCE = 2e-4, 5e-2
+_TOLERANCE, _HALF_TOLERANCE = 2e-5, 5e-2
 """Shares of the largest logit, or state, that rounding explains: at every token in fp32; at most tokens in half
 precision, where a router may choose otherwise at some."""
 
@@ -75,7 +77,8 @@ class Probe:
 
     def _fits(self, agree: Callable[[], bool], *, what: str) -> bool:
         try:
-            return agree()
+            with _quietly():
+                return agree()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  a model may refuse with any error what it was not made for
@@ -141,6 +144,17 @@ class Probe:
         difference = differences_T.median() if is_half else differences_T.max()
         # Not `difference > ...`: a NaN is no agreement.
         return bool(difference <= (_HALF_TOLERANCE if is_half else _TOLERANCE) * theirs.float().abs().max())
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what transformers says of ways that a model refuses."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 class _Forced(LogitsProcessor):

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -17,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.errors import InvalidStudentError
@@ -52,11 +52,10 @@ def _auto_class(source: str) -> _AutoClass:
     """For a model of texts; or for one of texts and images, where the checkpoint is one: its text part is trained, and
     all of it is saved."""
     config = AutoConfig.from_pretrained(source)
-    both = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
-    is_named = both is not None and both.__name__ in (config.architectures or ())
-    if is_named or (both is not None and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING):
-        return AutoModelForImageTextToText
-    return AutoModelForCausalLM
+    named = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    reads_images = named is not None and (named in (config.architectures or ()) or not is_causal)
+    return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
 
 
 def _check_whole(model: PreTrainedModel, found: Mapping[str, Any], *, source: str) -> None:

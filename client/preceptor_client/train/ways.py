@@ -86,8 +86,10 @@ class ExactWays:
         self._head = head
         self._pad_token_id = pad_token_id
         self._max_length = max_length
-        self._lengths = [SHORTEST]
-        self._ways = self._find()
+        self._lengths: list[int] = []
+        self._constant_up_to = 0
+        self._ways = Ways(writing=WRITINGS[0], training=Training.FLAT)
+        self._try(SHORTEST)
 
     def up_to(self, length: int, /) -> Ways:
         length = min(length, self._max_length)
@@ -98,32 +100,49 @@ class ExactWays:
                     f"more than {limit} tokens, so that a response would change while it is written: keep prompt and "
                     "response within them (rollout.max_new_tokens, evaluation.max_new_tokens)"
                 )
-            self._lengths.append(length)
-            self._ways = self._find()
+            self._try(length)
         return self._ways
 
     def constant_up_to(self, length: int, /) -> int | None:
-        return self._probe(min(length, self._max_length)).length_that_changes_all() if length > SHORTEST else None
+        length = min(length, self._max_length)
+        if length <= max(SHORTEST, self._constant_up_to):
+            return None
+        limit = self._probe(length).length_that_changes_all()
+        self._constant_up_to = length if limit is None else limit
+        return limit
 
-    def _find(self) -> Ways:
-        probes = [self._probe(length) for length in self._lengths]
-        if probes[0].length_that_changes_all() is not None:
+    def _try(self, length: int) -> None:
+        """Keeps the ways that were found for shorter texts where they fit these too."""
+        probe = self._probe(length)
+        if length == SHORTEST and probe.length_that_changes_all() is not None:
             raise InvalidStudentError(
                 f"student.model: {type(self._model).__name__} lets tokens see those after them, and a student writes "
                 "one token after the other: take a causal model (of some families config.json says is_decoder=true)"
             )
-        writing = next((one for one in WRITINGS if all(probe.can_write(one) for probe in probes)), None)
-        if writing is None:
-            raise InvalidStudentError(
-                f"student.model: what {type(self._model).__name__} says while it writes is not what it says of the "
-                "written text, not even for one prompt without a cache: it cannot be a student"
-            )
-        if all(probe.can_run_flat() for probe in probes):
-            training = Training.FLAT
-        else:
-            training = Training.PADDED if all(probe.can_run_padded() for probe in probes) else Training.ALONE
-        _log.info("student's batches: writing=%r training=%r up_to=%d", str(writing), str(training), self._lengths[-1])
-        return Ways(writing=writing, training=training)
+        found = Ways(writing=self._writing(probe), training=self._training(probe))
+        self._lengths.append(length)
+        self._ways = found
+        _log.info("student's batches: writing=%r training=%r up_to=%d", str(found.writing), str(found.training), length)
+
+    def _writing(self, probe: Probe) -> Writing:
+        for writing in WRITINGS[WRITINGS.index(self._ways.writing) :]:
+            is_known = writing == self._ways.writing and self._lengths
+            shorter = [] if is_known else [self._probe(length) for length in self._lengths]
+            if all(one.can_write(writing) for one in (probe, *shorter)):
+                return writing
+        raise InvalidStudentError(
+            f"student.model: what {type(self._model).__name__} says while it writes is not what it says of the "
+            "written text, not even for one prompt without a cache: it cannot be a student"
+        )
+
+    def _training(self, probe: Probe) -> Training:
+        before = self._ways.training
+        if before is Training.FLAT and probe.can_run_flat():
+            return Training.FLAT
+        shorter = [] if before is Training.PADDED else [self._probe(length) for length in self._lengths]
+        if before is not Training.ALONE and all(one.can_run_padded() for one in (probe, *shorter)):
+            return Training.PADDED
+        return Training.ALONE
 
     def _probe(self, length: int) -> Probe:
         return Probe(self._model, head=self._head, pad_token_id=self._pad_token_id, length=max(length, SHORTEST))

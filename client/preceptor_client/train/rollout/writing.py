@@ -22,9 +22,9 @@ from preceptor_client.train.prefix import prefix_cache, shared_prefix_length
 class Together(StrEnum):
     """Which prompts are answered in one forward."""
 
-    SHARED = "all, what they share computed once"
-    PADDED = "all, padded"
-    ONE_LENGTH = "those of one length"
+    SHARED = "together, what they share computed once"
+    PADDED = "together, padded"
+    ONE_LENGTH = "together where they have one length"
     ALONE = "one at a time"
 
 
