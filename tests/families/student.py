@@ -132,7 +132,7 @@ def _check(student: Student, oracle: Oracle, prompts: Sequence[list[int]]) -> fl
         for text in texts
     ]
     logits_NV = student.head.logits(scored_hidden_states(student, sequences).detach())
-    parts = logits_NV.double().log_softmax(dim=1).split([len(text.response) for text in texts])
+    parts = torch.split(logits_NV.double().log_softmax(dim=1), [len(text.response) for text in texts])
     trained = max(
         text.off_by(np.abs(part.numpy() - text.logprobs_TV).max(axis=1))
         for text, part in zip(texts, parts, strict=True)

@@ -54,9 +54,9 @@ def test_a_student_is_exact_or_refused(
 
 def test_the_document_tells_of_every_family(told: str) -> None:
     rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| ") and line.count("|") == 5]
-    told = {row[0].removeprefix("| "): row[1] for row in rows[1:]}
-    assert told.keys() == FAMILIES.keys(), "make test-families writes it anew"
-    assert {name for name, writing in told.items() if writing == REFUSED} == REFUSED_STUDENTS
+    writings = {row[0].removeprefix("| "): row[1] for row in rows[1:]}
+    assert writings.keys() == FAMILIES.keys(), "make test-families writes it anew"
+    assert {name for name, writing in writings.items() if writing == REFUSED} == REFUSED_STUDENTS
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral", "mamba2", "rwkv", "falcon_h1"])
