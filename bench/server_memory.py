@@ -1,4 +1,4 @@
-"""Memory of an hf server over 500 requests of 500 lengths: python -m bench.server_memory (Linux; 5 minutes on two cores)
+"""Memory of an hf server over 500 requests of 500 lengths: python -m bench.server_memory (Linux; 5 minutes)
 
 A random model of 4 layers with 16 query heads over 2 key/value heads, prompts of 256 tokens, responses of 101 to 1,100,
 shuffled, one request at a time. Exit status 1 where the resident set, after the first 50 requests, ever exceeds what it
@@ -7,6 +7,7 @@ was then by more than 5 %.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -70,10 +71,10 @@ def start_server(folder: Path, address_file: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def resident_mib(address: str, pid: int) -> list[float]:
+def resident_mib(address: str, pid: int, *, num_requests: int) -> list[float]:
     """After each request."""
     rng = np.random.default_rng(0)
-    lengths = rng.choice(np.arange(SHORTEST, LONGEST + 1), NUM_REQUESTS, replace=False)
+    lengths = rng.choice(np.arange(SHORTEST, LONGEST + 1), num_requests, replace=False)
     server, sizes = psutil.Process(pid), []
     with BlockingTeacherClient(address, timeout_seconds=600) as teacher:
         for number, length in enumerate(lengths, start=1):
@@ -87,12 +88,17 @@ def resident_mib(address: str, pid: int) -> list[float]:
 
 def main() -> int:
     """Prints the resident set every 50 requests and the verdict, then the same as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench.server_memory", description="Memory of an hf server.")
+    parser.add_argument(
+        "--requests", type=int, default=NUM_REQUESTS, metavar="N", help=f"of unlike lengths, {NUM_WARM + 1} to 1,000"
+    )
+    num_requests = parser.parse_args().requests
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_teacher(folder)
         server = start_server(folder, folder / "address")
         try:
-            sizes = resident_mib((folder / "address").read_text(), server.pid)
+            sizes = resident_mib((folder / "address").read_text(), server.pid, num_requests=num_requests)
         finally:
             server.terminate()
             server.wait(START_SECONDS)

@@ -18,7 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from preceptor_client.train.config import RolloutConfig, StudentConfig
-from preceptor_client.train.data import Example, PromptStream, load_examples
+from preceptor_client.train.data import Example, PromptStream
+from preceptor_client.train.loading import load_examples
 from preceptor_client.train.rollout import Rollout
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.student import Student, load_student

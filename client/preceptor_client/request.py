@@ -22,7 +22,8 @@ from preceptor_client.types import Chat, Prompt, StudentIds, TeacherIds, Text
 TokenSequence = Sequence[int] | npt.NDArray[np.integer]
 """Token ids as callers hold them: a list, or an array of any integer dtype."""
 ScoreMask = Sequence[bool] | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer]
-"""One entry per response token: true or 1 = score it, false or 0 = context only."""
+"""One entry per response token: true or 1 = score it, false or 0 = context only. A group without any token to score
+asks whether the teacher can read its prompt, and costs no forward."""
 CandidateIdArray = npt.NDArray[np.integer]
 """Ids to score at every token of a response, [T, C]."""
 
@@ -240,10 +241,16 @@ def _score_masks(
         return tuple(np.ones(len(ids_T), np.bool_) for ids_T in responses_T)
     if len(masks) != len(responses_T):
         raise _refusal("responses", f"come {len(responses_T)} with {len(masks)} score masks: send one mask for each")
-    return tuple(
+    masks_T = tuple(
         _score_mask(mask, num_tokens=len(ids_T), field=f"responses[{index}].score_mask")
         for index, (mask, ids_T) in enumerate(zip(masks, responses_T, strict=True))
     )
+    is_wanted = [bool(mask_T.any()) for mask_T in masks_T]
+    if any(is_wanted) and not all(is_wanted):
+        raise _refusal(
+            f"responses[{is_wanted.index(False)}].score_mask", "excludes every token: at least one must be scored"
+        )
+    return masks_T
 
 
 def _score_mask(mask: ScoreMask | None, *, num_tokens: int, field: str) -> npt.NDArray[np.bool_]:
@@ -254,8 +261,6 @@ def _score_mask(mask: ScoreMask | None, *, num_tokens: int, field: str) -> npt.N
         raise _refusal(field, f"has shape {array.shape} for {num_tokens} tokens: send one entry per token")
     if not np.isin(array, (0, 1)).all():
         raise _refusal(field, "holds a value other than 0 and 1")
-    if not array.any():
-        raise _refusal(field, "excludes every token: at least one must be scored")
     return array.astype(np.bool_)
 
 

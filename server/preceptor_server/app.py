@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from preceptor.model_source import InvalidSourceError, check_source
 from preceptor.settings import dump_settings
 from preceptor.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 
 from preceptor_server.alignment.aligner import Aligner, build_aligner
+from preceptor_server.alignment.chat_template import DEFAULT
 from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
 from preceptor_server.config import EngineConfig, ServerConfig
@@ -62,13 +64,14 @@ async def serve(config: ServerConfig) -> None:
 async def _serve(
     config: ServerConfig, server: grpc.aio.Server, address: str, http: HttpSide | None, stop: asyncio.Event
 ) -> None:
-    tokenizer = _load_tokenizer(config.engine)
+    tokenizer = load_teacher_tokenizer(config.engine)
     engine = supervise(build_engine(config.engine, tokenizer))
     await asyncio.to_thread(engine.load)
     scheduler = Scheduler(engine, config.scheduler)
     aligner: Aligner | None = None
     try:
         check_vocabularies(engine, tokenizer)
+        _tell_templates(tokenizer)
         await settle_engine(engine, seconds=config.engine.self_test_seconds)
         aligner = await _checked_aligner(tokenizer, engine, with_turn_end(engine.info(), tokenizer), config)
         scheduler.start()
@@ -149,12 +152,33 @@ def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> En
 
 
 def check_vocabularies(engine: Engine, tokenizer: TeacherTokenizer | None) -> None:
-    """A tokenizer may know fewer tokens than the model has logits (padding), never more."""
-    if tokenizer is not None and tokenizer.vocabulary_size > engine.info().vocabulary_size:
+    """A tokenizer may know fewer tokens than the model has logits (padding), and special tokens beyond them (an
+    image's, in a text-only copy of a model), whose prompts are refused. What text may become, and what ends a response,
+    lies within. Raises StartupError."""
+    size = engine.info().vocabulary_size
+    for token_id in with_turn_end(engine.info(), tokenizer).end_token_ids:
+        if not 0 <= token_id < size:
+            raise StartupError(
+                f"engine: the end token {token_id} lies beyond the model's {size} logits: mend eos_token_id in its "
+                "generation_config.json and config.json, or use the tokenizer that the model was trained with"
+            )
+    if tokenizer is None:
+        return
+    if tokenizer.text_size > size:
         raise StartupError(
-            f"engine.tokenizer has {tokenizer.vocabulary_size} tokens and the model only "
-            f"{engine.info().vocabulary_size} logits: they do not belong together"
+            f"engine.tokenizer has {tokenizer.text_size} tokens and the model only {size} logits: they do not belong "
+            "together"
         )
+    beyond = [token.text for token in tokenizer.special_tokens if token.id >= size]
+    if beyond:
+        logger.warning("special tokens beyond the model's %d logits, refused in prompts: %s", size, ", ".join(beyond))
+
+
+def _tell_templates(tokenizer: TeacherTokenizer | None) -> None:
+    """Which of several chat templates is used."""
+    if tokenizer is not None and tokenizer.template_names:
+        used = "none" if tokenizer.chat_template is None else DEFAULT
+        logger.warning("chat templates %s; used=%s", ", ".join(tokenizer.template_names), used)
 
 
 def open_http(config: HttpConfig) -> HttpSide | None:
@@ -179,12 +203,38 @@ def add_services(
     return health_servicer
 
 
-def _load_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
-    name = config.tokenizer or (config.model if config.kind != "fake" else None)
-    if name is None:
+def load_teacher_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
+    """None where the fake engine has none. A model's folder that lacks something is told here, before it is loaded."""
+    if config.kind != "fake":
+        _check_model(config)
+    if config.tokenizer:
+        return load_tokenizer(
+            config.tokenizer, field="engine.tokenizer", gguf_file=None, trust_remote_code=config.trust_remote_code
+        )
+    if config.kind == "fake":
         return None
-    gguf_file = config.gguf_file if config.tokenizer is None else None
-    return load_tokenizer(name, gguf_file=gguf_file, trust_remote_code=config.trust_remote_code)
+    return load_tokenizer(
+        config.model, field="engine.model", gguf_file=config.gguf_file, trust_remote_code=config.trust_remote_code
+    )
+
+
+def _check_model(config: EngineConfig) -> None:
+    """Before anything is loaded. vLLM has formats of its own, so that only its folder is looked for."""
+    is_hf = config.kind == "hf"
+    if not is_hf and Path(config.model).is_file():
+        return
+    try:
+        check_source(
+            config.model,
+            field="engine.model",
+            gguf_file=config.gguf_file,
+            gguf_field="engine.gguf_file" if is_hf else "",
+            needs=("config", "weights") if is_hf else (),
+        )
+    except InvalidSourceError as error:
+        raise StartupError(str(error)) from error
+    except OSError as error:
+        raise StartupError(f"engine.model: {config.model} cannot be read: {error}") from error
 
 
 async def _checked_aligner(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from preceptor.settings import Section
-from pydantic import DirectoryPath, Field, model_validator
+from pydantic import DirectoryPath, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from preceptor_server.http.config import HttpConfig
+from preceptor_server.http.config import HttpConfig, in_existing_folder
 from preceptor_server.reachable import refuse_public
 
 
@@ -26,6 +27,11 @@ class ListenConfig(Section):
     """Write "host:port" into this file once the server answers."""
     drain_seconds: float = Field(30.0, ge=0)
     """After SIGTERM: how long requests in flight may take to finish, in seconds."""
+
+    @field_validator("address_file")
+    @classmethod
+    def _has_a_folder(cls, address_file: Path | None) -> Path | None:
+        return in_existing_folder(address_file)
 
     @model_validator(mode="after")
     def _check_host(self) -> Self:
@@ -98,10 +104,24 @@ class EngineConfig(Section):
     fake_candidates: bool = True
     """Whether the fake engine scores ids that the caller names; for tests of teachers that do not."""
 
+    @field_validator("model", "tokenizer")
+    @classmethod
+    def _expand_home(cls, name: str | None) -> str | None:
+        """As the shell does, for names in files; a hub id has no such character."""
+        return os.path.expanduser(name) if name else name
+
     @model_validator(mode="after")
     def _check_model(self) -> Self:
         if self.kind != "fake" and not self.model:
             raise ValueError("model is required: set engine.model to a hub id or a folder")
+        return self
+
+    @model_validator(mode="after")
+    def _check_fake(self) -> Self:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        changed = [name for name in defaults if name.startswith("fake_") and getattr(self, name) != defaults[name]]
+        if changed and self.kind != "fake":
+            raise ValueError(f"{changed[0]} is for kind=fake, not for {self.kind}: leave engine.{changed[0]} out")
         return self
 
     @model_validator(mode="after")
@@ -184,4 +204,11 @@ class ServerConfig(BaseSettings):
                 f"scheduler.max_queue_tokens={queue} is below limits.max_group_tokens={group}, so the largest group "
                 "could never be queued: raise one or lower the other"
             )
+        for name in ("max_batch_tokens", "batch_window_ms"):
+            default = SchedulerConfig.model_fields[name].default
+            if self.engine.kind == "vllm" and getattr(self.scheduler, name) != default:
+                raise ValueError(
+                    f"scheduler.{name} is not for engine.kind=vllm, which makes its own batches: leave it out, and set "
+                    "max_num_batched_tokens in engine.vllm.arguments where its batches shall be of another size"
+                )
         return self

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,16 @@ _BYTES_PER_POSITION = 4 + 4 + 4 + 1
 """Sampled logprob, tail mass, entropy, status."""
 _BYTES_PER_READING = 4 + 4
 """A teacher's token, and the index of a row."""
+
+
+async def decode_off_loop(request: pb.ScoreRequest, teacher: HostedTeacher) -> ScoreCall:
+    """The same as decode_score_request, in a thread where a tokenizer or a chat template has to run: neither is bounded
+    by a moment, and other calls are not to wait for them."""
+    is_cut = request.prompt.WhichOneof("kind") in ("text", "chat")
+    is_strangers = request.tokenizer_id not in ("", teacher.tokenizer_id)
+    if is_cut or is_strangers:
+        return await asyncio.to_thread(decode_score_request, request, teacher)
+    return decode_score_request(request, teacher)
 
 
 def decode_score_request(request: pb.ScoreRequest, teacher: HostedTeacher) -> ScoreCall:
@@ -76,6 +87,7 @@ def decode_score_request(request: pb.ScoreRequest, teacher: HostedTeacher) -> Sc
         student_vocabulary_size=num_ids,
         adapter=request.adapter,
     )
+    _check_masks(call)
     _check_lengths(call, teacher)
     _check_answer_size(call, teacher)
     return call
@@ -130,7 +142,9 @@ def _decode_prompt(
     kind = prompt.WhichOneof("kind")
     match kind:
         case "student_ids":
-            return _decode_student_prompt(prompt.student_ids, teacher, alignment)
+            sent_ids, ids = _decode_student_prompt(prompt.student_ids, teacher, alignment)
+            _check_in_model(ids, "prompt.student_ids", teacher)
+            return sent_ids, ids
         case "teacher_ids":
             ids = decode_ids(prompt.teacher_ids, "prompt.teacher_ids", num_ids=teacher.info.vocabulary_size)
         case "text":
@@ -147,7 +161,21 @@ def _decode_prompt(
             ids = _tokenizer_of(teacher, "prompt.chat").render(messages, field="prompt.chat.messages")
         case _:
             raise InvalidRequestError("prompt", "is missing: set one of student_ids, teacher_ids, text, chat")
+    _check_in_model(ids, "prompt.text.text" if kind == "text" else "prompt.chat.messages", teacher)
     return ids, ids
+
+
+def _check_in_model(ids: TokenArray, field: str, teacher: HostedTeacher) -> None:
+    """A tokenizer may know special tokens that its model has no row for, such as an image's."""
+    size = teacher.info.vocabulary_size
+    if (ids >= size).any():
+        token_id = int(ids[np.argmax(ids >= size)])
+        text = teacher.tokenizer.texts_of([token_id])[0] if teacher.tokenizer else ""
+        raise InvalidRequestError(
+            field,
+            f"holds {text!r}, whose id {token_id} lies beyond the {size} tokens of the teacher's model: leave it out",
+            reason="TOKEN_OUT_OF_RANGE",
+        )
 
 
 def _decode_student_prompt(
@@ -178,12 +206,20 @@ def _decode_response(
         mask_T = decode_score_mask(response.score_mask, num_tokens=len(ids_T), field=f"{field}.score_mask")
     except WireError as error:
         raise as_invalid(error) from error
-    if not mask_T.any():
-        raise InvalidRequestError(f"{field}.score_mask", "excludes every token: leave the response out")
     candidate_ids_TC = decode_candidates(
         response, field, num_tokens=len(ids_T), num_ids=num_ids, segmentation=segmentation, teacher=teacher
     )
     return ResponseToScore(ids_T=ids_T, score_mask_T=mask_T, candidate_ids_TC=candidate_ids_TC)
+
+
+def _check_masks(call: ScoreCall) -> None:
+    """A group of which nothing is to be scored asks whether its prompt can be read; in any other, each response has a
+    token to score."""
+    is_wanted = [bool(response.score_mask_T.any()) for response in call.responses]
+    if any(is_wanted) and not all(is_wanted):
+        raise InvalidRequestError(
+            f"responses[{is_wanted.index(False)}].score_mask", "excludes every token: leave the response out"
+        )
 
 
 def _check_lengths(call: ScoreCall, teacher: HostedTeacher) -> None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-from preceptor.wire import SegmentationPolicy
+from preceptor.wire import PositionStatus, SegmentationPolicy, StatusArray
 
 from preceptor_server.alignment.candidates import merged_teacher_ids, teacher_candidates
 from preceptor_server.alignment.projection import num_teacher_tokens, project
@@ -32,6 +32,10 @@ async def score_call(
     call: ScoreCall, teacher: HostedTeacher, *, caller: str, timeout_seconds: float | None, weight: float = 1.0
 ) -> ScoredCall:
     """Raises what the scheduler raises, and InvalidRequestError where the teacher's reading exceeds a limit."""
+    if not any(response.score_mask_T.any() for response in call.responses):
+        # That its prompt can be read is all that was asked, and decoding has shown it.
+        excluded = tuple(_excluded(response, call.top_k) for response in call.responses)
+        return ScoredCall(responses=excluded, revision=teacher.info.revision_of(call.adapter))
     if call.alignment is None:
         group = _group(call, call.responses, top_k=call.top_k)
         scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds, weight=weight)
@@ -134,19 +138,29 @@ def _projected(
 
 def _unscored(reading: Reading, response: ResponseToScore, top_k: int) -> ScoredResponse:
     """No position of the response can be scored."""
-    nothing, no_rows, named_TC = np.zeros(0, np.float32), np.zeros((0, top_k)), response.candidate_ids_TC
     return ScoredResponse(
         teacher_ids_M=reading.teacher_ids_M,
         teacher_rows_N=np.zeros(0, np.int64),
-        columns=ResponseColumns(
-            status_T=reading.status_T,
-            support_ids_NK=no_rows.astype(np.int64),
-            support_logprobs_NK=no_rows.astype(np.float32),
-            sampled_logprobs_N=nothing,
-            log_tail_mass_N=nothing,
-            entropies_N=nothing,
-            candidate_logprobs_NC=None if named_TC is None else np.zeros((0, named_TC.shape[1]), np.float32),
-        ),
+        columns=_no_rows(response, top_k, status_T=reading.status_T),
+    )
+
+
+def _excluded(response: ResponseToScore, top_k: int) -> ScoredResponse:
+    """No position of the response is to be scored."""
+    status_T = np.full(len(response.ids_T), PositionStatus.EXCLUDED, np.uint8)
+    return ScoredResponse(columns=_no_rows(response, top_k, status_T=status_T))
+
+
+def _no_rows(response: ResponseToScore, top_k: int, *, status_T: StatusArray) -> ResponseColumns:
+    nothing, no_rows, named_TC = np.zeros(0, np.float32), np.zeros((0, top_k)), response.candidate_ids_TC
+    return ResponseColumns(
+        status_T=status_T,
+        support_ids_NK=no_rows.astype(np.int64),
+        support_logprobs_NK=no_rows.astype(np.float32),
+        sampled_logprobs_N=nothing,
+        log_tail_mass_N=nothing,
+        entropies_N=nothing,
+        candidate_logprobs_NC=None if named_TC is None else np.zeros((0, named_TC.shape[1]), np.float32),
     )
 
 

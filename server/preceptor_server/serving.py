@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from preceptor.v1 import teacher_pb2 as pb
 
-from preceptor_server.decoding import decode_score_request
+from preceptor_server.decoding import decode_off_loop
 from preceptor_server.encoding import encode_score_response
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scoring import score_call
@@ -112,7 +112,7 @@ class ScoreService:
     async def _answer(
         self, request: pb.ScoreRequest, *, caller: Caller, timeout_seconds: float | None, started: float
     ) -> pb.ScoreResponse:
-        call = decode_score_request(request, self.teacher)
+        call = await decode_off_loop(request, self.teacher)
         decode_ms = (time.monotonic() - started) * 1000
         scored = await score_call(
             call, self.teacher, caller=caller.name, timeout_seconds=timeout_seconds, weight=caller.weight

@@ -60,7 +60,7 @@ def _table(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
 
 def _row(family: Family, outcome: Outcome) -> str:
     largest = f"{outcome.largest_nats:.0e}" if outcome.kind.startswith("exact") else ""
-    features = "; ".join(family.features)
+    features = "; ".join(outcome.features or family.features)
     return f"| {family.name} | {family.model_class} | {outcome.kind} | {largest} | {features} |"
 
 

@@ -18,7 +18,7 @@ EXPECTED: dict[str, Kind] = {
     "mistral": "exact packed",
     "gemma2": "exact packed",
     "gemma3": "exact packed",
-    "gemma4": "exact sequential",
+    "gemma4": "exact packed",
     "gpt_oss": "exact packed",
     "llama4": "exact sequential",
     "cohere2": "exact packed",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -59,11 +61,31 @@ def features_of(config: PreTrainedConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+_BUILT: dict[str, str] = {
+    "sink": "attention sinks",
+    ".experts.": "experts",
+    "A_log": "recurrent states",
+    "time_decay": "recurrent states",
+    "conv": "convolution over time",
+    ".wpe.": "learned positions",
+    "position_embeddings.": "learned positions",
+    "embed_positions.": "learned positions",
+}
+"""Parts of the names of weights, and what they are of."""
+
+
+def features_of_weights(names: Iterable[str]) -> tuple[str, ...]:
+    """What the names of a model's weights tell and its config does not."""
+    of_text = [name for name in names if not re.search(r"vision|audio|image|visual|vq|encoder_attn|patcher", name)]
+    found = [words for part, words in _BUILT.items() if any(part in name for name in of_text)]
+    return tuple(dict.fromkeys(found))
+
+
 def thresholds_of(config: PreTrainedConfig) -> tuple[int, ...]:
     """Each once, in order."""
     text = config.get_text_config(decoder=True)
     lengths = [number_of(text, name) for name in (*LENGTHS, *SCANS)]
-    lengths += [rope.get("original_max_position_embeddings") for rope in _ropes(text) if rope["rope_type"] != "default"]
+    lengths += [_rope_threshold(text, rope) for rope in _ropes(text)]
     lengths += [(getattr(text, "compress_rates", None) or {}).get("heavily_compressed_attention")]
     return tuple(sorted({int(length) for length in lengths if length is not None and 1 < length < MAX_MODEL_LEN}))
 
@@ -74,6 +96,13 @@ def number_of(config: PreTrainedConfig, name: str) -> float | None:
         return None  # computed from other fields
     value = getattr(config, name, None)
     return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+
+def _rope_threshold(config: PreTrainedConfig, rope: dict[str, Any]) -> int | None:
+    """`dynamic` goes by the model's own context."""
+    if rope["rope_type"] == "dynamic":
+        return int(config.max_position_embeddings)
+    return rope.get("original_max_position_embeddings")
 
 
 def _ropes(config: PreTrainedConfig) -> list[dict[str, Any]]:  # Any: numbers and names

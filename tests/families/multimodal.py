@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.families.overrides import OVERRIDES
+from tests.families.ropes import SCALED_QUERIES, THETA
 from tests.families.small import Fields
 
 MULTIMODAL: dict[str, Fields] = {
@@ -23,7 +24,7 @@ MULTIMODAL: dict[str, Fields] = {
 }
 """By model_type of the causal-LM mapping, over what `small` chooses."""
 
-_MROPE: Fields = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 2, 2]}}
+_MROPE: Fields = {"rope_parameters": {"rope_type": "default", "rope_theta": THETA, "mrope_section": [2, 2, 2]}}
 
 WITH_VISION: dict[str, Fields] = {
     "aya_vision": {"text_config": {"logit_scale": 1.0}},
@@ -32,7 +33,7 @@ WITH_VISION: dict[str, Fields] = {
     "lfm2_vl": {},
     "llava": {},
     "mistral3": {},
-    "mistral4": {"num_key_value_heads": 4},
+    "mistral4": {"num_key_value_heads": 4, "rope_parameters": SCALED_QUERIES},
     "paligemma": {},
     "qwen2_5_vl": {"text_config": _MROPE},
     "qwen2_vl": {"text_config": _MROPE},

@@ -13,6 +13,7 @@ from preceptor_client import GroupScores, TeacherClient, TeacherIds
 from preceptor_server.errors import StartupError
 
 from tests.families.cases import Group, groups_for
+from tests.families.features import features_of_weights
 from tests.families.oracle import Oracle, largest_difference
 from tests.families.teacher import running_teacher
 from tests.families.zoo import Family, build, load
@@ -30,6 +31,8 @@ class Outcome:
     kind: Kind
     largest_nats: float = 0.0
     """The largest difference of any column at any position."""
+    features: tuple[str, ...] = ()
+    """What is on, in words."""
     message: str = ""
     """Why it was refused."""
 
@@ -50,13 +53,18 @@ async def outcome_of(family: Family, folder: Path) -> Outcome:
             together = await asyncio.gather(*(_score(client, group) for group in groups))
     except StartupError as error:
         return _refused(str(error).replace(str(folder), family.name))
-    oracle = Oracle(load(family, folder))
+    model = load(family, folder)
+    oracle, features = Oracle(model), features_of_weights(name for name, _ in model.named_parameters())
     worst = max(
         _check(oracle, group, answer, what=what)
         for what, answers in ((f"{teacher.packing}, alone", alone), (f"{teacher.packing}, in a batch", together))
         for group, answer in zip(groups, answers, strict=True)
     )
-    return Outcome(kind="exact packed" if teacher.packing == "packed" else "exact sequential", largest_nats=worst)
+    return Outcome(
+        kind="exact packed" if teacher.packing == "packed" else "exact sequential",
+        largest_nats=worst,
+        features=(*family.features, *features),
+    )
 
 
 def _refused(message: str) -> Outcome:

@@ -3,6 +3,7 @@ default."""
 
 from __future__ import annotations
 
+from tests.families.ropes import ROPES, SCALED_QUERIES, THETA
 from tests.families.small import NUM_LAYERS, WINDOW, Fields
 
 _LATENT: Fields = {"num_key_value_heads": 4}
@@ -12,6 +13,7 @@ _DECODER: Fields = {"is_decoder": True}
 """An encoder's config, read as a decoder: causal, as its causal class wants it."""
 
 OVERRIDES: dict[str, Fields] = {
+    "apertus": {"rope_parameters": ROPES["llama3"]},
     "axk1": _LATENT,
     "axk2": {**_MANY_INDEX_HEADS, "gated_norm_rank": 8, "n_group": 1},
     "bailing_hybrid": {**_LATENT, "layer_group_size": 2},
@@ -32,12 +34,13 @@ OVERRIDES: dict[str, Fields] = {
         "layer_types": ["full_attention", "sliding_attention"] * (NUM_LAYERS // 2),
         "rope_parameters": {
             "full_attention": None,
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 2, 2]},
+            "sliding_attention": {"rope_type": "default", "rope_theta": THETA, "mrope_section": [2, 2, 2]},
         },
     },
+    "cwm": {"rope_parameters": ROPES["llama3"]},
     "data2vec-text": _DECODER,
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "clip_qkv": 2.0, "rope_theta": 10_000.0},
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 2.0, "rope_theta": THETA},
         "ffn_config": {"hidden_size": 48, "ffn_hidden_size": 32, "moe_top_k": 2},
     },
     "deepseek_v2": {**_LATENT, "topk_method": "group_limited_greedy", "n_routed_experts": 8},
@@ -79,6 +82,7 @@ OVERRIDES: dict[str, Fields] = {
     "gemma4_unified_text": {"global_head_dim": 24},
     "glm4_moe_lite": _LATENT,
     "glm_moe_dsa": {**_MANY_INDEX_HEADS, "indexer_types": ["full", "shared", "full", "shared"]},
+    "gpt_oss": {"rope_parameters": ROPES["yarn"]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * (NUM_LAYERS // 2)},
     "gpt_neo": {"attention_types": [[["global", "local"], NUM_LAYERS // 2]]},
     "hrm_text": {"num_layers_per_stack": 2, "H_cycles": 2, "L_cycles": 2, "L_bp_cycles": [1], "embedding_scale": 3.0},
@@ -91,6 +95,7 @@ OVERRIDES: dict[str, Fields] = {
     "mamba2": {"num_heads": 4, "head_dim": 24, "n_groups": 2},
     "megatron-bert": _DECODER,
     "minicpm3": {**_LATENT, "scale_depth": 1.4, "dim_model_base": 24},
+    "ministral3": {"rope_parameters": SCALED_QUERIES},
     "moshi": {"sliding_window": 4096},
     "mpt": {"logit_scale": None, "attn_config": {"attn_pdrop": 0, "alibi": True, "clip_qkv": 2.0}},
     "nemotron_h": {"n_groups": 2, "sliding_window": None},

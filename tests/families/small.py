@@ -5,6 +5,7 @@ Knows nothing of single families; `overrides.py` does.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -110,7 +111,7 @@ def small(
 ) -> PreTrainedConfig:
     """A small config of that class, whose weights deviate by `spread`. `overrides` beat the standard sizes; a mapping
     for a part (`text_config`) is the overrides of that part."""
-    overrides = dict(overrides or {})
+    overrides = copy.deepcopy(dict(overrides or {}))  # config classes write into the mappings that they are given
     names = _field_names(config_class)
     fields: Fields = {name: value for name, value in _SIZES.items() if name in names}
     fields |= {name: spread for name in _SPREAD_NAMES if name in names}

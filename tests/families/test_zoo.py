@@ -16,6 +16,8 @@ from tests.families.zoo import FAMILIES, Family, build, load, mapped, random_mod
 
 NUM_TOKENS = 60
 NUM_EARLY = 40
+NUM_SHORT = 20
+"""Below every threshold of a rope."""
 NOISE_NATS = 5e-5
 """Two orders of summation, in fp32."""
 EFFECT_NATS = 1e-3
@@ -61,6 +63,14 @@ def test_what_comes_later_changes_nothing_before_it(family: Family) -> None:
     early, again = (logprobs(random_model(family), those)[:, :NUM_EARLY] for those in (ids, changed))
     assert torch.isfinite(early).all()
     assert (early - again).abs().max() < NOISE_NATS
+
+
+@pytest.mark.parametrize("family", each_family())
+def test_only_ropes_that_go_by_the_length_answer_otherwise_for_a_beginning_alone(family: Family) -> None:
+    whole, ids = logprobs(random_model(family), tokens()), tokens()[:, :NUM_SHORT]
+    difference = (whole[:, :NUM_SHORT] - logprobs(random_model(family), ids)).abs().max()
+    is_by_length = family.name in {"llama-dynamic", "llama-longrope", "phi3-longrope"}
+    assert difference > EFFECT_NATS if is_by_length else difference < NOISE_NATS
 
 
 @pytest.mark.parametrize("family", each_family())

@@ -24,7 +24,7 @@ from tests.families.multimodal import MULTIMODAL, WITH_VISION
 from tests.families.overrides import OVERRIDES
 from tests.families.small import SPREAD, Fields, small
 from tests.families.spread import spread_weights
-from tests.families.variants import EAGER_IS_WRONG, SPREADS, VARIANTS
+from tests.families.variants import EAGER_IS_WRONG, SEEDS, SPREADS, VARIANTS
 from tests.tiny import tiny_tokenizer
 
 __all__ = ["FAMILIES", "LISTED", "Family", "build", "load", "mapped", "random_model"]
@@ -42,6 +42,8 @@ class Family:
     """Fields of its config beside the standard sizes."""
     spread: float = SPREAD
     """Deviation of its weights; less where depth in time multiplies rounding errors."""
+    first_seed: int = 0
+    """Of its weights."""
     attention: str = "eager"
     """transformers' implementation that is right, where its implementations differ."""
 
@@ -67,7 +69,7 @@ class Family:
 def random_model(family: Family, *, seed: int = 0, changes: Mapping[str, object] | None = None) -> PreTrainedModel:
     """Its model with random weights, in float32, by transformers' plainest attention."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(family.first_seed + seed)
         model_class = getattr(transformers, family.model_class)
         config = family.config(changes)
         model: PreTrainedModel = model_class._from_config(
@@ -126,6 +128,7 @@ def _variant(name: str) -> Family:
         model_class=MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type],
         overrides=overrides,
         spread=SPREADS.get(model_type, SPREAD),
+        first_seed=SEEDS.get(name, 0),
         attention="sdpa" if name in EAGER_IS_WRONG else "eager",
     )
 

@@ -85,6 +85,8 @@ def short_mask(request: pb.ScoreRequest) -> None:
 
 
 def empty_mask(request: pb.ScoreRequest) -> None:
+    """Beside a response of which something is to be scored."""
+    request.responses.add(ids=request.responses[0].ids)
     request.responses[0].score_mask = b"\x00\x00"
 
 

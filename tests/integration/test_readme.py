@@ -14,7 +14,7 @@ import pytest
 from preceptor.settings import load_settings
 from preceptor_client.cli import COMMANDS
 from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import load_examples
+from preceptor_client.train.loading import load_examples
 from preceptor_server.config import ServerConfig
 
 from deploy.local.data import write_examples

@@ -101,13 +101,13 @@ async def test_a_cancelled_group_never_costs_a_forward(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--engine.model", "./no-such-folder"], 1, "folder ./no-such-folder does not exist"),
-        ([], 2, "engine: Field required"),
+        (["--engine.model", "./no-such-folder"], 1, "engine.model: no folder './no-such-folder'"),
+        ([], 2, "set engine.model to a hub id or a folder"),
         (["--engine.kind", "hf"], 2, "set engine.model to a hub id or a folder"),
         (["--engine.kind", "fake", "--scheduler.max-batch-tokens", "many"], 2, "scheduler.max_batch_tokens"),
         (["--engine.kind", "fake", "--listen.host", "0.0.0.0"], 2, "allow_insecure"),
         (["@", "missing.toml"], 2, "missing.toml does not exist"),
-        (["--engine.kind", "fake", "--engine.tokenizer", "./nowhere"], 1, "./nowhere does not exist"),
+        (["--engine.kind", "fake", "--engine.tokenizer", "./nowhere"], 1, "engine.tokenizer: no folder './nowhere'"),
     ],
 )
 def test_what_cannot_work_is_told_in_words_and_without_a_traceback(

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.interruptible import heed_interrupts
+
 RUN_SECONDS = 240
 
 WORDS = ["red", "green", "blue", "black", "white", "brown", "pink", "grey", "gold", "cyan", "teal", "lime"]
@@ -105,6 +107,7 @@ def start_training(files: RunFiles, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        preexec_fn=heed_interrupts,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
@@ -40,6 +40,8 @@ class DoctorSettings(ConnectionSettings):
     prompts: str = ""
     """JSONL file of prompts, as data.train takes it: rolls out one batch of --student, and says which failures of
     distillation to expect."""
+    extra_fields: Literal["refuse", "ignore"] = "refuse"
+    """Whether that file may have other keys, such as an id; as data.extra_fields."""
     num_prompts: int = Field(16, ge=1, le=1024)
     """Prompts of that batch, one response to each; drawn as the trainer draws its first step."""
     max_new_tokens: int = Field(64, ge=1)

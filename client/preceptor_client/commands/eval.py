@@ -18,16 +18,27 @@ def run(arguments: list[str]) -> int:
     # After the settings: a wrong one is reported without the seconds that these imports take.
     from transformers.utils import logging as transformers_logging
 
+    from preceptor_client.train.bad_examples import BadExamples
     from preceptor_client.train.evaluate import evaluate
-    from preceptor_client.train.run import load_heldout_examples
+    from preceptor_client.train.loading import load_heldout_examples
     from preceptor_client.train.student import load_student
 
     console = Console()
     transformers_logging.disable_progress_bar()
-    examples = load_heldout_examples(config.data)
+    bad = BadExamples(policy=config.data.on_bad_example, limit=config.data.max_bad_examples)
+    examples = load_heldout_examples(config.data, bad=bad)
     model = _model_to_measure(config)
+    field = "model" if config.model else "student.model" if model is config.student else "checkpoint"
     console.print(f"model: {model.model}", markup=False, highlight=False, soft_wrap=True)
-    result = evaluate(load_student(model), examples, config=config.evaluation, prompts=config.prompts)
+    result = evaluate(
+        load_student(model, field=field),
+        examples,
+        config=config.evaluation,
+        prompts=config.prompts,
+        on_bad=lambda error: bad.leave_out(error, of="heldout"),
+    )
+    for warning in bad.warnings():
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if config.show:
         table = Table("prompt", "expected", "answer", "right")
         for answer in result.answers[: config.show]:

@@ -82,7 +82,7 @@ def run_config(settings: DoctorSettings) -> RunConfig:
                 "logprob_dtype": "f32",
                 "patience_seconds": settings.timeout_seconds,
             },
-            "data": {"train": settings.prompts},
+            "data": {"train": settings.prompts, "extra_fields": settings.extra_fields},
             "rollout": {
                 "prompts_per_step": settings.num_prompts,
                 "max_new_tokens": settings.max_new_tokens,

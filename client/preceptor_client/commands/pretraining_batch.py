@@ -10,12 +10,13 @@ from preceptor_client.commands.pretraining import Pretraining
 from preceptor_client.teacher import BlockingTeacherClient
 from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example, PromptStream, load_examples
+from preceptor_client.train.data import Example, PromptStream
 from preceptor_client.train.handshake import check_teacher
 from preceptor_client.train.instruments.breakdown import breakdown_rows
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.instruments.verdicts import verdicts
+from preceptor_client.train.loading import load_train_examples
 from preceptor_client.train.measure import student_columns
 from preceptor_client.train.objective_fit import can_name_tokens
 from preceptor_client.train.record import view_teacher
@@ -32,19 +33,25 @@ _BEFORE_TRAINING = 0
 def measure_batch(config: RunConfig, *, num_prompts: int) -> Pretraining:
     """Loads the student and asks the server. Raises PreceptorError, whose message names what to change."""
     transformers_logging.disable_progress_bar()
-    examples = load_examples(config.data.train)
+    examples = load_train_examples(config.data)
     stream = PromptStream(examples, prompts_per_step=min(num_prompts, len(examples)), seed=config.run.seed)
     student = load_student(config.student)
     with BlockingTeacherClient(config.teacher.address, timeout_seconds=config.teacher.patience_seconds) as client:
-        scored, agreement = roll_out(student, client, config=config, examples=stream.step(1))
+        scored, agreement = roll_out(student, client, config=config, examples=stream.step(1), checked=examples)
     return judge(student, scored, config=config, agreement=agreement)
 
 
 def roll_out(
-    student: Student, scorer: Scorer, *, config: RunConfig, examples: Sequence[Example]
+    student: Student,
+    scorer: Scorer,
+    *,
+    config: RunConfig,
+    examples: Sequence[Example],
+    checked: Sequence[Example] = (),
 ) -> tuple[list[ScoredRollout], Agreement]:
-    """What the student writes and what the teacher thinks of it, asked for as a run would; and on what terms."""
-    agreement = check_teacher(scorer, config=config, student=student, examples=examples)
+    """What the student writes and what the teacher thinks of it, asked for as a run would; and on what terms. `checked`
+    are all that a run would check before its first step; empty = the same."""
+    agreement = check_teacher(scorer, config=config, student=student, examples=checked or examples)
     rollouts = HfRollouts.of_run(student, config=config)
     scoring = Scoring.of_run(scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size)
     try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from preceptor.model_source import check_source, load_error
 from preceptor.turns import joined_ids, turn_end_id
 
 from preceptor_client.train.vocabulary import chosen_template, fit_vocabulary
@@ -37,8 +40,13 @@ def load_student(
     not fit the model, ImportError without transformers."""
     from transformers import AutoTokenizer  # heavy, and only the extra `train` has it
 
+    student = os.path.expanduser(student)
     options = {"gguf_file": gguf_file} if gguf_file else {}
-    tokenizer = AutoTokenizer.from_pretrained(student, **options)
+    check_source(student, field="--student", gguf_field="--student-gguf-file", needs=("tokenizer",), **options)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(student, **options)
+    except (OSError, ValueError, struct.error) as error:  # the last is of a GGUF file that is cut short
+        raise load_error(student, error, field="--student") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ValueError(f"the tokenizer of {student} has no tokenizer.json: only fast tokenizers can be compared")

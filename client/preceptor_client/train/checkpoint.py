@@ -31,8 +31,10 @@ def save_checkpoint(
     folder = directory / CHECKPOINTS_FOLDER / f"step-{step:06d}"
     if folder.is_dir():
         return folder  # a run that was resumed here and has not moved since
+    # What an interrupted run left half written; the run's directory is this process's alone.
+    for unfinished in folder.parent.glob(f"{_TEMPORARY_PREFIX}*"):
+        shutil.rmtree(unfinished)
     temporary = folder.with_name(f"{_TEMPORARY_PREFIX}{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     student.save(temporary)
     torch.save(optimizer.state_dict(), temporary / _OPTIMIZER_FILE)

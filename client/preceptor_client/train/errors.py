@@ -2,11 +2,12 @@
 
 PreceptorError
 └── TrainError
-    ├── InvalidDataError (also ValueError)    a data file cannot be read; file and line are named
+    ├── InvalidDataError (also ValueError)    a data file, or one example, cannot be used; file and line are named
     ├── InvalidStudentError (also ValueError) the student cannot be loaded, or not be trained
     ├── UnsuitableTeacherError                the server hosts no teacher that fits this student and these settings
     ├── RunDirectoryError                     the run directory holds something else
-    └── TrainingStoppedError                  a run cannot go on: no teacher, NaN losses, too many failed positions
+    ├── TrainingStoppedError                  a run cannot go on: no teacher, NaN losses, too many failed positions
+    └── StopRequestedError                    a run was asked to stop, as by Ctrl-C; what is saved is named
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ class TrainError(PreceptorError):
 
 
 class InvalidDataError(TrainError, ValueError):
-    """A data file cannot be read; the message names the file and the line."""
+    """A data file, or one example of it, cannot be used; the message names the file and the line."""
+
+    def __init__(self, why: str, *, where: str = "") -> None:
+        """`where` is the example at fault, such as "train.jsonl:17"; empty where it is the source as a whole."""
+        super().__init__(f"{where}: {why}" if where else why)
+        self.why = why
+        self.where = where
 
 
 class InvalidStudentError(TrainError, ValueError):
@@ -40,3 +47,7 @@ class RunDirectoryError(TrainError):
 
 class TrainingStoppedError(TrainError):
     """The run cannot go on; the message says where it was saved and how to continue."""
+
+
+class StopRequestedError(TrainError):
+    """The run was asked to stop and did; the message says what is saved and how to continue."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from preceptor_client.train.config import EvaluationConfig
-from preceptor_client.train.data import Example, ExamplePrompt, prompt_text
+from preceptor_client.train.data import Example, prompt_text
+from preceptor_client.train.encoding import encode_prompt
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.rollout.generation import generate
 from preceptor_client.train.student import Student
@@ -21,6 +22,7 @@ class Answer:
 
     prompt: str
     expected: str
+    """Several that are as right stand with "or" between."""
     answer: str
     is_correct: bool
 
@@ -43,11 +45,28 @@ class Evaluation:
 
 
 def evaluate(
-    student: Student, examples: Sequence[Example], *, config: EvaluationConfig, prompts: PromptsOf = "student"
+    student: Student,
+    examples: Sequence[Example],
+    *,
+    config: EvaluationConfig,
+    prompts: PromptsOf = "student",
+    on_bad: Callable[[InvalidDataError], None] | None = None,
 ) -> Evaluation:
-    """Answers every example greedily, from the student's prompts or from the teacher's."""
-    expected = [_expected_answer(example) for example in examples]
-    encoded = [student.encode_prompt(_prompt_of(example, prompts=prompts)) for example in examples]
+    """Answers every example greedily, from the student's prompts or from the teacher's. An example whose prompt cannot
+    be encoded is given to `on_bad` and left out; without it, InvalidDataError is raised."""
+    expected = [_expected_answers(example) for example in examples]
+    encoded: list[list[int]] = []
+    left: list[tuple[Example, tuple[str, ...]]] = []
+    for example, wanted in zip(examples, expected, strict=True):
+        try:
+            encoded.append(_encoded(student, example, prompts=prompts))
+            left.append((example, wanted))
+        except InvalidDataError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+    if not left:
+        raise InvalidDataError("data.heldout: no example is left to answer")
     responses: list[list[int]] = []
     for start in range(0, len(encoded), config.batch_size):
         batch = encoded[start : start + config.batch_size]
@@ -57,11 +76,11 @@ def evaluate(
         answers=tuple(
             Answer(
                 prompt=prompt_text(example.prompt),
-                expected=wanted,
+                expected=" or ".join(wanted),
                 answer=text,
-                is_correct=is_match(text, expected=wanted, match=config.match),
+                is_correct=any(is_match(text, expected=one, match=config.match) for one in wanted),
             )
-            for example, wanted, text in zip(examples, expected, texts, strict=True)
+            for (example, wanted), text in zip(left, texts, strict=True)
         ),
         mean_answer_length=sum(map(len, responses)) / len(responses),
     )
@@ -75,18 +94,18 @@ def is_match(answer: str, *, expected: str, match: Literal["starts_with", "conta
     return expected in answer if match == "contains" else answer == expected
 
 
-def _expected_answer(example: Example) -> str:
-    if example.answer is None:
+def _expected_answers(example: Example) -> tuple[str, ...]:
+    if not example.answers:
         raise InvalidDataError(
-            f"data.heldout: example {example.index} has no answer to compare with: add one to each example, or to "
-            "none and measure evaluation.loss"
+            f"data.heldout: {example.name} has no answer to compare with: add one to each example, or to none and "
+            "measure evaluation.loss"
         )
-    return example.answer
+    return example.answers
 
 
-def _prompt_of(example: Example, *, prompts: PromptsOf) -> ExamplePrompt:
+def _encoded(student: Student, example: Example, *, prompts: PromptsOf) -> list[int]:
     if prompts == "student":
-        return example.prompt
+        return encode_prompt(student, example.prompt, where=example.name)
     if example.teacher_prompt is None:
-        raise InvalidDataError(f"data.heldout: example {example.index} has no teacher_prompt to measure")
-    return example.teacher_prompt
+        raise InvalidDataError(f"data.heldout: {example.name} has no teacher_prompt to measure")
+    return encode_prompt(student, example.teacher_prompt, where=example.name, field="teacher_prompt")

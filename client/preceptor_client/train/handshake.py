@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.alignment import align
+from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.objective_fit import check_objective, objective_warnings
-from preceptor_client.train.prompts import check_prompts
 from preceptor_client.train.scoring import Scorer
+from preceptor_client.train.start_check import check_examples, checked_sample
 from preceptor_client.train.student import Student
 from preceptor_client.train.student_check import check_student
 from preceptor_client.types import Limits, ServerInfo, TeacherInfo
 
 _log = logging.getLogger(__name__)
+
+
+def _tell_nobody(text: str) -> None:
+    del text
 
 
 def check_teacher(
@@ -28,21 +33,28 @@ def check_teacher(
     student: Student,
     examples: Sequence[Example],
     heldout: Sequence[Example] = (),
+    bad: BadExamples | None = None,
+    notice: Callable[[str], None] = _tell_nobody,
 ) -> Agreement:
     """The teacher to ask and what was agreed with it; its server knows the student's tokenizer then. Raises
-    UnsuitableTeacherError or InvalidDataError, which name what to change."""
+    UnsuitableTeacherError or InvalidDataError, which name what to change; `bad` may take what is an example's own
+    fault, and `notice` hears what takes a while."""
+    bad = BadExamples() if bad is None else bad
     info = scorer.info()
     teacher = _find(info, name=config.teacher.name)
     _check_settings(teacher, info.limits, config=config)
     agreement = align(scorer, teacher=teacher, config=config.teacher, student=student)
     check_objective(agreement, info.limits, config=config, student=student)
-    warnings = check_prompts(
-        agreement,
+    warnings = check_examples(
+        scorer,
+        agreement=agreement,
         limits=info.limits,
         config=config,
         student=student,
         examples=examples,
-        heldout=heldout if config.evaluation.loss else (),
+        heldout=heldout,
+        bad=bad,
+        notice=notice,
     )
     agreement = replace(
         agreement,
@@ -51,7 +63,7 @@ def check_teacher(
             *agreement.warnings,
             *objective_warnings(config),
             *warnings,
-            *check_student(student, config=config, examples=examples, heldout=heldout),
+            *_check_lengths(student, config=config, examples=examples, heldout=heldout, bad=bad),
         ),
     )
     _log.info(
@@ -61,6 +73,15 @@ def check_teacher(
     for warning in agreement.warnings:
         _log.warning("%s", warning)
     return agreement
+
+
+def _check_lengths(
+    student: Student, *, config: RunConfig, examples: Sequence[Example], heldout: Sequence[Example], bad: BadExamples
+) -> tuple[str, ...]:
+    """Of the examples that are left; of very many, of those that were checked."""
+    train = checked_sample(bad.left(examples, of="train"), seed=config.run.seed)
+    measured = checked_sample(bad.left(heldout, of="heldout"), seed=config.run.seed)
+    return check_student(student, config=config, examples=train, heldout=measured)
 
 
 def _find(info: ServerInfo, *, name: str) -> TeacherInfo:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from preceptor_client.train.agreement import Agreement
+from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.batches import micro_batches
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
@@ -24,6 +25,7 @@ from preceptor_client.train.metrics import MetricRow
 from preceptor_client.train.record import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student import Student
 from preceptor_client.train.weights import position_weights
 
@@ -45,15 +47,21 @@ class Heldout:
         loss: Loss,
         scorer: Scorer,
         agreement: Agreement,
+        bad: BadExamples | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
+        """`bad` decides what an example does that cannot be encoded, or that the teacher refuses; `stop` ends a
+        measurement, with StopRequestedError."""
+        self._bad = BadExamples() if bad is None else bad
         self.examples = examples
         self._loss_of = loss
         self._student = student
         self._config = config
+        self._stop = stop or StopRequest()
         once = config.rollout.model_copy(update={"responses_per_prompt": 1})
         self._rollouts = HfRollouts.of_run(student, config=config.model_copy(update={"rollout": once}))
         self._scoring = Scoring.of_run(
-            scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size
+            scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size, stop=self._stop
         )
 
     def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:
@@ -66,15 +74,18 @@ class Heldout:
             "step": step,
             "num_examples": len(self.examples),
         }
-        if not has_loss or any(example.answer is not None for example in self.examples):
-            row |= self._answers(prompts)
-        if has_loss:
-            row |= self._loss(step)
+        with self._stop.checked_by(self._student.base):
+            if not has_loss or any(example.answer is not None for example in self.examples):
+                row |= self._answers(step, prompts=prompts)
+            if has_loss:
+                row |= self._loss(step)
         return row | {"seconds": time.perf_counter() - started}
 
-    def _answers(self, prompts: PromptsOf) -> MetricRow:
-        result = evaluate(self._student, self.examples, config=self._config.evaluation, prompts=prompts)
+    def _answers(self, step: int, *, prompts: PromptsOf) -> MetricRow:
+        on_bad = self._bad.at_step(step, of="heldout")
+        result = evaluate(self._student, self.examples, config=self._config.evaluation, prompts=prompts, on_bad=on_bad)
         return {
+            "num_examples": len(result.answers),
             "accuracy": result.accuracy,
             "num_correct": result.num_correct,
             "mean_answer_length": result.mean_answer_length,
@@ -83,17 +94,23 @@ class Heldout:
 
     def _loss(self, step: int) -> MetricRow:
         """Mean over the held-out examples, reduced as the run's loss is; None without a scored position."""
+        refused = self._bad.at_step(step, of="heldout")
         try:
-            for batch in self._rollouts.generate(self.examples, step=_DRAWS_OF_NO_STEP):
+            for batch in self._rollouts.generate(self.examples, step=_DRAWS_OF_NO_STEP, on_bad=refused):
                 self._scoring.submit(batch, name=f"heldout-{step}")
-            scored = self._scoring.gather()
+            scored = self._scoring.gather(on_refused=refused)
         finally:
             self._scoring.cancel()
         num_positions = sum(len(one.scores.positions_N) for one in scored)
         loss = self._mean_loss(scored) if num_positions else None
         if loss is not None and not math.isfinite(loss):
             raise TrainingStoppedError(f"the held-out loss after step {step} is {loss}: the student's numbers overflow")
-        return {"loss": loss, "num_positions": num_positions, "scored_share": view_teacher(scored).scored_share}
+        return {
+            "loss": loss,
+            "num_positions": num_positions,
+            "scored_share": view_teacher(scored).scored_share,
+            "num_refused_groups": refused.num_skipped,
+        }
 
     @torch.no_grad()
     def _mean_loss(self, scored: Sequence[ScoredRollout]) -> float:

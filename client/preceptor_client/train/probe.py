@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from preceptor_client.train.errors import StopRequestedError
 from preceptor_client.train.flat import flat_hidden_states, flat_row, keeps_all_tokens
 from preceptor_client.train.head import Head
 from preceptor_client.train.head.body import states_before_head
@@ -79,8 +80,8 @@ class Probe:
         try:
             with _quietly():
                 return agree()
-        except torch.OutOfMemoryError:
-            raise
+        except (torch.OutOfMemoryError, StopRequestedError):
+            raise  # neither is the model's refusal
         except Exception as error:  # noqa: BLE001  a model may refuse with any error what it was not made for
             _log.debug("the student cannot do this: what=%s error=%r", what, error)
             return False

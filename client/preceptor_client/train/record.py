@@ -33,7 +33,7 @@ class TeacherView:
 
 def view_teacher(scored: Sequence[ScoredRollout]) -> TeacherView:
     """Sums up the statuses of a step."""
-    statuses = np.concatenate([one.scores.status_T for one in scored])
+    statuses = np.concatenate([np.empty(0, np.uint8), *(one.scores.status_T for one in scored)])
     num_asked = int((statuses != PositionStatus.EXCLUDED).sum())
     num_scored = sum(len(one.scores.positions_N) for one in scored)
     return TeacherView(

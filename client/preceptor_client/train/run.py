@@ -8,16 +8,18 @@ from contextlib import contextmanager
 
 from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
 from preceptor_client.train.agreement import save_agreement
+from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_checkpoint
-from preceptor_client.train.config import DataConfig, RunConfig
-from preceptor_client.train.data import Example, load_examples
+from preceptor_client.train.config import RunConfig
 from preceptor_client.train.display import Display, SilentDisplay
 from preceptor_client.train.handshake import check_teacher
+from preceptor_client.train.loading import load_heldout_examples, load_train_examples
 from preceptor_client.train.metrics import Metrics
 from preceptor_client.train.report import REPORT_FILE, write_report
 from preceptor_client.train.rollout_log import RolloutLog
 from preceptor_client.train.run_directory import claimed_directory
 from preceptor_client.train.scoring import Scorer
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student import Student, load_student
 from preceptor_client.train.summary import RunSummary, summarise
 from preceptor_client.train.trainer import Trainer
@@ -32,16 +34,20 @@ def train(
     scorer: Scorer | None = None,
     display: Display | None = None,
     weigh: PositionWeights | None = None,
+    stop: StopRequest | None = None,
 ) -> RunSummary:
     """Runs, or continues, the training that the settings describe, and writes its report.
 
     `scorer` replaces the teacher server at `teacher.address`, for tests and for teachers in the same process. `weigh`
-    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one.
+    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one. `stop`
+    may be asked, from another thread, to end the run early: StopRequestedError then says what is saved.
     """
     shown = display or SilentDisplay()
     with claimed_directory(config) as directory, shown:
-        examples, heldout = load_train_examples(config.data), load_heldout_examples(config.data)
         checkpoint = latest_checkpoint(directory)
+        bad = _bad_examples(config, is_resumed=checkpoint is not None, display=shown)
+        examples = bad.left(load_train_examples(config.data, bad=bad), of="train")
+        heldout = bad.left(load_heldout_examples(config.data, bad=bad), of="heldout")
         step = checkpoint_step(checkpoint) if checkpoint else 0
         shown.notice("loading the student")
         student = load_student(config.student, folder=checkpoint)
@@ -51,7 +57,15 @@ def train(
             RolloutLog(directory, step=step) as rollout_log,
         ):
             shown.notice(f"asking the teacher at {config.teacher.address}")
-            agreement = check_teacher(teacher, config=config, student=student, examples=examples, heldout=heldout)
+            agreement = check_teacher(
+                teacher,
+                config=config,
+                student=student,
+                examples=examples,
+                heldout=heldout,
+                bad=bad,
+                notice=shown.notice,
+            )
             save_agreement(directory, agreement)
             shown.notice("")
             for warning in agreement.warnings:
@@ -61,14 +75,16 @@ def train(
                 scorer=teacher,
                 agreement=agreement,
                 config=config,
-                examples=examples,
-                heldout=heldout,
+                examples=bad.left(examples, of="train"),
+                heldout=bad.left(heldout, of="heldout"),
                 metrics=metrics,
                 rollout_log=rollout_log,
                 display=shown,
                 checkpoint=checkpoint,
                 start=_load_start(config),
+                bad=bad,
                 weigh=weigh,
+                stop=stop,
             )
             _log.info("run starts: directory=%s step=%d num_steps=%d", directory, step, config.run.num_steps)
             model_folder = trainer.run()
@@ -87,27 +103,13 @@ def _load_start(config: RunConfig) -> Student | None:
     return start
 
 
-def load_train_examples(data: DataConfig) -> list[Example]:
-    """The examples to practise on."""
-    return load_examples(
-        data.train,
-        split=data.train_split,
-        subset=data.subset,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
-    )
-
-
-def load_heldout_examples(data: DataConfig) -> list[Example]:
-    """The examples to measure on; none where the settings name none."""
-    if data.heldout is None:
-        return []
-    return load_examples(
-        data.heldout,
-        split=data.heldout_split,
-        subset=data.subset,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
+def _bad_examples(config: RunConfig, *, is_resumed: bool, display: Display) -> BadExamples:
+    return BadExamples(
+        policy=config.data.on_bad_example,
+        limit=config.data.max_bad_examples,
+        directory=config.run.directory,
+        is_resumed=is_resumed,
+        tell=display.warning,
     )
 
 

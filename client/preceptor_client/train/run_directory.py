@@ -4,7 +4,7 @@ config.toml     the resolved settings          checkpoints/    see checkpoint.py
 metrics.jsonl   one row per step               tensorboard/    the same numbers
 train.log       what happened                  report.html     written at the end
 alignment.json  what was agreed with the teacher about tokens
-rollouts.jsonl  a few rollouts, token by token
+rollouts.jsonl  a few rollouts, token by token  bad_examples.jsonl  see bad_examples.py
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ LOG_FILE = "train.log"
 _LOCK_FILE = ".lock"
 
 _FREE_TO_CHANGE = {
+    "data.extra_fields",
+    "data.max_bad_examples",
+    "data.on_bad_example",
     "teacher.address",
     "teacher.page",
     "teacher.patience_seconds",
@@ -50,7 +54,10 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
     """The run's folder, for this process alone, holding these settings and a log. Raises RunDirectoryError where
     another process trains in it, or another run has left its work there."""
     directory = config.run.directory
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file in its place, or no leave to write there
+        raise RunDirectoryError(f"run.directory: {directory} cannot be made a folder ({error.strerror})") from error
     with (directory / _LOCK_FILE).open("a") as lock:
         try:
             # The kernel gives it back however the process ends.
@@ -59,7 +66,7 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
             raise RunDirectoryError(f"another process is training in {directory}: wait for it, or end it") from error
         settings = dump_settings(config)
         _check_previous(directory, settings, resume=config.run.resume)
-        (directory / CONFIG_FILE).write_text(to_toml(settings), encoding="utf-8")
+        _replace(directory / CONFIG_FILE, to_toml(settings))
         with _log_file(directory / LOG_FILE):
             yield directory
 
@@ -113,6 +120,13 @@ def _has_begun(directory: Path) -> bool:
     leaves nothing that other settings could falsify."""
     metrics = directory / METRICS_FILE
     return (directory / "checkpoints").exists() or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Whole or not at all: a run that ended here would not be taken for the one that left its checkpoints."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def _flat(settings: Settings) -> dict[str, object]:

@@ -13,13 +13,15 @@ from typing import Protocol, Self, Unpack
 import numpy as np
 from preceptor.wire import LogprobDtype, TokenArray
 
-from preceptor_client.errors import CorruptAnswerError
+from preceptor_client.errors import CorruptAnswerError, PreceptorError
 from preceptor_client.teacher import ScoreOptions
 from preceptor_client.train.agreement import Agreement
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.objective_config import ObjectiveConfig
+from preceptor_client.train.refusals import OnRefused, as_refusal
 from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.support import support_of
 from preceptor_client.train.teacher_config import TeacherConfig
 from preceptor_client.types import (
@@ -94,19 +96,29 @@ class Scoring:
         objective: ObjectiveConfig,
         agreement: Agreement,
         vocabulary_size: int,
+        stop: StopRequest | None = None,
     ) -> None:
-        """`vocabulary_size` is the student's."""
+        """`vocabulary_size` is the student's; `stop` ends the waiting."""
         self._scorer = scorer
         self._config = config
         self._objective = objective
         self._agreement = agreement
         self._vocabulary_size = vocabulary_size
+        self._stop = stop or StopRequest()
         num_common = min(vocabulary_size, agreement.teacher.vocabulary_size)
         self._top_k = num_common if objective.kind == "full_vocabulary" else config.top_k
         self._pending: list[tuple[list[Rollout], Future[GroupScores]]] = []
 
     @classmethod
-    def of_run(cls, scorer: Scorer, *, config: RunConfig, agreement: Agreement, vocabulary_size: int) -> Self:
+    def of_run(
+        cls,
+        scorer: Scorer,
+        *,
+        config: RunConfig,
+        agreement: Agreement,
+        vocabulary_size: int,
+        stop: StopRequest | None = None,
+    ) -> Self:
         """As a run's settings say; `vocabulary_size` is the student's."""
         return cls(
             scorer,
@@ -114,6 +126,7 @@ class Scoring:
             objective=config.objective,
             agreement=agreement,
             vocabulary_size=vocabulary_size,
+            stop=stop,
         )
 
     def submit(self, rollouts: Sequence[Rollout], *, name: str) -> None:
@@ -145,32 +158,47 @@ class Scoring:
             )
             self._pending.append((members, future))
 
-    def gather(self) -> list[ScoredRollout]:
+    def gather(self, *, on_refused: OnRefused | None = None) -> list[ScoredRollout]:
         """Waits for everything that was submitted, and returns every rollout once, in the order of submission.
 
-        When a group fails the rest is cancelled and the error raised: a step is scored whole, or not at all.
+        When a group fails the rest is cancelled and the error raised: a step is scored whole, or not at all. Only a
+        group that the teacher refuses for what it holds may be left out: `on_refused` decides; without it, and where it
+        raises, InvalidDataError names the example. Raises StopRequestedError when the run is asked to stop.
         """
         pending, self._pending = self._pending, []
         scored: list[ScoredRollout] = []
         try:
             for members, future in pending:
-                group = future.result()
-                answers = group.responses
-                if len(answers) != len(members):
-                    raise CorruptAnswerError(f"{len(answers)} answers came back for {len(members)} responses")
-                for member, scores in zip(members, answers, strict=True):
-                    self._check(member, scores)
-                    whole = ScoredRollout(
-                        rollout=member,
-                        scores=scores,
-                        revision=group.revision,
-                        teacher=group.teacher,
-                        teacher_prompt_ids=group.prompt_ids,
-                    )
-                    scored.append(_with_a_choice(whole, config=self._objective))
+                try:
+                    group = self._stop.result_of(future)
+                except PreceptorError as error:
+                    refusal = as_refusal(error, example=members[0].example)
+                    if refusal is None:
+                        raise
+                    if on_refused is None:
+                        raise refusal from error
+                    on_refused(refusal)
+                else:
+                    scored += self._scored(members, group)
         finally:
             for _, future in pending:
                 future.cancel()
+        return scored
+
+    def _scored(self, members: Sequence[Rollout], group: GroupScores) -> list[ScoredRollout]:
+        if len(group.responses) != len(members):
+            raise CorruptAnswerError(f"{len(group.responses)} answers came back for {len(members)} responses")
+        scored: list[ScoredRollout] = []
+        for member, scores in zip(members, group.responses, strict=True):
+            self._check(member, scores)
+            whole = ScoredRollout(
+                rollout=member,
+                scores=scores,
+                revision=group.revision,
+                teacher=group.teacher,
+                teacher_prompt_ids=group.prompt_ids,
+            )
+            scored.append(_with_a_choice(whole, config=self._objective))
         return scored
 
     def cancel(self) -> None:

@@ -50,6 +50,11 @@ class Student:
         return next(self.model.parameters()).device
 
     @property
+    def base(self) -> torch.nn.Module:
+        """The model without its head."""
+        return self.model.base_model
+
+    @property
     def vocabulary_size(self) -> int:
         """Number of logits."""
         return self.head.vocabulary_size
@@ -93,10 +98,10 @@ class Student:
             self.tokenizer.chat_template = chosen
 
 
-def load_student(config: StudentConfig, *, folder: Path | None = None) -> Student:
+def load_student(config: StudentConfig, *, folder: Path | None = None, field: str = "student.model") -> Student:
     """Loads the model that the settings name, or the one in `folder` (a checkpoint) with the settings' dtype and
-    device."""
-    model, tokenizer = load_parts(config, folder=folder)
+    device. `field` is the setting that named it, for what is told of one that cannot be loaded."""
+    model, tokenizer = load_parts(config, folder=folder, field=field)
     return prepare_student(
         model,
         tokenizer,

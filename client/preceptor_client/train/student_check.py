@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example, ExamplePrompt
+from preceptor_client.train.encoding import encode_prompt
 from preceptor_client.train.errors import InvalidDataError, InvalidStudentError
 from preceptor_client.train.student import Student
 from preceptor_client.train.vocabulary import begins_twice
@@ -64,7 +65,7 @@ def _encoded(student: Student, prompts: Sequence[ExamplePrompt]) -> Iterator[lis
     """Those that can be encoded: the others are told elsewhere."""
     for prompt in prompts:
         try:
-            yield student.encode_prompt(prompt)
+            yield encode_prompt(student, prompt, where="")
         except InvalidDataError:
             continue
 

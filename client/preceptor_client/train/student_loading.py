@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from preceptor.model_source import InvalidSourceError, Part, check_source, load_error
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -22,27 +23,33 @@ from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.errors import InvalidStudentError
 
 _MAX_SHOWN = 3
+_PARTS: tuple[Part, ...] = ("config", "weights", "tokenizer")
 _AutoClass = type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]
 
 
-def load_parts(config: StudentConfig, *, folder: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Those that the settings name, or those in `folder` (a checkpoint) with the settings' dtype."""
-    source = str(folder) if folder else _checked_source(config.model)
-    gguf_file = None if folder else config.gguf_file
-    if gguf_file and Path(source).is_dir() and not (Path(source) / gguf_file).is_file():
-        raise InvalidStudentError(f"student.gguf_file: no file {gguf_file} in {source}")
+def load_parts(
+    config: StudentConfig, *, folder: Path | None, field: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Those that the settings name, or those in `folder` (a checkpoint) with the settings' dtype. `field` is the
+    setting that named them."""
+    source, gguf_file = (str(folder), None) if folder else (config.model, config.gguf_file)
+    field = "checkpoint" if folder else field
     try:
+        check_source(source, field=field, gguf_file=gguf_file, gguf_field="student.gguf_file", needs=_PARTS)
+        source = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
         auto_class = AutoModelForCausalLM if gguf_file else _auto_class(source)
         # Any: with output_loading_info it is a pair, which transformers' types do not say.
         loaded: Any = auto_class.from_pretrained(
             source, gguf_file=gguf_file, dtype=getattr(torch, config.dtype), output_loading_info=True
         )
-    except Exception as error:
-        raise InvalidStudentError(f"student.model {source!r} cannot be loaded: {_first_line(error)}") from error
+    except InvalidSourceError as error:
+        raise InvalidStudentError(str(error)) from error
+    except Exception as error:  # an architecture's own code, and the packages that it asks for
+        raise InvalidStudentError(str(load_error(source, error, field=field))) from error
     model, found = loaded
     assert isinstance(model, PreTrainedModel)
-    _check_whole(model, found, source=source)
+    _check_whole(model, found, source=source, field=field)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidStudentError("the student needs a fast tokenizer (a tokenizer.json): it is identified by it")
     return (_as_unquantised(model) if gguf_file else model), tokenizer
@@ -58,33 +65,14 @@ def _auto_class(source: str) -> _AutoClass:
     return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
 
 
-def _check_whole(model: PreTrainedModel, found: Mapping[str, Any], *, source: str) -> None:
+def _check_whole(model: PreTrainedModel, found: Mapping[str, Any], *, source: str, field: str) -> None:
     """transformers draws at random what a checkpoint lacks."""
     if missing := sorted(found["missing_keys"]):
         shown = ", ".join(missing[:_MAX_SHOWN]) + (", ..." if len(missing) > _MAX_SHOWN else "")
         raise InvalidStudentError(
-            f"student.model {source!r} lacks {len(missing)} of the weights of {type(model).__name__}: {shown}: it may "
+            f"{field}: {source!r} lacks {len(missing)} of the weights of {type(model).__name__}: {shown}: it may "
             "be the checkpoint of another kind of model, or be incomplete"
         )
-
-
-def _first_line(error: Exception) -> str:
-    """transformers lists all that it knows behind it."""
-    return next(iter(str(error).splitlines()), "") or repr(error)
-
-
-def _checked_source(name: str) -> str:
-    """A folder that exists, or a hub id. What looks like a path is never looked up on the hub."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.exists():
-        raise InvalidStudentError(
-            f"student.model {name!r} is a file: give its folder, and its name as student.gguf_file"
-        )
-    if name.startswith(("/", "./", "../", "~")) or name.endswith("/") or name.count("/") > 1:
-        raise InvalidStudentError(f"student.model: no folder {name!r}")
-    return name
 
 
 def _as_unquantised(model: PreTrainedModel) -> PreTrainedModel:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from preceptor.settings import Section
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from preceptor_client.channel import checked_addresses
 from preceptor_client.url import checked_url
@@ -72,6 +72,15 @@ class TeacherConfig(Section):
         if not paper_tokens or not all(paper_tokens):
             raise ValueError("must hold at least one text, and none that is empty; segmentation=mask needs none")
         return paper_tokens
+
+    @model_validator(mode="after")
+    def _paper_tokens_are_for_the_papers_rule(self) -> Self:
+        if self.segmentation != "paper" and self.paper_tokens != type(self).model_fields["paper_tokens"].default:
+            raise ValueError(
+                f"teacher.paper_tokens is for segmentation=paper, not for {self.segmentation}: set that, or leave it "
+                "out"
+            )
+        return self
 
     @field_validator("end_token_ids")
     @classmethod

@@ -9,12 +9,18 @@ from pathlib import Path
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.agreement import Agreement
+from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.checkpoint import load_optimizer, save_checkpoint
 from preceptor_client.train.checkpoint_folders import checkpoint_step
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example, PromptStream
 from preceptor_client.train.display import Display
-from preceptor_client.train.errors import RunDirectoryError, TrainingStoppedError
+from preceptor_client.train.errors import (
+    InvalidDataError,
+    RunDirectoryError,
+    StopRequestedError,
+    TrainingStoppedError,
+)
 from preceptor_client.train.evaluate import PromptsOf
 from preceptor_client.train.heldout import Heldout
 from preceptor_client.train.loss import Loss
@@ -26,6 +32,7 @@ from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.rollout_log import RolloutLog
 from preceptor_client.train.scoring import Scorer, Scoring
 from preceptor_client.train.step_log import StepLog
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student import Student
 from preceptor_client.train.update import Update
 from preceptor_client.train.weights import PositionWeights, position_weights
@@ -58,24 +65,42 @@ class Trainer:
         display: Display,
         checkpoint: Path | None = None,
         start: Student | None = None,
+        bad: BadExamples | None = None,
         weigh: PositionWeights | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         """`checkpoint` is the one that `student` was loaded from; `start` is the untrained student, frozen, where
-        `objective.extrapolation` needs it; `weigh` says how much each scored position of a step counts."""
+        `objective.extrapolation` needs it; `bad` decides what a bad example does; `weigh` says how much each scored
+        position of a step counts; `stop` may ask the run to end early."""
         self.student = student
         self.config = config
         self.weigh = weigh
+        self.stop = stop or StopRequest()
         temperature = config.teacher.temperature
         reference = Reference(start, temperature=temperature) if start else None
         loss = Loss(student, config=config.objective, temperature=temperature, reference=reference)
-        self.heldout = Heldout(student, examples=heldout, config=config, loss=loss, scorer=scorer, agreement=agreement)
+        self.bad = BadExamples() if bad is None else bad
+        self.heldout = Heldout(
+            student,
+            examples=heldout,
+            config=config,
+            loss=loss,
+            scorer=scorer,
+            agreement=agreement,
+            bad=self.bad,
+            stop=self.stop,
+        )
         self.metrics = metrics
         self.log = StepLog(student, config=config, metrics=metrics, rollouts=rollout_log)
         self.display = display
         self.stream = PromptStream(examples, prompts_per_step=config.rollout.prompts_per_step, seed=config.run.seed)
         self.rollouts = HfRollouts.of_run(student, config=config)
         self.scoring = Scoring.of_run(
-            scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size
+            scorer,
+            config=config,
+            agreement=agreement,
+            vocabulary_size=student.vocabulary_size,
+            stop=self.stop,
         )
         self.update = Update(student, config=config.optimizer, loss=loss, temperature=temperature)
         self.revisions = Revisions(agreement.revision)
@@ -90,11 +115,19 @@ class Trainer:
             )
 
     def run(self) -> Path:
-        """Trains up to `run.num_steps`; returns the folder of the trained model."""
-        try:
-            return self._run()
-        except TeacherUnavailableError as error:
-            raise self._stopped_without_teacher(error) from error
+        """Trains up to `run.num_steps`; returns the folder of the trained model. Raises StopRequestedError where it was
+        asked to stop before, once the step that it is at is saved."""
+        with self.stop.heeded():
+            try:
+                return self._run()
+            except TeacherUnavailableError as error:
+                raise self._stopped_without_teacher(error) from error
+            except StopRequestedError as error:
+                raise self._stopped_on_request() from error
+            except InvalidDataError as error:
+                if self.step == 0:
+                    raise
+                raise self._stopped_at_bad_data(error) from error
 
     def _run(self) -> Path:
         num_steps, run = self.config.run.num_steps, self.config.run
@@ -103,12 +136,13 @@ class Trainer:
             if self.config.evaluation.teacher_prompts:
                 self._measure("teacher")
         self.display.begin(step=self.step, num_steps=num_steps)
+        self._measure_if_due()  # a run that ended after this step may have had no time to
         while self.step < num_steps:
+            self.stop.check()
             self.display.step(self.train_step())
             if self.step % run.checkpoint_every_steps == 0:
                 self.save()
-            if self.config.evaluation.every_steps and self.step % self.config.evaluation.every_steps == 0:
-                self._measure("student")
+            self._measure_if_due()
         folder = self.save()
         self._measure("student")
         return folder
@@ -119,18 +153,21 @@ class Trainer:
         step = self.step + 1
         started = time.perf_counter()
         examples = self.stream.step(step)
+        refused = self.bad.at_step(step, of="train")
         try:
-            for batch in self.rollouts.generate(examples, step=step):
-                self.scoring.submit(batch, name=f"step-{step}")
+            with self.stop.checked_by(self.student.base):
+                for batch in self.rollouts.generate(examples, step=step, on_bad=refused):
+                    self.scoring.submit(batch, name=f"step-{step}")
             rolled_out = time.perf_counter()
-            scored = self.scoring.gather()
+            scored = self.scoring.gather(on_refused=refused)
         finally:
             self.scoring.cancel()
             self.display.notice("")
         answered = time.perf_counter()
         view = view_teacher(scored)
         self._stop_at_non_finite(view, step=step)
-        self._warn_of_few_scores(view, step=step)
+        if scored:
+            self._warn_of_few_scores(view, step=step)
         weights = position_weights(scored, reduction=self.config.objective.reduction, given=self.weigh)
         result = self.update.apply(scored, weights=weights, step=step)
         finished = time.perf_counter()
@@ -141,6 +178,7 @@ class Trainer:
             step,
             scored,
             view=view,
+            num_refused_groups=refused.num_skipped,
             teacher_revision=self.revisions.see(scored, step=step),
             result=result,
             seconds={
@@ -160,6 +198,11 @@ class Trainer:
             optimizer=self.update.optimizer,
             keep=self.config.run.keep_checkpoints,
         )
+
+    def _measure_if_due(self) -> None:
+        every_steps = self.config.evaluation.every_steps
+        if every_steps and self.step and self.step % every_steps == 0:
+            self._measure("student")
 
     def _measure(self, prompts: PromptsOf) -> None:
         """Answers the held-out examples, unless that is done for this step."""
@@ -191,10 +234,29 @@ class Trainer:
                 f"infinity, more than run.max_non_finite_share={limit}: the teacher's numbers overflow (its dtype?)"
             )
 
+    def _stopped_at_bad_data(self, error: InvalidDataError) -> TrainingStoppedError:
+        folder = self.save()
+        return TrainingStoppedError(
+            f"{error}. Step {self.step} is saved in {folder}; the same command continues from there"
+        )
+
     def _stopped_without_teacher(self, error: TeacherUnavailableError) -> TrainingStoppedError:
         folder = self.save()
         return TrainingStoppedError(
             f"no answer from the teacher at {self.config.teacher.address} for "
             f"{self.config.teacher.patience_seconds:.0f} s ({error}). Step {self.step} is saved in {folder}; the same "
             "command continues from there once the teacher is back"
+        )
+
+    def _stopped_on_request(self) -> StopRequestedError:
+        _log.info("run stops on request: step=%d", self.step)
+        if not self.step:
+            return StopRequestedError(
+                "stopped before the first step was done: there is nothing to save, and the same command starts the run"
+            )
+        self.display.notice(f"saving step {self.step}")
+        folder = self.save()
+        return StopRequestedError(
+            f"stopped: step {self.step} of {self.config.run.num_steps} is saved in {folder}; the same command "
+            "continues from there"
         )

@@ -69,7 +69,7 @@ class Update:
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingStoppedError(
                 f"step {step}: the loss is {loss} and the norm of its gradient {norm}: the weights were left as they "
-                "were before the step; a lower optimizer.learning_rate or student.dtype=float32 may help"
+                "were before the step; a lower optimizer.learning_rate may help"
             )
         learning_rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:

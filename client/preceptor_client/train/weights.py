@@ -32,7 +32,7 @@ def position_weights(
     nums = [len(one.scores.positions_N) for one in scored]
     each = [1.0 if reduction == "position_mean" else 1.0 / max(1, num) for num in nums]
     weights = [np.full(num, weight) for num, weight in zip(nums, each, strict=True)]
-    if given is None:
+    if given is None or not scored:
         return weights
     extra = _checked(given(scored), nums=nums)
     return [weight_N * extra_N for weight_N, extra_N in zip(weights, extra, strict=True)]

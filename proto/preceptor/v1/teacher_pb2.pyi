@@ -391,7 +391,8 @@ class Response(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     score_mask: _builtins.bytes
     """One u8 per token, 1 = score it, 0 = context only (what an environment wrote in a multi-turn episode).
-    Empty = score all T. At least one token must be scored.
+    Empty = score all T. At least one token must be scored, unless no token of the whole group is: then nothing is
+    computed, and the answer says that the prompt can be read. It is refused where it cannot.
     """
     @_builtins.property
     def ids(self) -> Global___TokenIds:

@@ -30,18 +30,21 @@ class TeacherText:
     ids_S: TokenArray
     starts_S: npt.NDArray[np.int64]
     ends_S: npt.NDArray[np.int64]
+    is_known_S: npt.NDArray[np.bool_]
+    """Whether the token stands for just these bytes; one that does not is read, and scores nothing."""
 
 
 def join_pieces(text: StudentText, segmentations: Sequence[Segmentation]) -> TeacherText:
     """The segmentations of the pieces, in the offsets of the whole text."""
     if not segmentations:
         nothing = np.zeros(0, np.int64)
-        return TeacherText(ids_S=nothing, starts_S=nothing, ends_S=nothing)
+        return TeacherText(ids_S=nothing, starts_S=nothing, ends_S=nothing, is_known_S=nothing.astype(np.bool_))
     pieces = list(zip(segmentations, text.piece_starts, strict=True))
     return TeacherText(
         ids_S=np.concatenate([piece.ids_M for piece, _ in pieces]),
         starts_S=np.concatenate([piece.starts_M + start for piece, start in pieces]),
         ends_S=np.concatenate([piece.ends_M + start for piece, start in pieces]),
+        is_known_S=np.concatenate([piece.is_known_M for piece, _ in pieces]),
     )
 
 
@@ -104,7 +107,9 @@ def _match_text(text: StudentText, teacher: TeacherText) -> _Match:
     ends_S1 = np.append(teacher.ends_S, beyond + 1)
     rows_T = np.searchsorted(starts_S1, text.starts_T)
     covering_T = np.maximum(np.searchsorted(starts_S1, text.starts_T, side="right") - 1, 0)
+    is_known_S1 = np.append(teacher.is_known_S, False)
     is_covered_T = (starts_S1[covering_T] <= text.starts_T) & (text.starts_T < ends_S1[covering_T])
+    is_covered_T &= is_known_S1[covering_T]
     is_ok_T = starts_S1[rows_T] == text.starts_T
     conversions_T = np.full(len(rows_T), Conversion.PLAIN, np.uint8)
     if len(text.alignment.pairing.with_space_V):
@@ -116,7 +121,7 @@ def _match_text(text: StudentText, teacher: TeacherText) -> _Match:
     path_ends_T = np.maximum(np.searchsorted(ends_S1, text.ends_T) + 1, rows_T + 1)
     path_ends_T = np.minimum(path_ends_T, len(ends_S1))
     status_T = np.where(is_ok_T, PositionStatus.OK, PositionStatus.MISALIGNED).astype(np.uint8)
-    is_ok_T &= ~_has_gap(starts_S1, ends_S1, rows_T, path_ends_T)
+    is_ok_T &= ~_has_gap(starts_S1, ends_S1, is_known_S1, rows_T, path_ends_T)
     status_T[~is_covered_T | (status_T == PositionStatus.OK) & ~is_ok_T] = PositionStatus.UNMAPPED
     status_T[~text.is_text_T] = PositionStatus.UNMAPPED
     kinds_T = text.alignment.pairing.student.kinds_V[text.ids_T]
@@ -136,7 +141,9 @@ def _shifted_by_a_space(
     following_T = np.minimum(covering_T + 1, len(starts_S1) - 1)
     boundary_T = ends_S1[covering_T]
     in_one_piece_T = (starts_S1[following_T] == boundary_T) & ~np.isin(boundary_T, text.piece_starts)
-    with_space_T = (boundary_T - text.starts_T == 1) & is_space[text.starts_T] & in_one_piece_T
+    # A token that ends with the space lies inside the teacher's: what it might have written instead is not known.
+    goes_on_T = text.ends_T > boundary_T
+    with_space_T = (boundary_T - text.starts_T == 1) & is_space[text.starts_T] & in_one_piece_T & goes_on_T
     token_start_T = np.minimum(starts_S1[covering_T], len(text.data))
     without_space_T = (text.starts_T - token_start_T == 1) & is_space[token_start_T]
     return [
@@ -148,12 +155,13 @@ def _shifted_by_a_space(
 def _has_gap(
     starts_S1: npt.NDArray[np.int64],
     ends_S1: npt.NDArray[np.int64],
+    is_known_S1: npt.NDArray[np.bool_],
     rows_T: npt.NDArray[np.int64],
     path_ends_T: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.bool_]:
     """Whether the way from a row to the end of its path leads over bytes that the teacher cannot write, or past the
     end of what it writes."""
-    written_S2 = np.concatenate([[0], np.cumsum(ends_S1 - starts_S1)])
+    written_S2 = np.concatenate([[0], np.cumsum(np.where(is_known_S1, ends_S1 - starts_S1, 0))])
     spans_T = ends_S1[path_ends_T - 1] - starts_S1[np.minimum(rows_T, len(starts_S1) - 1)]
     has_gap_T: npt.NDArray[np.bool_] = path_ends_T >= len(ends_S1)
     has_gap_T |= spans_T != written_S2[path_ends_T] - written_S2[rows_T]
@@ -164,17 +172,30 @@ def _with_specials(
     text: StudentText, teacher: TeacherText
 ) -> tuple[TokenArray, npt.NDArray[np.int64], list[tuple[int, int]]]:
     """The teacher's text with the counterparts of special tokens put in: all ids, where each token of text went, and
-    (position, row) of each counterpart."""
-    counterparts = [
-        (int(position), text.alignment.special_to_teacher.get(int(text.ids_T[position])))
-        for position in np.flatnonzero(~text.is_text_T)
-    ]
-    placed = [(position, teacher_id) for position, teacher_id in counterparts if teacher_id is not None]
+    (position, row) of each counterpart that is scored."""
+    placed, unscored = _counterparts(text)
     before = np.searchsorted(teacher.starts_S, text.starts_T[[position for position, _ in placed]])
     ids_M = np.insert(teacher.ids_S, before, [teacher_id for _, teacher_id in placed])
     places_S = np.arange(len(teacher.ids_S)) + np.searchsorted(before, np.arange(len(teacher.ids_S)), side="right")
-    rows = [int(row) + index for index, row in enumerate(before)]
-    return ids_M, places_S, [(position, row) for (position, _), row in zip(placed, rows, strict=True)]
+    rows = [(position, int(row) + index) for index, ((position, _), row) in enumerate(zip(placed, before, strict=True))]
+    return ids_M, places_S, [(position, row) for position, row in rows if position not in unscored]
+
+
+def _counterparts(text: StudentText) -> tuple[list[tuple[int, int]], set[int]]:
+    """(position, teacher's id) where the student's token is no text and the teacher reads something; the positions
+    among them whose text nobody knows."""
+    alignment = text.alignment
+    unknown_id, read_as = alignment.pairing.student.unknown_id, alignment.unknown_read_as
+    placed, unscored = [], set()
+    for position in np.flatnonzero(~text.is_text_T).tolist():
+        token_id = int(text.ids_T[position])
+        counterpart = alignment.special_to_teacher.get(token_id)
+        if counterpart is None and token_id == unknown_id and read_as is not None:
+            counterpart = read_as
+            unscored.add(position)
+        if counterpart is not None:
+            placed.append((position, counterpart))
+    return placed, unscored
 
 
 def _on_a_path(

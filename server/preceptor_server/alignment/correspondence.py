@@ -88,9 +88,10 @@ def is_matched(target_of_source: IdMap, source: TokenTable, target: Vocabulary) 
 
 
 def put_specials(ids: IdMap, source: TokenTable, target: TokenTable) -> IdMap:
-    id_of_text = {text: token_id for token_id, text in target.special_texts.items()}
+    """By equal text. What one side writes for text that it lacks is not what the other lacks, so those never pair."""
+    id_of_text = {text: token_id for token_id, text in target.special_texts.items() if token_id != target.unknown_id}
     for token_id, text in source.special_texts.items():
-        ids[token_id] = id_of_text.get(text, NO_PLACE)
+        ids[token_id] = NO_PLACE if token_id == source.unknown_id else id_of_text.get(text, NO_PLACE)
     return ids
 
 

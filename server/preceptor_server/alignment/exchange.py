@@ -52,7 +52,7 @@ def pack_job(job: PairingJob) -> bytes:
         "vocabulary_size": job.vocabulary_size,
         "cpu_seconds": job.cpu_seconds,
         "parts": dict(job.teacher.parts),
-        "special_texts": _texts_to_json(job.teacher.table),
+        **_roles_of(job.teacher.table),
     }
     return _pack(header, {"tokenizer_json": _as_array(job.tokenizer_json), **_arrays_of(job.teacher.table)})
 
@@ -79,7 +79,7 @@ def pack_pairing(pairing: Pairing) -> bytes:
         "relation": int(pairing.relation),
         "differences": pairing.differences,
         "warnings": pairing.warnings,
-        "special_texts": _texts_to_json(pairing.student),
+        **_roles_of(pairing.student),
     }
     maps = {
         "teacher_of_student_U": pairing.teacher_of_student_U,
@@ -153,11 +153,13 @@ def _table_from(header: _Json, arrays: Mapping[str, _Array]) -> TokenTable:
         blob=arrays["blob"].tobytes(),
         offsets_V1=arrays["offsets_V1"],
         special_texts={int(token_id): text for token_id, text in header["special_texts"].items()},
+        unknown_id=header["unknown_id"],
     )
 
 
-def _texts_to_json(table: TokenTable) -> dict[str, str]:
-    return {str(token_id): text for token_id, text in table.special_texts.items()}
+def _roles_of(table: TokenTable) -> _Json:
+    texts = {str(token_id): text for token_id, text in table.special_texts.items()}
+    return {"special_texts": texts, "unknown_id": table.unknown_id}
 
 
 def _as_array(data: bytes) -> npt.NDArray[np.uint8]:

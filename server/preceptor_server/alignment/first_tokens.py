@@ -141,7 +141,7 @@ class FirstTokens:
 
     def _segment_first(self, texts: Sequence[bytes]) -> _Ids:
         """The same with gaps: slow, and exact where the model leaves characters out."""
-        found = self._segmenter.segment(texts)
+        found = [segmentation.known() for segmentation in self._segmenter.segment(texts)]
         return np.array([s.ids_M[0] if s.starts_M[:1].tolist() == [0] else NO_PLACE for s in found], np.int64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -23,40 +24,46 @@ class _Entry:
 
 
 class KeptAlignments:
-    """Pairings by tokenizer, and alignments by registered id; what is used least recently stands first."""
+    """Pairings by tokenizer, and alignments by registered id; what is used least recently stands first. For any thread:
+    requests that carry text are decoded off the event loop."""
 
     def __init__(self, *, max_pairings: int) -> None:
+        self._lock = threading.Lock()
         self._max_pairings = max_pairings
         self._entries: OrderedDict[PairingKey, _Entry] = OrderedDict()
         self._keys: dict[str, PairingKey] = {}
 
     def pairing(self, key: PairingKey) -> Pairing | None:
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        self._entries.move_to_end(key)
-        return entry.pairing
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry.pairing
 
     def alignment(self, registered_id: str) -> Alignment | None:
-        key = self._keys.get(registered_id)
-        if key is None:
-            return None
-        self._entries.move_to_end(key)
-        alignments = self._entries[key].alignments
-        alignments.move_to_end(registered_id)
-        return alignments[registered_id]
+        with self._lock:
+            key = self._keys.get(registered_id)
+            if key is None:
+                return None
+            self._entries.move_to_end(key)
+            alignments = self._entries[key].alignments
+            alignments.move_to_end(registered_id)
+            return alignments[registered_id]
 
     def keep_pairing(self, key: PairingKey, pairing: Pairing) -> None:
-        self._entry(key, pairing)
+        with self._lock:
+            self._entry(key, pairing)
 
     def keep(self, key: PairingKey, alignment: Alignment) -> None:
         """An alignment, and the pairing that it was made of."""
-        entry = self._entry(key, alignment.pairing)
-        entry.alignments[alignment.tokenizer_id] = alignment
-        self._keys[alignment.tokenizer_id] = key
-        if len(entry.alignments) > MAX_ALIGNMENTS_PER_PAIRING:
-            registered_id, _ = entry.alignments.popitem(last=False)
-            del self._keys[registered_id]
+        with self._lock:
+            entry = self._entry(key, alignment.pairing)
+            entry.alignments[alignment.tokenizer_id] = alignment
+            self._keys[alignment.tokenizer_id] = key
+            if len(entry.alignments) > MAX_ALIGNMENTS_PER_PAIRING:
+                registered_id, _ = entry.alignments.popitem(last=False)
+                del self._keys[registered_id]
 
     def _entry(self, key: PairingKey, pairing: Pairing) -> _Entry:
         entry = self._entries.setdefault(key, _Entry(pairing))

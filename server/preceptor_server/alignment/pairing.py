@@ -30,7 +30,7 @@ from preceptor_server.alignment.table_check import verify_added_tokens, verify_t
 from preceptor_server.alignment.token_table import padded, token_table_of
 from preceptor_server.alignment.tokenizer_file import Json, parse_tokenizer
 from preceptor_server.alignment.tokenizer_parts import tokenizer_parts
-from preceptor_server.alignment.types import NO_PLACE, IdMap, Pairing, TeacherVocabulary, TokenTable
+from preceptor_server.alignment.types import IMPOSSIBLE, NO_PLACE, IdMap, Pairing, TeacherVocabulary, TokenTable
 
 _EMPTY = np.empty(0, np.int32)
 _SPACE = ord(" ")
@@ -134,7 +134,8 @@ def _project(teacher: Vocabulary, student: TokenTable, first_tokens: FirstTokens
     texts = [as_text(token) for token in teacher.tokens]
     first_V = first_tokens.find(texts)
     plain_V, spaced_V, rest_V = _spaces(teacher)
-    with_space_V, without_space_V = np.full((2, len(texts)), NO_PLACE, np.int32)
+    with_space_V = np.full(len(texts), NO_PLACE, np.int32)
+    without_space_V = np.full(len(texts), IMPOSSIBLE, np.int32)
     # Most tokens with a space are tokens without it too, and each text is looked up once.
     is_pair = rest_V != NO_PLACE
     without_space_V[spaced_V[is_pair]] = first_V[rest_V[is_pair]]

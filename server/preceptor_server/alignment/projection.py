@@ -24,7 +24,7 @@ from preceptor.wire import LogprobArray, PositionStatus, StatusArray, TokenArray
 from preceptor_server.alignment.candidates import are_among, counterpart_logprobs, merged_teacher_ids, put_gathered
 from preceptor_server.alignment.masses import less, sum_equal_neighbours
 from preceptor_server.alignment.reading import Conversion, Reading, convert
-from preceptor_server.alignment.types import END, NO_PLACE, Alignment
+from preceptor_server.alignment.types import END, IMPOSSIBLE, Alignment
 from preceptor_server.types import ResponseColumns
 
 _Float = npt.NDArray[np.float64]
@@ -249,15 +249,21 @@ class _Asked:
         rows = np.flatnonzero(self._conversions_N == Conversion.WITHOUT_SPACE)
         if not len(rows):
             return
-        begins_RJ = self._alignment.pairing.without_space_V[self._ids_NJ[rows]] != NO_PLACE
+        begins_RJ = self._alignment.pairing.without_space_V[self._ids_NJ[rows]] != IMPOSSIBLE
         begins_RJ |= self._ids_NJ[rows] == self._next_ids_N[rows, None]
         logprobs_RJ = np.where(begins_RJ, logprobs_NJ[rows], -np.inf)
-        mass_R = np.exp(logprobs_RJ).sum(axis=1) + np.exp(next_N[rows]) + tail_N[rows]
-        log_mass_R = np.log(mass_R)
+        with np.errstate(divide="ignore"):
+            log_tail_R = np.log(tail_N[rows])
+        log_mass_R = np.logaddexp.reduce(
+            np.concatenate([logprobs_RJ, next_N[rows, None], log_tail_R[:, None]], axis=1), axis=1
+        )
+        # Where the teacher holds the space itself for impossible, nothing follows from it.
+        is_nothing_R = np.isneginf(log_mass_R)
+        log_mass_R[is_nothing_R] = 0.0
         logprobs_NJ[rows] = logprobs_RJ - log_mass_R[:, None]
         next_N[rows] -= log_mass_R
         path_N[rows] -= log_mass_R
-        tail_N[rows] /= mass_R
+        tail_N[rows] = np.where(is_nothing_R, 1.0, np.exp(log_tail_R - log_mass_R))
 
     def _places_of(self, teacher_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """As `convert`, with each row's own end token for END: the one that the student wrote there, else its first."""

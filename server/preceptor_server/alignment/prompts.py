@@ -65,6 +65,13 @@ def _as_utf8(data: bytes) -> str | None:
 
 def _without_counterpart(ids_P: TokenArray, position: int, alignment: Alignment, *, field: str) -> InvalidRequestError:
     student, token_id = alignment.pairing.student, int(ids_P[position])
+    if token_id == student.unknown_id:
+        return InvalidRequestError(
+            field,
+            f"token id {token_id} {student.special_texts[token_id]!r} at position {position} stands for text that the "
+            "student's tokenizer lacks, and nobody knows which: send the prompt as text, chat or teacher_ids",
+            reason="UNMAPPED_TOKEN",
+        )
     kind = TokenKind(student.kinds_V[token_id])
     named = f" {student.special_texts[token_id]!r}" if kind is TokenKind.SPECIAL else ""
     return InvalidRequestError(

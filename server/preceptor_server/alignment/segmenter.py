@@ -2,7 +2,8 @@
 
 No special token is added or recognised, nothing is put in front, nothing is normalised. Where a token lies follows from
 its bytes: a tokenizer that can write the text writes all of it, so its tokens' lengths add up to the places. Only where
-they do not are places looked for, token by token, and a token whose place is not certain is left out.
+they do not are places looked for, token by token. What the tokenizer writes for text that it lacks is kept, since its
+model expects to read it, and marked: it stands for no bytes that anybody knows.
 """
 
 # M = tokens of one text, F = tokens of all texts, B = bytes of all tokens
@@ -36,6 +37,20 @@ class Segmentation:
     ids_M: npt.NDArray[np.int64]
     starts_M: npt.NDArray[np.int64]
     ends_M: npt.NDArray[np.int64]
+    is_known_M: npt.NDArray[np.bool_]
+    """Whether the token stands for just these bytes. One for the unknown does not: several may cover one gap."""
+
+    def known(self) -> Segmentation:
+        """Without the tokens that stand for other bytes than they cover."""
+        if self.is_known_M.all():
+            return self
+        kept_M = self.is_known_M
+        return Segmentation(
+            ids_M=self.ids_M[kept_M],
+            starts_M=self.starts_M[kept_M],
+            ends_M=self.ends_M[kept_M],
+            is_known_M=kept_M[kept_M],
+        )
 
 
 class Segmenter:
@@ -52,6 +67,10 @@ class Segmenter:
         model = self.tokenizer.model
         self.drops_unknown = getattr(model, "unk_token", None) is None and not getattr(model, "byte_fallback", True)
         """Whether it leaves out characters that it lacks without a sign."""
+        # The library puts the bytes of a character before the <unk> of the one that it follows.
+        self._splits_unwritable = self.drops_unknown or (
+            table.unknown_id is not None and getattr(model, "byte_fallback", False)
+        )
         # One entry more than there are ids, of no bytes: for ids that the table does not know.
         self._lengths_V1 = np.append(np.diff(table.offsets_V1), 0)
         self._bytes = np.frombuffer(table.blob, np.uint8)
@@ -88,7 +107,12 @@ class Segmenter:
             own = slice(first, last)
             num_bytes = int(ends_F[last - 1]) - place if count else 0
             if num_bytes == len(text) and joined[place:end] == text and lengths_F[own].all():
-                found = Segmentation(ids_M=ids_F[own], starts_M=starts_F[own] - place, ends_M=ends_F[own] - place)
+                found = Segmentation(
+                    ids_M=ids_F[own],
+                    starts_M=starts_F[own] - place,
+                    ends_M=ends_F[own] - place,
+                    is_known_M=np.ones(count, np.bool_),
+                )
             else:
                 found = self._segment_with_gaps(string)
             segmentations.append(found)
@@ -105,24 +129,41 @@ class Segmenter:
         return self._bytes[indices_B].tobytes()
 
     def _segment_with_gaps(self, string: str) -> Segmentation:
-        runs = self._split_unwritable(string) if self.drops_unknown else [string]
+        runs = self._split_unwritable(string) if self._splits_unwritable else [string]
         if len(runs) > 1:
             return self._segment_runs(runs)
         encoding = self._encode([string], with_offsets=True)[0]
         tokens = [(token_id, self._bytes_of(token_id)) for token_id in encoding.ids]
-        return _segmentation(place_by_offsets(tokens, encoding.offsets, string))
+        return self._as_text(place_by_offsets(tokens, encoding.offsets, string))
+
+    def _as_text(self, placed: Iterable[Placed]) -> Segmentation:
+        """Text that happens to be a special token's name (Unigram finds it among its pieces) is not that token: it is
+        what this tokenizer cannot write."""
+        kinds_V, unknown_id, size = self.table.kinds_V, self.table.unknown_id, self.table.size
+        read = []
+        for token_id, start, end, is_known in placed:
+            is_text = token_id < size and kinds_V[token_id] == TokenKind.TEXT
+            own_id = token_id if is_text else unknown_id
+            if own_id is not None:
+                read.append((own_id, start, end, is_known))
+        return _segmentation(read)
 
     def _split_unwritable(self, string: str) -> list[str]:
         """Runs of characters that the vocabulary has, and of others, in turn, beginning with one that it has.
 
-        The model would drop the others, and join what stands on both sides of them into tokens that are not there.
+        The model would drop the others, and join what stands on both sides of them into tokens that are not there, or
+        put its sign for them behind what follows them.
         """
         needed = {character: character.encode() for character in set(string)}
         if self.byte_model is not None:
             lacking = [c for c, data in needed.items() if not all(byte in self._id_of_byte for byte in data)]
         else:
-            lacking = [c for c, data in needed.items() if data not in self._characters]
+            lacking = [c for c, data in needed.items() if data not in self._characters and not self._falls_back(data)]
         return re.split(f"([{re.escape(''.join(lacking))}]+)", string) if lacking else [string]
+
+    def _falls_back(self, character: bytes) -> bool:
+        is_able = getattr(self.tokenizer.model, "byte_fallback", False)
+        return is_able and all(byte in self._id_of_byte for byte in character)
 
     @cached_property
     def _characters(self) -> frozenset[bytes]:
@@ -140,12 +181,26 @@ class Segmenter:
             data = run.encode("utf-8", "surrogateescape")
             if index % 2 == 0:
                 found = next(segmentations)
-                columns = (found.ids_M, found.starts_M + start, found.ends_M + start)
+                columns = (found.ids_M, found.starts_M + start, found.ends_M + start, found.is_known_M)
                 parts.extend(zip(*(column.tolist() for column in columns), strict=True))
             else:
-                parts.extend((token_id, start + first, start + end) for token_id, first, end in self._place_bytes(data))
+                placed = self._place_unwritable(run, data)
+                parts.extend(
+                    (token_id, start + first, start + end, is_known) for token_id, first, end, is_known in placed
+                )
             start += len(data)
         return _segmentation(parts)
+
+    def _place_unwritable(self, run: str, data: bytes) -> list[Placed]:
+        """Of characters that the vocabulary lacks, or of bytes that are no text."""
+        unknown_id = self.table.unknown_id
+        if unknown_id is None:
+            return self._place_bytes(data)
+        if not _INVALID.search(run):
+            ids = self._encode([run])[0].ids
+            return [(token_id, 0, len(data), False) for token_id in ids if token_id == unknown_id]
+        placed = self._place_bytes(data)
+        return placed or [(unknown_id, 0, len(data), False)]
 
     def _place_bytes(self, data: bytes) -> list[Placed]:
         """Of bytes that are no text."""
@@ -155,7 +210,7 @@ class Segmenter:
             if b"".join(token for _, token in tokens) == data:
                 return place_in_row(tokens)
         ids_of_data = ((self._id_of_byte.get(byte), place) for place, byte in enumerate(data))
-        return [(token_id, place, place + 1) for token_id, place in ids_of_data if token_id is not None]
+        return [(token_id, place, place + 1, True) for token_id, place in ids_of_data if token_id is not None]
 
     def _bytes_of(self, token_id: int) -> bytes:
         return self.table.bytes_of(token_id) if token_id < self.table.size else b""
@@ -183,6 +238,6 @@ def _ids_of_bytes(table: TokenTable) -> dict[int, int]:
 
 
 def _segmentation(placed: Iterable[Placed]) -> Segmentation:
-    columns = np.array(list(placed), np.int64).reshape(-1, 3)
-    ids_M, starts_M, ends_M = np.ascontiguousarray(columns.T)
-    return Segmentation(ids_M=ids_M, starts_M=starts_M, ends_M=ends_M)
+    columns = np.array(list(placed), np.int64).reshape(-1, 4)
+    ids_M, starts_M, ends_M, is_known_M = np.ascontiguousarray(columns.T)
+    return Segmentation(ids_M=ids_M, starts_M=starts_M, ends_M=ends_M, is_known_M=is_known_M.astype(np.bool_))

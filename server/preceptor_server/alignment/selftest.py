@@ -92,6 +92,7 @@ def _as_a_stranger(aligner: Aligner) -> Alignment:
         paired=(),
         masked_ids=(),
         dropped_ids=(),
+        unknown_read_as=None,
         mapped_share=1.0,
         projected_share=1.0,
         warnings=(),

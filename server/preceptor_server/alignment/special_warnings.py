@@ -24,7 +24,13 @@ def warnings_of(
     return (
         *_of_ends(student, teacher, student_ends=student_ends, teacher_ends=teacher_ends),
         *_of_text_read_as_special(student, configured, student_ends=student_ends),
-        *_of_lonely(student, teacher, masked_ids=masked_ids, dropped_ids=dropped_ids),
+        *_of_unknown(student, teacher, masked_ids=masked_ids, dropped_ids=dropped_ids),
+        *_of_lonely(
+            student,
+            teacher,
+            masked_ids=[token_id for token_id in masked_ids if token_id != student.unknown_id],
+            dropped_ids=[token_id for token_id in dropped_ids if token_id != teacher.unknown_id],
+        ),
     )
 
 
@@ -79,6 +85,22 @@ def _of_text_read_as_special(
                 "mass goes to it, but where the student wrote it the teacher reads its characters. Mark it as special "
                 "in the student's tokenizer to change that"
             )
+
+
+def _of_unknown(
+    student: TokenTable, teacher: TokenTable, *, masked_ids: Sequence[int], dropped_ids: Sequence[int]
+) -> Iterator[str]:
+    own, theirs = student.unknown_id, teacher.unknown_id
+    if own is not None and own in masked_ids:
+        yield (
+            f"text that the student's tokenizer lacks becomes {name_of(student, own)}, and nobody knows "
+            "which text it was: where one stands nothing is learnt, and a prompt of ids that holds one is refused"
+        )
+    if theirs is not None and theirs in dropped_ids:
+        yield (
+            f"text that the teacher's tokenizer lacks reaches the teacher as {name_of(teacher, theirs)}: "
+            "the student's tokens of it are not scored"
+        )
 
 
 def _of_lonely(

@@ -72,6 +72,7 @@ def align(
         ),
         masked_ids=masked_ids,
         dropped_ids=dropped_ids,
+        unknown_read_as=None if pairing.student.unknown_id in special_to_teacher else teacher.table.unknown_id,
         mapped_share=_share(is_mapped_U, pairing.student),
         projected_share=_share(projection_V != NO_PLACE, teacher.table),
         warnings=pairing.warnings

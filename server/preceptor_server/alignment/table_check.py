@@ -53,8 +53,9 @@ def verify_added_tokens(segmenter: Segmenter, parts: Json) -> None:
 
 
 def _gaps(segmentation: Segmentation, text: bytes) -> list[bytes]:
-    starts = np.insert(segmentation.ends_M, 0, 0)
-    ends = np.append(segmentation.starts_M, len(text))
+    known = segmentation.known()
+    starts = np.insert(known.ends_M, 0, 0)
+    ends = np.append(known.starts_M, len(text))
     pairs = zip(starts.tolist(), ends.tolist(), strict=True)
     return [text[start:end] for start, end in pairs if start < end]
 

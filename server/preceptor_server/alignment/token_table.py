@@ -25,6 +25,8 @@ _SPARSEST = 4
 _ALWAYS_ALLOWED = 1 << 20
 """... except that this many are allowed to any tokenizer: some 10 MB."""
 
+_BYTES_OF_TEXT = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
+"""Those that occur in UTF-8."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 TokenBytes = Callable[[str], bytes]
@@ -37,6 +39,8 @@ class _Family:
 
     bytes_of_piece: TokenBytes
     bytes_of_added: TokenBytes
+    writes_bytes: bool
+    """Whether the tokens of single bytes write any text that other tokens do not."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,8 @@ class _Entries:
     texts: dict[int, str] = field(default_factory=dict)
     """Added tokens that are text."""
     specials: dict[int, str] = field(default_factory=dict)
+    unknown_id: int | None = None
+    """What the model writes for text that the vocabulary lacks."""
 
 
 def read_token_table(tokenizer_json: str, *, vocabulary_size: int = 0) -> TokenTable:
@@ -59,7 +65,7 @@ def token_table_of(parts: Json, *, vocabulary_size: int = 0) -> TokenTable:
     model = part_of(parts, "model")
     if model is None:
         raise InvalidTokenizerError("is not a tokenizer.json: it has no 'model'")
-    family = _family(part_of(parts, "decoder"))
+    family = _family(part_of(parts, "decoder"), falls_back=model.get("byte_fallback") is True)
     _refuse_affixes(model)
     entries = _Entries(_pieces_by_id(model))
     _put_added(entries, objects_of(parts, "added_tokens"))
@@ -83,10 +89,11 @@ def padded(table: TokenTable, *, size: int) -> TokenTable:
         blob=table.blob,
         offsets_V1=offsets_V1,
         special_texts={token_id: text for token_id, text in table.special_texts.items() if token_id < size},
+        unknown_id=table.unknown_id if table.unknown_id is not None and table.unknown_id < size else None,
     )
 
 
-def _family(decoder: Json | None) -> _Family:
+def _family(decoder: Json | None, *, falls_back: bool) -> _Family:
     if decoder is None:
         raise _unsupported("it has no decoder, which would say what bytes a token stands for")
     steps = list(_steps(decoder))
@@ -97,11 +104,11 @@ def _family(decoder: Json | None) -> _Family:
     if "ByteLevel" in kinds:
         if not set(kinds) <= {"ByteLevel", "Fuse", "Strip"}:
             raise _unsupported("its decoder mixes ByteLevel with other ways to write bytes")
-        return _Family(from_alphabet, str.encode)
+        return _Family(from_alphabet, str.encode, writes_bytes=True)
     spaces = [_space_sign(step) for step in steps if step["type"] in ("Replace", "Metaspace")]
     if not spaces:
         raise _unsupported("its decoder does not say how a space is written")
-    return _sentencepiece(spaces[0], has_byte_tokens="ByteFallback" in kinds)
+    return _sentencepiece(spaces[0], has_byte_tokens="ByteFallback" in kinds, falls_back=falls_back)
 
 
 def _steps(decoder: Json) -> Iterable[Json]:
@@ -123,7 +130,7 @@ def _space_sign(step: Json) -> str:
     return text_of(pattern, "String")
 
 
-def _sentencepiece(space: str, *, has_byte_tokens: bool) -> _Family:
+def _sentencepiece(space: str, *, has_byte_tokens: bool, falls_back: bool) -> _Family:
     def bytes_of_added(token: str) -> bytes:
         return token.replace(space, " ").encode()
 
@@ -131,7 +138,8 @@ def _sentencepiece(space: str, *, has_byte_tokens: bool) -> _Family:
         byte = _BYTE_TOKEN.fullmatch(token) if token.startswith("<0x") else None
         return bytes([int(byte[1], 16)]) if byte else token.replace(space, " ").encode()
 
-    return _Family(bytes_of_piece if has_byte_tokens else bytes_of_added, bytes_of_added)
+    of_piece = bytes_of_piece if has_byte_tokens else bytes_of_added
+    return _Family(of_piece, bytes_of_added, writes_bytes=has_byte_tokens and falls_back)
 
 
 def _refuse_affixes(model: Json) -> None:
@@ -190,6 +198,7 @@ def _put_unknown(entries: _Entries, model: Json) -> None:
     if isinstance(unknown_id, int) and unknown_id in entries.pieces:
         entries.texts.pop(unknown_id, None)
         entries.specials[unknown_id] = entries.pieces[unknown_id]
+        entries.unknown_id = unknown_id
 
 
 def _size(entries: _Entries, vocabulary_size: int) -> int:
@@ -225,8 +234,15 @@ def _build(entries: _Entries, family: _Family, size: int) -> TokenTable:
     # A token of no bytes that has no role stands for nothing, like padding.
     kinds_V = np.where(lengths_V > 0, TokenKind.TEXT, TokenKind.ABSENT).astype(np.uint8)
     kinds_V[list(specials)] = TokenKind.SPECIAL
-    offsets_V1 = np.append(0, np.cumsum(lengths_V))
-    return TokenTable(kinds_V=kinds_V, blob=b"".join(tokens_V), offsets_V1=offsets_V1, special_texts=specials)
+    writes_all = family.writes_bytes and {token[0] for token in tokens_V if len(token) == 1} >= _BYTES_OF_TEXT
+    is_unknown = entries.unknown_id in specials and not writes_all
+    return TokenTable(
+        kinds_V=kinds_V,
+        blob=b"".join(tokens_V),
+        offsets_V1=np.append(0, np.cumsum(lengths_V)),
+        special_texts=specials,
+        unknown_id=entries.unknown_id if is_unknown else None,
+    )
 
 
 def _beyond_size(largest: int, size: int) -> InvalidTokenizerError:

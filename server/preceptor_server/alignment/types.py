@@ -18,12 +18,14 @@ import numpy.typing as npt
 from preceptor.wire import VocabularyRelation
 
 IdMap = npt.NDArray[np.int32]
-"""Indexed by an id of one vocabulary: an id of the other, or NO_PLACE, or END."""
+"""Indexed by an id of one vocabulary: an id of the other, or NO_PLACE, or END, or IMPOSSIBLE."""
 
 NO_PLACE = -1
 """In an IdMap: the token has no counterpart."""
 END = -2
 """In `Alignment.projection_V`: an end token, whose place is the student's own end token at that position."""
+IMPOSSIBLE = -3
+"""In `Pairing.without_space_V`: the token begins with no space, so it cannot stand where a space has been written."""
 
 
 class TokenKind(IntEnum):
@@ -49,6 +51,9 @@ class TokenTable:
     """The bytes of id i are blob[offsets_V1[i] : offsets_V1[i + 1]]; none unless its kind is TEXT."""
     special_texts: Mapping[int, str]
     """The text of every SPECIAL token, by id."""
+    unknown_id: int | None = None
+    """The SPECIAL token that the tokenizer writes for text which its vocabulary lacks: nobody can tell for which. None
+    where there is none, and where the vocabulary can write every text, so that no text ever becomes it."""
 
     @property
     def size(self) -> int:
@@ -88,8 +93,8 @@ class Pairing:
     """The same for a space and the token's bytes: what a student token that begins with the space, which the teacher
     wrote into the token before, projects from. Empty where ids correspond one to one."""
     without_space_V: IdMap
-    """The same for the token's bytes without the space that they begin with; NO_PLACE where they begin with none, and
-    where nothing is left. Empty where ids correspond one to one."""
+    """The same for the token's bytes without the space that they begin with: NO_PLACE where nothing is left, IMPOSSIBLE
+    where they begin with none. Empty where ids correspond one to one."""
     warnings: tuple[str, ...]
     """In plain words."""
 
@@ -124,6 +129,9 @@ class Alignment:
     """Special tokens of the student without a counterpart."""
     dropped_ids: tuple[int, ...]
     """Special tokens of the teacher without one."""
+    unknown_read_as: int | None
+    """What the teacher reads, unscored, where the student's token for the unknown stands: its own, which is for text
+    that it lacks too. None where it has none, or where the two are paired."""
     mapped_share: float
     """Share of the student's vocabulary with a counterpart, in [0, 1]."""
     projected_share: float

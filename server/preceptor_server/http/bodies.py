@@ -7,6 +7,7 @@ from email.message import Message
 from http import HTTPStatus
 from typing import TypeVar
 
+from preceptor.settings_errors import words_of
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
@@ -77,7 +78,7 @@ def problem_of_validation(error: ValidationError) -> ProblemError:
 def _words_of(mistake: ErrorDetails) -> str:
     if mistake["type"] == "extra_forbidden":
         return "there is no such field; /openapi.json lists those that there are"
-    return mistake["msg"].removeprefix("Value error, ")
+    return words_of(mistake)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

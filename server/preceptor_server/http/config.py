@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from preceptor.settings import Section
-from pydantic import AfterValidator, DirectoryPath, Field, model_validator
+from pydantic import AfterValidator, DirectoryPath, Field, field_validator, model_validator
 
 from preceptor_server.reachable import refuse_public
 
@@ -28,6 +28,13 @@ def _check_host_name(host: str) -> str:
     if not _HOST.fullmatch(host):
         raise ValueError(f"{host!r} is no name of a host: write it without scheme, port and path")
     return host.lower()
+
+
+def in_existing_folder(file: Path | None) -> Path | None:
+    """It is written minutes later, once the model is loaded: a folder that is missing is told before."""
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"folder {file.parent} does not exist: make it, or name another file")
+    return file
 
 
 Origin = Annotated[str, AfterValidator(_check_origin)]
@@ -72,8 +79,19 @@ class HttpConfig(Section):
     """Share of the teacher's time that HTTP may take while gRPC callers are at work, and what its tokens weigh in the
     queue; all of it while they are not."""
 
+    @field_validator("address_file")
+    @classmethod
+    def _has_a_folder(cls, address_file: Path | None) -> Path | None:
+        return in_existing_folder(address_file)
+
     @model_validator(mode="after")
     def _check_public(self) -> Self:
         if self.port is not None:
             refuse_public(self.host, allow_insecure=self.allow_insecure)
+        elif changed := sorted(name for name in self.model_fields_set if getattr(self, name) != _default(self, name)):
+            raise ValueError(f"http.{changed[0]} is set, and there is no HTTP: set http.port, or leave it out")
         return self
+
+
+def _default(config: HttpConfig, name: str) -> object:
+    return type(config).model_fields[name].get_default(call_default_factory=True)

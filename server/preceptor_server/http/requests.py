@@ -80,7 +80,8 @@ class ResponseBody(TextOrIds):
     """One response to score."""
 
     score_mask: list[bool] = Field([], min_length=1)
-    """One per token: false = context only. Default: all are scored. At least one must be."""
+    """One per token: false = context only. Default: all are scored. At least one must be, or none of the whole group:
+    then the prompt is only read, and refused where it cannot be."""
     candidate_ids: list[Annotated[list[TokenId], Field(min_length=1)]] = Field([], min_length=1)
     """Ids whose logprobs are wanted too: for each of the T tokens a list of C."""
     student_logprobs: list[Number] = Field([], min_length=1)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from preceptor_server.decoding import decode_score_request
+from preceptor_server.decoding import decode_off_loop
 from preceptor_server.http import answers, answers_about
 from preceptor_server.http.accept import choose_form
 from preceptor_server.http.align import show_alignment
@@ -96,7 +96,7 @@ async def _topk(body: TopkRequest, caller: Caller, form: str, state: HttpState) 
         started = time.monotonic()
         try:
             student = await state.students.find(body.tokenizer, state.teacher)
-            translated = translate_topk(body, state.teacher, student)
+            translated = await asyncio.to_thread(translate_topk, body, state.teacher, student)
             response = await _named(translated, lambda: _score(translated, caller, deadline, state))
             waited_seconds = response.timings.queue_ms / 1000
             written = await _written(translated, response, form, state)
@@ -138,16 +138,17 @@ async def _align(body: AlignRequest, state: HttpState) -> Response:
             teacher = state.teacher
             student = await state.students.find(body.tokenizer, teacher)
             check_texts(body.prompt, [body.response], teacher)
+            ids = await asyncio.to_thread(ids_of, body.response, student, field="response")
             request = pb.ScoreRequest(
                 tokenizer_id=student.tokenizer_id,
                 prompt=to_prompt(body.prompt or PromptBody(teacher_ids=[0])),
-                responses=[pb.Response(ids=to_ids(ids_of(body.response, student, field="response")))],
+                responses=[pb.Response(ids=to_ids(ids))],
                 top_k=1,
                 temperature=1,
                 segmentation=segmentation_of(body),
                 paper_token_ids=body.paper_token_ids,
             )
-            call = decode_score_request(request, teacher)
+            call = await decode_off_loop(request, teacher)
             alignment = find_alignment(call.tokenizer_id, teacher)
             shown = await asyncio.to_thread(show_alignment, call, alignment, teacher)
             return json_response(shown)

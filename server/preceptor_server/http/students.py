@@ -76,18 +76,19 @@ class Students:
     async def _load(self, name: str) -> TeacherTokenizer:
         async with self._loading:
             if name not in self._loaded:
-                self._loaded[name] = await asyncio.to_thread(_load, self._folders[name])
+                self._loaded[name] = await asyncio.to_thread(_load, name, self._folders[name])
             return self._loaded[name]
 
 
-def _load(folder: Path) -> TeacherTokenizer:
+def _load(name: str, folder: Path) -> TeacherTokenizer:
     from preceptor_server.alignment.teacher_tokenizer import load_tokenizer
 
     try:
-        return load_tokenizer(str(folder.resolve()), gguf_file=None, trust_remote_code=False)
+        return load_tokenizer(
+            str(folder.resolve()), field=f"http.tokenizers.{name}", gguf_file=None, trust_remote_code=False
+        )
     except StartupError as error:
-        message = str(error).removeprefix("engine.tokenizer: ")
-        raise InvalidRequestError("tokenizer", message, reason="INVALID_TOKENIZER") from error
+        raise InvalidRequestError("tokenizer", str(error), reason="INVALID_TOKENIZER") from error
 
 
 def _registration_of(tokenizer: TeacherTokenizer) -> Registration:

@@ -82,7 +82,7 @@ async def test_a_server_that_cannot_start_ends_although_it_answers_already(tmp_p
     result = await asyncio.to_thread(
         run_server_to_its_end, *FAKE, "--engine.tokenizer", "./nowhere", "--listen.port", "0", "--http.port", "0"
     )
-    assert (result.returncode, "./nowhere does not exist" in result.stderr) == (1, True)
+    assert (result.returncode, "engine.tokenizer: no folder './nowhere'" in result.stderr) == (1, True)
 
 
 async def test_sigterm_finishes_what_is_in_flight_and_lets_go_of_who_only_waits(tmp_path: Path) -> None:

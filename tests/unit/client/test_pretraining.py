@@ -16,10 +16,10 @@ from preceptor_client.commands.doctor_settings import DoctorSettings
 from preceptor_client.commands.pretraining import check_verdicts, examine_batch, run_config
 from preceptor_client.commands.pretraining_batch import judge, roll_out
 from preceptor_client.commands.pretraining_view import MEASURES_OF
-from preceptor_client.train.data import load_examples
 from preceptor_client.train.instruments.bounds import Level
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
+from preceptor_client.train.loading import load_examples
 
 from tests.tiny import tiny_llama
 from tests.unit.client.scripted_teacher import ScriptedTeacher, V, serving
@@ -56,6 +56,7 @@ def test_a_run_would_be_asked_for_as_the_options_say(monkeypatch: pytest.MonkeyP
         special_pairs={"<a>": "<b>"},
         top_k=9,
         prompts="p.jsonl",
+        extra_fields="ignore",
         num_prompts=3,
         max_new_tokens=7,
         temperature=0.5,
@@ -73,6 +74,7 @@ def test_a_run_would_be_asked_for_as_the_options_say(monkeypatch: pytest.MonkeyP
     rollout = config.rollout
     assert (rollout.prompts_per_step, rollout.max_new_tokens, rollout.temperature, rollout.top_p) == (3, 7, 0.5, 0.8)
     assert (rollout.responses_per_prompt, config.data.train, config.objective.kind) == (1, "p.jsonl", "lsm")
+    assert config.data.extra_fields == "ignore"
 
 
 def test_a_student_that_is_its_own_teacher_has_no_gap(arguments: dict[str, Any]) -> None:
@@ -159,6 +161,20 @@ def test_batch_that_cannot_be_made_fails_its_check(
     check, found = examine_batch(DoctorSettings(**arguments | change))
     assert (check.outcome, found) == (Outcome.FAIL, None)
     assert says in check.found
+
+
+async def test_every_prompt_of_the_file_is_checked_not_those_of_the_batch_alone(arguments: dict[str, Any]) -> None:
+    prompts = Path(arguments["prompts"])
+    num_lines = len(prompts.read_text().splitlines())
+    for line in (json.dumps({"prompt": "\ud83d"}), json.dumps({"prompt": "a " * 300})):
+        whole = prompts.read_text()
+        prompts.write_text(f"{whole}{line}\n")
+        async with serving(ScriptedTeacher()) as address:
+            settings = DoctorSettings(**arguments | {"address": address, "num_prompts": 1})
+            check, found = await asyncio.to_thread(examine_batch, settings)
+        assert (check.outcome, found) == (Outcome.FAIL, None)
+        assert f"{prompts}:{num_lines + 1}: " in check.found
+        prompts.write_text(whole)
 
 
 async def test_prompt_that_does_not_fit_the_teacher_fails_the_check(arguments: dict[str, Any]) -> None:

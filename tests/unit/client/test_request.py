@@ -36,7 +36,7 @@ NOBODY = "127.0.0.1:1"
         ({"score_masks": [[1], [1]]}, "responses"),
         ({"score_masks": [[1]]}, "responses[0].score_mask"),
         ({"score_masks": [[1, 2]]}, "responses[0].score_mask"),
-        ({"score_masks": [[0, 0]]}, "responses[0].score_mask"),
+        ({"responses": [[1, 2], [3]], "score_masks": [[1, 0], [0]]}, "responses[1].score_mask"),
         ({"candidate_ids": []}, "responses"),
         ({"candidate_ids": [np.array([[1], [2]]), None]}, "responses"),
         ({"candidate_ids": [np.array([1, 2])]}, "responses[0].candidates.ids"),

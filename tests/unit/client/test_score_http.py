@@ -129,7 +129,7 @@ def test_a_silent_server_is_given_up_at_the_deadline(
     [
         ([], "give either --address or --http"),
         (["--address", "a:1", "--http", "http://a:2"], "give either --address or --http"),
-        (["--http", "a:2"], "http: Value error, 'a:2' is no URL: write http://HOST:PORT"),
+        (["--http", "a:2"], "http: 'a:2' is no URL: write http://HOST:PORT"),
     ],
 )
 def test_exactly_one_server_is_named(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,9 +50,18 @@ def test_probe_is_the_sentence_in_the_students_ids(tmp_path: Path) -> None:
     assert [WORDS[token] for token in student.probe_ids[:6]] == ["The", "capital", "of", "Norway", "is", "Oslo"]
 
 
-def test_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises((OSError, ValueError)):
-        load_student(str(tmp_path))
+@pytest.mark.parametrize(
+    ("student", "gguf_file", "message"),
+    [
+        ("{folder}", "", "--student: folder '{folder}' holds no tokenizer, such as tokenizer.json"),
+        ("{folder}/none", "", "--student: no folder '{folder}/none'"),
+        ("{folder}", "m.gguf", "--student-gguf-file: no file m.gguf in '{folder}'"),
+    ],
+)
+def test_folder_that_lacks_something_is_told(student: str, gguf_file: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as told:  # noqa: PT011  the whole message is compared
+        load_student(student.format(folder=tmp_path), gguf_file=gguf_file)
+    assert str(told.value) == message.format(folder=tmp_path)
 
 
 def test_an_ordinary_token_without_a_row_is_refused_as_the_trainer_does(tmp_path: Path) -> None:

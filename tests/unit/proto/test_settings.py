@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import pytest
 from preceptor.settings import InvalidSettingsError, Section, dump_settings, load_settings
 from preceptor_client.train.config import RunConfig
 from preceptor_server.config import ServerConfig
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -20,6 +20,14 @@ class OvenConfig(Section):
     """Whether it grills."""
     rack: Literal["low", "middle"] = "middle"
     """Where the tin stands."""
+    tin: Path | None = None
+    """Folder of the tin."""
+
+    @model_validator(mode="after")
+    def _does_not_burn(self) -> Self:
+        if (self.degrees, self.rack) == (300, "low"):
+            raise ValueError("oven.rack=low burns at oven.degrees=300")
+        return self
 
 
 class CakeConfig(BaseSettings):
@@ -41,6 +49,12 @@ class CakeConfig(BaseSettings):
     """How many eggs."""
     oven: OvenConfig = OvenConfig()
     """The oven."""
+
+    @model_validator(mode="after")
+    def _eggs_bear_the_heat(self) -> Self:
+        if not self.eggs and self.oven.degrees > 190:
+            raise ValueError("eggs=0 needs a cool oven: set oven.degrees=50")
+        return self
 
 
 def load(*arguments: str) -> CakeConfig:
@@ -108,7 +122,7 @@ def test_dump_is_the_resolved_settings_as_plain_data(sponge: str) -> None:
     assert dump_settings(settings) == {
         "name": "sponge",
         "eggs": 4,
-        "oven": {"degrees": 170, "grill": True, "rack": "low"},
+        "oven": {"degrees": 170, "grill": True, "rack": "low", "tin": None},
     }
 
 
@@ -139,6 +153,83 @@ def test_wrong_value_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CAKE_OVEN__DEGREES", "warm")
     with pytest.raises(InvalidSettingsError, match=r"oven\.degrees"):
         load("--name", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('name = "x"\negs = 3\n', "egs: there is no such setting; did you mean eggs?"),
+        ('name = "x"\n[oven]\ndegree = 3\n', "oven.degree: there is no such setting; did you mean oven.degrees?"),
+        ('name = "x"\nzzz = 3\n', "zzz: there is no such setting"),
+        ("eggs = 3\n", "name: is not set, and has no default"),
+        ('name = "x"\neggs = "many"\n', "eggs: must be a whole number (given: 'many')"),
+        ('name = "x"\n[oven]\ndegrees = 20\n', "oven.degrees: must be greater than or equal to 50 (given: 20)"),
+        ('name = "x"\n[oven]\ndegrees = true\n', "oven.degrees: must be a number, not true or false (given: True)"),
+        ('name = "x"\n[oven]\nrack = "top"\n', "oven.rack: must be 'low' or 'middle' (given: 'top')"),
+        ('name = "x"\n[oven]\ngrill = "perhaps"\n', "oven.grill: must be true or false (given: 'perhaps')"),
+        ('name = "x"\n[oven]\ntin = ""\n', "oven.tin: must not be empty: write . for the current folder"),
+        ('name = "x"\noven = 3\n', "oven: is a table of settings, [oven] (given: 3)"),
+        ('name = "x"\n[oven]\ndegrees = 300\nrack = "low"\n', "oven.rack=low burns at oven.degrees=300"),
+        ('name = "x"\neggs = 0\n[oven]\ndegrees = 200\n', "eggs=0 needs a cool oven: set oven.degrees=50"),
+    ],
+)
+def test_mistake_is_told_in_one_line(text: str, line: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettingsError) as caught:
+        load("@", write(tmp_path / "wrong.toml", text))
+    assert str(caught.value).splitlines() == [
+        "cake: 1 setting(s) cannot be used",
+        f"  {line}",
+        "cake --help describes every setting",
+    ]
+
+
+def test_table_that_is_missing_is_told_by_the_settings_that_it_lacks() -> None:
+    with pytest.raises(InvalidSettingsError) as caught:
+        load_settings(RunConfig, [], program="preceptor train")
+    told = [line.strip().removesuffix(": is not set, and has no default") for line in str(caught.value).splitlines()]
+    assert told[1:-1] == [
+        "student.model",
+        "teacher.address",
+        "data.train",
+        "rollout.prompts_per_step",
+        "rollout.max_new_tokens",
+        "optimizer.learning_rate",
+        "run.directory",
+        "run.num_steps",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--oven.degree", "9"], "there is no option --oven.degree; did you mean --oven.degrees?"),
+        (["--egs=9"], "there is no option --egs; did you mean --eggs?"),
+        (["cake.toml"], "'cake.toml' is no option: settings files stand first, each after an @: @ cake.toml"),
+        (["--eggs"], "argument --eggs: expected one argument"),
+        (["--oven", "x"], "oven: what the command line says is not JSON, which it must be for a whole table or list"),
+    ],
+)
+def test_command_line_that_cannot_be_read_is_told_without_the_whole_usage(arguments: list[str], line: str) -> None:
+    with pytest.raises(InvalidSettingsError) as caught:
+        load("--name", "x", *arguments)
+    assert str(caught.value).splitlines()[1:-1] == [f"  {line}"]
+
+
+def test_misspelt_variable_is_told_and_another_programs_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAKE_BAKERY__DEGREES", "150")
+    assert load("--name", "x").oven.degrees == 180
+    monkeypatch.setenv("CAKE_OVENS__DEGREES", "150")
+    with pytest.raises(InvalidSettingsError, match=r"CAKE_OVENS__DEGREES: .*did you mean CAKE_OVEN__DEGREES\?"):
+        load("--name", "x")
+
+
+def test_file_that_is_not_utf8_is_named_and_a_byte_order_mark_is_no_mistake(tmp_path: Path, sponge: str) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_bytes(b"\xef\xbb\xbfeggs = 7\n")
+    assert load("@", sponge, "@", str(path)).eggs == 7
+    path.write_bytes(b"# caf\xe9\n")
+    with pytest.raises(InvalidSettingsError, match=r"odd\.toml: is not UTF-8 .*: save it as UTF-8"):
+        load("@", sponge, "@", str(path))
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
-from preceptor_server.app import bind, build_engine, build_server, check_vocabularies
+from preceptor_server.app import bind, build_engine, build_server, check_vocabularies, load_teacher_tokenizer
 from preceptor_server.config import EngineConfig, ListenConfig, ServerConfig
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.hf import HfEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.hosted import with_turn_end
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import tiny_tokenizer
+from tests.unit.server.hosting import DescribedEngine
 
 FAKE = EngineConfig(kind="fake")
 
@@ -68,10 +73,65 @@ def test_hf_engine_is_built_without_being_loaded() -> None:
     engine.close()
 
 
+def test_model_without_a_tokenizer_of_its_own_takes_another_and_that_one_is_named(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_bytes((tiny_folder / name).read_bytes())
+    tokenizer = load_teacher_tokenizer(EngineConfig(model=str(model), tokenizer=str(tiny_folder)))
+    assert tokenizer is not None
+    assert tokenizer.vocabulary_size == 259
+    with pytest.raises(StartupError, match=r"^engine\.model: .*holds no tokenizer, .*: set engine\.tokenizer to where"):
+        load_teacher_tokenizer(EngineConfig(model=str(model)))
+    with pytest.raises(StartupError, match=r"^engine\.tokenizer: no folder '/nowhere/else'$"):
+        load_teacher_tokenizer(EngineConfig(model=str(model), tokenizer="/nowhere/else"))
+
+
+@pytest.mark.parametrize("kind", ["hf", "vllm"])
+def test_models_folder_that_is_missing_is_told_as_the_models(kind: Literal["hf", "vllm"]) -> None:
+    with pytest.raises(StartupError, match=r"^engine\.model: no folder '/nowhere/model'$"):
+        load_teacher_tokenizer(EngineConfig(kind=kind, model="/nowhere/model"))
+
+
+def test_home_is_found_in_names_too(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny_folder.parent))
+    assert load_teacher_tokenizer(EngineConfig(model=f"~/{tiny_folder.name}")) is not None
+
+
 def test_tokenizer_with_more_tokens_than_the_model_has_logits_is_refused() -> None:
     engine = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=258))
     with pytest.raises(StartupError, match="has 259 tokens and the model only 258 logits"):
         check_vocabularies(engine, TeacherTokenizer(tiny_tokenizer()))
+
+
+def test_special_token_beyond_the_models_logits_is_told_and_serves(caplog: pytest.LogCaptureFixture) -> None:
+    """An image's, in a text-only copy of a model, such as Gemma 3's."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]}, replace_extra_special_tokens=False)
+    engine = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=259))
+    check_vocabularies(engine, TeacherTokenizer(tokenizer))
+    assert "beyond the model's 259 logits, refused in prompts: <image>" in caplog.text
+
+
+def test_tokenizer_with_holes_is_as_large_as_its_largest_id() -> None:
+    """A token that was added without resizing the model, behind a hole."""
+    tokenizer = tiny_tokenizer()
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts["model"]["vocab"]["zz"] = 400
+    wide = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
+    engine = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=300))
+    assert len(wide) < 300
+    with pytest.raises(StartupError, match="has 401 tokens and the model only 300 logits"):
+        check_vocabularies(engine, TeacherTokenizer(wide))
+
+
+@pytest.mark.parametrize("token_id", [300, 1000])
+def test_end_token_beyond_the_models_logits_is_refused(token_id: int) -> None:
+    engine = DescribedEngine(EngineConfig(kind="fake", fake_vocabulary_size=300), end_token_ids=(0, token_id))
+    with pytest.raises(StartupError, match=f"end token {token_id} lies beyond the model's 300 logits: mend eos_token"):
+        check_vocabularies(engine, None)
 
 
 @pytest.mark.parametrize("num_logits", [259, 320])

@@ -50,7 +50,7 @@ def test_fake_needs_no_model() -> None:
 
 
 def test_engine_has_no_default() -> None:
-    with pytest.raises(InvalidSettingsError, match="engine: Field required"):
+    with pytest.raises(InvalidSettingsError, match=r"engine: .*set engine\.model to a hub id or a folder"):
         load()
 
 
@@ -86,6 +86,33 @@ def test_value_out_of_bounds_is_named(option: str, value: str) -> None:
     key = option.replace("-", "_").replace(".", r"\.")
     with pytest.raises(InvalidSettingsError, match=rf"(?m)^  {key}: "):
         load(*FAKE, f"--{option}={value}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine.model", "m", "--engine.fake-entropies", "false"], "fake_entropies is for kind=fake, not for hf"),
+        (
+            ["--engine.kind", "vllm", "--engine.model", "m", "--scheduler.max-batch-tokens", "9"],
+            "scheduler.max_batch_tokens is not for engine.kind=vllm, .* set max_num_batched_tokens in engine.vllm.arg",
+        ),
+        (
+            ["--engine.kind", "vllm", "--engine.model", "m", "--scheduler.batch-window-ms", "9"],
+            "scheduler.batch_window_ms is not for engine.kind=vllm",
+        ),
+    ],
+)
+def test_setting_that_this_engine_does_not_read_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(InvalidSettingsError, match=message):
+        load(*arguments)
+
+
+@pytest.mark.parametrize("section", ["listen", "http"])
+def test_address_file_in_a_folder_that_is_missing_is_told_before_the_model_is_loaded(
+    section: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSettingsError, match=rf"{section}\.address_file: folder {tmp_path}/none does not exist"):
+        load(*FAKE, f"--{section}.address-file", str(tmp_path / "none" / "address"))
 
 
 def test_environment_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,12 @@ def tokenizer() -> TeacherTokenizer:
     return TeacherTokenizer(tiny_tokenizer())
 
 
+def test_group_of_which_nothing_is_to_be_scored_asks_whether_its_prompt_can_be_read() -> None:
+    asked = request(responses=[response(4, 5, mask=b"\x00\x00"), response(6, mask=b"\x00")])
+    call = decode_score_request(asked, hosted_teacher())
+    assert [r.score_mask_T.tolist() for r in call.responses] == [[False, False], [False]]
+
+
 def test_request_becomes_a_group() -> None:
     call = decode_score_request(
         pb.ScoreRequest(
@@ -427,3 +433,20 @@ def test_text_that_is_too_long_is_told(reader: HostedTeacher) -> None:
     asked.prompt.text.text = "x" * 64
     with pytest.raises(InvalidRequestError, match=r"prompt \(64\) \+ response \(1\) exceed"):
         decode_score_request(asked, reader)
+
+
+@pytest.mark.parametrize("kind", ["text", "chat"])
+def test_special_token_that_the_model_has_no_row_for_is_refused_by_name(kind: str) -> None:
+    image = tiny_tokenizer()
+    image.add_special_tokens({"additional_special_tokens": ["<image>"]}, replace_extra_special_tokens=False)
+    teacher, asked = hosted_teacher(vocabulary_size=259, tokenizer=TeacherTokenizer(image)), request()
+    if kind == "text":
+        asked.prompt.text.text = "a <image>"
+    else:
+        asked.prompt.chat.messages.add(role="user", content="a <image>")
+    with pytest.raises(
+        InvalidRequestError, match=r"holds '<image>', whose id 259 lies beyond the 259 tokens"
+    ) as caught:
+        decode_score_request(asked, teacher)
+    assert caught.value.reason == "TOKEN_OUT_OF_RANGE"
+    assert caught.value.field.startswith(f"prompt.{kind}")

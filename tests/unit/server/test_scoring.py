@@ -154,3 +154,18 @@ async def test_answer_about_nothing_names_the_weights_of_the_moment() -> None:
         asked = replace(call, responses=(nothing,), adapter="maths")
         scored = await score_call(asked, teacher, caller="", timeout_seconds=10)
     assert (engine.groups, scored.revision) == ([], f"fake-{TEACHER.vocabulary_size}+3")
+
+
+async def test_group_of_which_nothing_is_to_be_scored_never_reaches_the_engine() -> None:
+    engine = NarrowEngine(None)
+    async with hosting(engine) as teacher:
+        call = await call_of_a_stranger(teacher)
+        ids_T = call.responses[0].ids_T
+        call = replace(call, responses=(response_of(ids_T, [0] * len(ids_T)),) * 2)
+        for one in (call, replace(call, alignment=None, segmentation=SegmentationPolicy.AS_IS)):
+            scored = await score_call(one, teacher, caller="", timeout_seconds=10)
+            assert scored.revision == teacher.info.revision_of("")
+            for answered in scored.responses:
+                assert answered.columns.status_T.tolist() == [PositionStatus.EXCLUDED] * len(ids_T)
+                assert answered.columns.support_ids_NK.shape == (0, TOP_K)
+    assert engine.groups == []

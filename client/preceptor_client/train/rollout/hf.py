@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import torch
 
 from preceptor_client.train.config import RolloutConfig, RunConfig
 from preceptor_client.train.data import Example
+from preceptor_client.train.encoding import encode_prompt
+from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.rollout import Rollout, StudentView
 from preceptor_client.train.rollout.generation import Sampling, generate_recorded
 from preceptor_client.train.rollout.recorder import StudentRecorder
@@ -48,9 +50,14 @@ class HfRollouts:
             num_top_ids=config.num_student_tokens,
         )
 
-    def generate(self, examples: Sequence[Example], *, step: int) -> Iterator[list[Rollout]]:
+    def generate(
+        self, examples: Sequence[Example], *, step: int, on_bad: Callable[[InvalidDataError], None] | None = None
+    ) -> Iterator[list[Rollout]]:
         """Yields the rollouts of a step in batches of at most `rollout.batch_size`; all responses to one prompt are in
-        one batch."""
+        one batch. An example whose prompt cannot be encoded is given to `on_bad` and left out; without it,
+        InvalidDataError is raised."""
+        kept = list(self._encoded(examples, on_bad=on_bad))
+        examples, prompts = [example for example, _ in kept], [ids for _, ids in kept]
         num_responses = self._config.responses_per_prompt
         prompts_per_batch = self._config.batch_size // num_responses
         for batch, first in enumerate(range(0, len(examples), prompts_per_batch)):
@@ -59,7 +66,6 @@ class HfRollouts:
                 for slot in range(first, min(first + prompts_per_batch, len(examples)))
                 for _ in range(num_responses)
             ]
-            prompts = {slot: tuple(self._student.encode_prompt(examples[slot].prompt)) for slot in dict.fromkeys(slots)}
             responses, views = self._draw(
                 [prompts[slot] for slot in slots], seed=draw_seed(self._seed, step=step, batch=batch)
             )
@@ -74,6 +80,17 @@ class HfRollouts:
                 )
                 for slot, response, view in zip(slots, responses, views, strict=True)
             ]
+
+    def _encoded(
+        self, examples: Sequence[Example], *, on_bad: Callable[[InvalidDataError], None] | None
+    ) -> Iterator[tuple[Example, tuple[int, ...]]]:
+        for example in examples:
+            try:
+                yield example, tuple(encode_prompt(self._student, example.prompt, where=example.name))
+            except InvalidDataError as error:
+                if on_bad is None:
+                    raise
+                on_bad(error)
 
     def _draw(self, prompts: Sequence[Sequence[int]], *, seed: int) -> tuple[list[list[int]], list[StudentView]]:
         devices = [self._student.device] if self._student.device.type == "cuda" else []

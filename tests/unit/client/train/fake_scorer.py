@@ -60,12 +60,13 @@ REPORT = AlignmentReport(
 
 @dataclass
 class FakeScorer:
-    """Answers at once. `error_at` may name an error for a call, `status_of` a status for a response token, `support_of`
-    how many tokens of its support are left."""
+    """Answers at once. `error_at` may name an error for a call, `refuses` one for a prompt, `status_of` a status for a
+    response token, `support_of` how many tokens of its support are left."""
 
     teacher: Student
     name: str = "tiny"
     error_at: Callable[[int], Exception | None] = lambda index: None
+    refuses: Callable[[Prompt], Exception | None] = lambda prompt: None
     status_of: Callable[[int], PositionStatus] = lambda position: PositionStatus.OK
     support_of: Callable[[int], int | None] = lambda position: None
     unmapped_mass: float = 0.0
@@ -76,6 +77,8 @@ class FakeScorer:
     register_error: Exception | None = None
     server: ServerInfo | None = None
     calls: list[Call] = field(default_factory=list)
+    reads: list[Prompt] = field(default_factory=list)
+    """Prompts of groups of which nothing was to be scored."""
     registrations: list[dict[str, object]] = field(default_factory=list)
 
     def info(self) -> ServerInfo:
@@ -122,12 +125,14 @@ class FakeScorer:
         self, prompt: Prompt, responses: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]
     ) -> Future[GroupScores]:
         future: Future[GroupScores] = Future()
-        error = self.error_at(len(self.calls))
+        masks = options.get("score_masks")
+        if masks is not None and not any(any(mask or [True]) for mask in masks):
+            self.reads.append(prompt)
+            _settle(future, self.refuses(prompt) or self._score(prompt, responses, options))
+            return future
+        error = self.error_at(len(self.calls)) or self.refuses(prompt)
         self.calls.append(Call(prompt=prompt, responses=[list(ids) for ids in responses], options=options))
-        if error:
-            future.set_exception(error)
-        else:
-            future.set_result(self._score(prompt, responses, options))
+        _settle(future, error or self._score(prompt, responses, options))
         return future
 
     def _score(self, prompt: Prompt, responses: Sequence[Sequence[int]], options: ScoreOptions) -> GroupScores:
@@ -193,6 +198,13 @@ class FakeScorer:
         if isinstance(prompt, StudentIds | TeacherIds):
             return [int(token) for token in prompt.ids]
         return self.teacher.encode_prompt(prompt.text if isinstance(prompt, Text) else prompt.messages)
+
+
+def _settle(future: Future[GroupScores], outcome: GroupScores | Exception) -> None:
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def teacher_info(teacher: Student, *, name: str = "tiny", max_model_len: int = 256) -> TeacherInfo:

@@ -10,9 +10,10 @@ from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_ch
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.data import Example
 from preceptor_client.train.display import Display, SilentDisplay
+from preceptor_client.train.loading import load_train_examples
 from preceptor_client.train.metrics import Metrics
 from preceptor_client.train.rollout_log import RolloutLog
-from preceptor_client.train.run import load_train_examples
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student import load_student
 from preceptor_client.train.trainer import Trainer
 
@@ -40,7 +41,14 @@ class Runs:
         self._open: list[Metrics | RolloutLog] = []
 
     def trainer(
-        self, *, name: str = "run", heldout: Sequence[Example] = (), display: Display | None = None, **changes: object
+        self,
+        *,
+        name: str = "run",
+        heldout: Sequence[Example] = (),
+        display: Display | None = None,
+        stop: StopRequest | None = None,
+        scorer: FakeScorer | None = None,
+        **changes: object,
     ) -> Trainer:
         self.close()
         base = Path(self._settings["run"]["directory"]).parent
@@ -54,7 +62,7 @@ class Runs:
         examples = load_train_examples(config.data)
         return Trainer(
             load_student(config.student, folder=checkpoint),
-            scorer=self._scorer,
+            scorer=scorer or self._scorer,
             agreement=agreement_with(self._scorer.teacher),
             config=config,
             examples=examples,
@@ -63,6 +71,7 @@ class Runs:
             rollout_log=rollout_log,
             display=display or SilentDisplay(),
             checkpoint=checkpoint,
+            stop=stop,
         )
 
     def close(self) -> None:

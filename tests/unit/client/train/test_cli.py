@@ -79,8 +79,58 @@ def test_eval_prints_answers_and_how_many_are_right(
     assert f"model: {tmp_path / 'student'}" in out
     assert "of 1 right" in out
     assert "with the student's prompts" in out
-    assert cli.main([*arguments, "--prompts", "teacher"]) == 0
+    # What only measures may do so in the format that training refuses.
+    assert cli.main([*arguments, "--prompts", "teacher", "--student.dtype", "bfloat16"]) == 0
     assert "with the teacher's prompts" in capsys.readouterr().out
+
+
+def test_eval_names_its_own_setting_where_that_gave_the_model(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text(json.dumps({"prompt": "say tan", "answer": "tan"}) + "\n")
+    arguments = ["eval", "@", str(run_toml), "--data.heldout", str(heldout), "--model", "/absent/model"]
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err == "preceptor eval: model: no folder '/absent/model'\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--data.train={tmp}/none.jsonl", "data.train: {tmp}/none.jsonl: no such file"),
+        ("--data.heldout={tmp}/none.jsonl", "data.heldout: {tmp}/none.jsonl: no such file"),
+        ("--run.directory={tmp}/run.toml", "run.directory: {tmp}/run.toml cannot be made a folder (File exists)"),
+        ("--student.model={tmp}/run.toml", "student.model: '{tmp}/run.toml' is a file, and a model is a folder"),
+    ],
+)
+def test_path_that_is_no_use_is_told_by_its_setting(
+    option: str, message: str, run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "@", str(run_toml), option.format(tmp=tmp_path)]) == 1
+    assert capsys.readouterr().err == f"preceptor train: {message.format(tmp=tmp_path)}\n"
+
+
+def test_eval_names_a_bad_example_or_goes_on_without_it(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_bytes(b'{"prompt": "say caf\xe9", "answer": "a"}\n{"prompt": "say tan", "answer": 7}\n')
+    arguments = ["eval", "@", str(run_toml), "--data.heldout", str(heldout)]
+    assert cli.main(arguments) == 1
+    assert f"{heldout}:1: not UTF-8 at byte 20" in capsys.readouterr().err
+    assert cli.main([*arguments, "--data.on-bad-example", "skip"]) == 0
+    out = capsys.readouterr().out
+    assert "of 1 right" in out
+    assert f"warning: 1 bad example(s) left out; the first: {heldout}:1: not UTF-8" in out
+
+
+@pytest.mark.parametrize("name", ["train", "heldout"])
+def test_data_file_that_cannot_be_read_is_told_by_its_setting(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    absent = tmp_path / "none.jsonl"
+    assert cli.main(["train", "@", str(run_toml), f"--data.{name}", str(absent)]) == 1
+    assert capsys.readouterr().err == f"preceptor train: data.{name}: {absent}: no such file\n"
 
 
 def test_eval_without_heldout_names_the_setting(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,10 +60,16 @@ def test_environment_is_above_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         (["--rollout.responses-per-prompt", "17"], "rollout.batch_size=16"),
         (["--optimizer.warmup-steps", "11"], "run.num_steps=10"),
         (["--objective.kind", "magic"], "objective.kind"),
+        (["--data.prompt-field", "question"], r"^  data\.prompt_field is for a named dataset, and none is read"),
+        (["--data.train", "org/set", "--data.heldout-split", "dev"], r"data\.heldout_split is for a named dataset"),
+        (["--optimizer.betas", "[0.9, 1.0]"], r"optimizer\.betas\.1: must be less than 1"),
+        (["--optimizer.learning-rate", "inf"], r"optimizer\.learning_rate: must be a finite number"),
+        (["--run.directory", ""], r"run\.directory: must not be empty"),
+        (["--teacher.paper-tokens", '["a"]'], r"^  teacher\.paper_tokens is for segmentation=paper, not for auto"),
     ],
 )
 def test_unusable_setting_is_refused_and_named(tmp_path: Path, options: list[str], expected: str) -> None:
-    with pytest.raises(InvalidSettingsError, match=expected):
+    with pytest.raises(InvalidSettingsError, match=f"(?m){expected}"):
         _load(tmp_path, *options)
 
 
@@ -77,13 +83,20 @@ def test_end_tokens_and_pairs_are_read_from_file_and_command_line(tmp_path: Path
     assert config.teacher.segmentation == "auto"
 
 
+def test_settings_of_a_named_dataset_are_taken_where_one_is_read(tmp_path: Path) -> None:
+    options = ["--data.train", "org/set", "--data.train-split", "all", "--data.prompt-field", "question"]
+    assert _load(tmp_path, *options).data.prompt_field == "question"
+    options = ["--data.heldout", "org/set", "--data.heldout-split", "dev", "--data.answer-field", "solution"]
+    assert _load(tmp_path, *options).data.heldout_split == "dev"
+
+
 def test_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettingsError, match=r"rollout\.beams"):
         _load(tmp_path, toml=MINIMAL.replace("prompts_per_step = 4", "prompts_per_step = 4\nbeams = 3"))
 
 
 def test_missing_value_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettingsError, match=r"optimizer\.learning_rate|optimizer: Field required"):
+    with pytest.raises(InvalidSettingsError, match=r"(?m)^  optimizer\.learning_rate: is not set, and has no default$"):
         _load(tmp_path, toml=MINIMAL.replace("learning_rate = 2e-5", ""))
 
 

@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from preceptor_client.train.data import Example, PromptStream, load_examples
+from preceptor_client.train.data import Example, PromptStream
 from preceptor_client.train.errors import InvalidDataError
+from preceptor_client.train.loading import load_examples
 from preceptor_client.types import ChatMessage
 
 GOOD = '{"prompt": "hello"}'
@@ -42,7 +43,7 @@ def test_texts_and_conversations_are_read(tmp_path: Path) -> None:
         ('{"prompt": [{"role": "user"}]}', "message 0"),
         ('{"prompt": [{"role": "user", "content": "a", "name": "b"}]}', "message 0"),
         ('{"prompt": "a", "teacher_prompt": 1}', "'teacher_prompt' must be"),
-        ('{"prompt": "a", "answer": 4}', "'answer' must be"),
+        ('{"prompt": "a", "answer": true}', "'answer' must be"),
         ('{"prompt": "a", "task": 4}', "'task' must be a text, not 4"),
         ('{"prompt": "a", "label": "b"}', "unknown key 'label'"),
     ],

@@ -74,8 +74,28 @@ def test_absent_folder_is_refused_without_a_look_at_the_hub(
 
 
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidStudentError, match="cannot be loaded"):
+    with pytest.raises(
+        InvalidStudentError, match=r"^student\.model: folder '.*' holds no config\.json, so it is no model"
+    ):
         load_student(StudentConfig(model=str(tmp_path)))
+
+
+def test_hub_id_that_cannot_be_had_is_told_as_no_folder_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        InvalidStudentError,
+        match=r"^student\.model: there is no folder 'a b', and .* while HF_HUB_OFFLINE is set: Repo id",
+    ):
+        load_student(StudentConfig(model="a b"))
+
+
+def test_checkpoint_that_is_damaged_is_told_as_one_and_not_as_the_settings(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "step-000004")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(InvalidStudentError, match=r"^checkpoint: .*model\.safetensors has \d+ bytes, and its header"):
+        load_student(StudentConfig(model="unused"), folder=folder)
 
 
 def test_absent_gguf_file_is_named(tmp_path: Path) -> None:

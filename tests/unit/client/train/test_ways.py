@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from preceptor_client.train.errors import InvalidStudentError
+from preceptor_client.train.errors import InvalidStudentError, StopRequestedError
 from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
 from preceptor_client.train.rollout.generation import Sampling, generate, generate_recorded
 from preceptor_client.train.rollout.recorder import StudentRecorder
@@ -139,6 +139,21 @@ def test_prompts_of_one_length_are_answered_together_and_in_their_order() -> Non
     prompts = [[9, 8, 7], [9, 8], [5, 4, 3], [7]]
     together = generate(student, prompts, max_new_tokens=9, sampling=None)
     assert together == [generate(student, [prompt], max_new_tokens=9, sampling=None)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("error", [StopRequestedError("stop"), torch.OutOfMemoryError("too large")])
+def test_what_is_no_refusal_of_the_model_is_not_taken_for_one(error: Exception) -> None:
+    """A run that is asked to stop is told so in the next forward, which may be of a probe."""
+    student = prepare_student(tiny_llama(), tiny_tokenizer())
+
+    def fail(*_: object) -> None:
+        raise error
+
+    hook = student.model.register_forward_pre_hook(fail)
+    with pytest.raises(type(error)):
+        student.ways.up_to(LONG)
+    hook.remove()
+    assert student.ways.up_to(LONG).writing.together is Together.SHARED
 
 
 def test_a_slow_way_is_told() -> None:

@@ -68,6 +68,7 @@ def alignment_of(
         paired=tuple(PairedTokens(student_id=a, teacher_id=b, reason=AS_CONFIGURED) for a, b in configured),
         masked_ids=(),
         dropped_ids=(),
+        unknown_read_as=None,
         mapped_share=1.0,
         projected_share=1.0,
         warnings=(),

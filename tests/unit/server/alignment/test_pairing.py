@@ -10,7 +10,7 @@ import pytest
 from preceptor.wire import VocabularyRelation
 from preceptor_server.alignment.pairing import own_pairing, pair, read_teacher
 from preceptor_server.alignment.tokenizer_parts import tokenizer_parts
-from preceptor_server.alignment.types import NO_PLACE, Pairing, TeacherVocabulary, TokenKind
+from preceptor_server.alignment.types import IMPOSSIBLE, NO_PLACE, Pairing, TeacherVocabulary, TokenKind
 from preceptor_server.errors import InvalidTokenizerError
 from tokenizers import Tokenizer
 
@@ -97,7 +97,9 @@ def test_the_map_with_a_space_is_that_of_the_token_behind_a_space(tiny_pairing: 
 
 
 def test_the_map_without_a_space_is_that_of_what_follows_it(tiny_pairing: Pairing) -> None:
-    expected = [naive_first(text[1:]) if text.startswith(" ") and text != " " else NO_PLACE for text in TEACHER_TEXTS]
+    """Of a space alone nothing is left; what begins with no space cannot stand behind one that is written."""
+    rests = [text[1:] if text.startswith(" ") else None for text in TEACHER_TEXTS]
+    expected = [IMPOSSIBLE if rest is None else naive_first(rest) if rest else NO_PLACE for rest in rests]
     assert tiny_pairing.without_space_V.tolist() == expected
 
 

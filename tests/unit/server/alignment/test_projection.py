@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from preceptor.wire import PositionStatus, VocabularyRelation
 from preceptor_server.alignment.projection import Projected, num_teacher_tokens, project
 from preceptor_server.alignment.reading import Conversion, Reading
-from preceptor_server.alignment.types import END, NO_PLACE, Alignment
+from preceptor_server.alignment.types import END, IMPOSSIBLE, NO_PLACE, Alignment
 from preceptor_server.engines.fake import dense_columns
 from preceptor_server.types import ResponseColumns, ResponseToScore
 
@@ -32,7 +32,7 @@ def random_alignment(rng: np.random.Generator, *, ends: tuple[int, ...] = ENDS) 
         relation=VocabularyRelation.OVERLAPPING,
         projection_V=rng.integers(END if ends else NO_PLACE, U, V),
         with_space_V=rng.integers(NO_PLACE, U, V),
-        without_space_V=rng.integers(NO_PLACE, U, V),
+        without_space_V=np.where(rng.random(V) < 0.3, IMPOSSIBLE, rng.integers(NO_PLACE, U, V)),
         student_end_ids=ends,
         num_student_ids=U,
     )
@@ -81,7 +81,7 @@ def by_hand(columns: ResponseColumns, reading: Reading, alignment: Alignment, po
     tail = max(1.0 - sum(masses.values()), 0.0)
     path = math.exp(sum(float(columns.sampled_logprobs_N[m]) for m in range(row, reading.path_ends_N[position])))
     if conversion == Conversion.WITHOUT_SPACE:
-        possible = {t: m for t, m in masses.items() if t == next_id or maps[conversion][t] != NO_PLACE}
+        possible = {t: m for t, m in masses.items() if t == next_id or maps[conversion][t] != IMPOSSIBLE}
         total = sum(possible.values()) + tail
         masses, path = {t: m / total for t, m in possible.items()}, path / total
     landed: defaultdict[int, float] = defaultdict(float)
@@ -90,8 +90,7 @@ def by_hand(columns: ResponseColumns, reading: Reading, alignment: Alignment, po
     if place(next_id) != sampled:
         landed[place(next_id)] -= path
         landed[sampled] += path
-    landed.pop(NO_PLACE, None)
-    return dict(landed)
+    return {own: mass for own, mass in landed.items() if own >= 0}
 
 
 @pytest.mark.parametrize("seed", range(40))

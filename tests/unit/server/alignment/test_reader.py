@@ -14,7 +14,7 @@ from preceptor.wire import PositionStatus, SegmentationPolicy, VocabularyRelatio
 from preceptor_server.alignment.reader import Reader
 from preceptor_server.alignment.reading import Conversion, Reading
 from preceptor_server.alignment.segmenter import Segmentation
-from preceptor_server.alignment.types import NO_PLACE, Alignment, TokenTable
+from preceptor_server.alignment.types import IMPOSSIBLE, NO_PLACE, Alignment, TokenTable
 from preceptor_server.types import ResponseToScore
 
 from tests.unit.server.alignment.alignments import alignment_of, table_of
@@ -45,7 +45,10 @@ class LongestMatch:
                 ends.append(place + len(longest))
             place += max(map(len, fits), default=1)
         return Segmentation(
-            ids_M=np.array(ids, np.int64), starts_M=np.array(starts, np.int64), ends_M=np.array(ends, np.int64)
+            ids_M=np.array(ids, np.int64),
+            starts_M=np.array(starts, np.int64),
+            ends_M=np.array(ends, np.int64),
+            is_known_M=np.ones(len(ids), np.bool_),
         )
 
 
@@ -56,6 +59,7 @@ def first_tokens(teacher: TokenTable, student: TokenTable, *, before: bytes = b"
     for token_id in range(teacher.size):
         token = teacher.bytes_of(token_id)
         if not token or not token.startswith(without):
+            places[token_id] = IMPOSSIBLE if without else NO_PLACE
             continue
         ids = segmenter.segment([before + token.removeprefix(without)])[0].ids_M
         places[token_id] = ids[0] if len(ids) else NO_PLACE

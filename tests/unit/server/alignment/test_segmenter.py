@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 
 from tests.unit.server.alignment.tokenizers_for_tests import (
     FAMILIES,
+    WITHOUT_BYTES,
     WRITES_ALL,
     byte_level,
     gemma_like,
@@ -33,7 +35,7 @@ some_bytes = st.lists(st.one_of(st.binary(max_size=6), texts.map(str.encode)), m
 
 @cache
 def segmenter(family: str) -> Segmenter:
-    return segmenter_of(FAMILIES[family]())
+    return segmenter_of((FAMILIES | WITHOUT_BYTES)[family]())
 
 
 def segmenter_of(tokenizer_json: str) -> Segmenter:
@@ -41,7 +43,8 @@ def segmenter_of(tokenizer_json: str) -> Segmenter:
 
 
 def tokens_of(owner: Segmenter, segmentation: Segmentation) -> list[bytes]:
-    return [owner.table.bytes_of(int(token_id)) for token_id in segmentation.ids_M]
+    """The bytes of those that stand for the bytes which they cover."""
+    return [owner.table.bytes_of(int(token_id)) for token_id in segmentation.known().ids_M]
 
 
 def cut(owner: Segmenter, text: bytes) -> list[bytes]:
@@ -50,16 +53,18 @@ def cut(owner: Segmenter, text: bytes) -> list[bytes]:
 
 
 def check(owner: Segmenter, segmentation: Segmentation, text: bytes) -> None:
-    """Every token's bytes are the text's at its place; places ascend and are disjoint."""
-    end_before = 0
-    columns = (segmentation.ids_M, segmentation.starts_M, segmentation.ends_M)
+    """Every known token's bytes are the text's at its place; places ascend, and those of known tokens are disjoint."""
+    assert (np.diff(segmentation.starts_M) >= 0).all()
+    assert (np.diff(segmentation.ends_M) >= 0).all()
+    end_before, known = 0, segmentation.known()
+    columns = (known.ids_M, known.starts_M, known.ends_M)
     for token_id, start, end in zip(*(column.tolist() for column in columns), strict=True):
         assert end_before <= start < end <= len(text)
         assert text[start:end] == owner.table.bytes_of(token_id)
         end_before = end
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *WITHOUT_BYTES])
 @given(batch=st.lists(some_bytes, max_size=4))
 @RANDOM
 def test_any_bytes_are_cut_into_tokens_of_these_bytes(family: str, batch: list[bytes]) -> None:
@@ -77,7 +82,7 @@ def test_a_tokenizer_that_writes_every_byte_leaves_no_gap(family: str, text: byt
     assert b"".join(cut(segmenter(family), text)) == text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *WITHOUT_BYTES])
 def test_a_batch_is_cut_as_its_texts_are_one_by_one(family: str) -> None:
     batch = [MIXED, b"", b"the \xff\xfe mother", b"the", "\u2581 \u2581the".encode()]
     owner = segmenter(family)
@@ -144,7 +149,8 @@ def test_what_the_tokenizer_cannot_write_is_a_gap_between_tokens_in_their_places
     (segmentation,) = owner.segment([text])
     check(owner, segmentation, text)
     covered = set()
-    for start, end in zip(segmentation.starts_M.tolist(), segmentation.ends_M.tolist(), strict=True):
+    known = segmentation.known()
+    for start, end in zip(known.starts_M.tolist(), known.ends_M.tolist(), strict=True):
         covered |= set(range(start, end))
     assert bytes(byte for place, byte in enumerate(text) if place not in covered) == "\u6f22\U0001f680".encode()
 
@@ -163,7 +169,7 @@ def test_a_model_that_drops_what_it_lacks_keeps_the_places_of_the_rest() -> None
 def test_the_character_that_stands_for_a_space_is_a_gap() -> None:
     owner = segmenter_of(gemma_like())
     (segmentation,) = owner.segment(["the\u2581 the".encode()])
-    assert tokens_of(owner, segmentation)[0] == b"the"
+    assert segmentation.is_known_M.tolist() == [True, False, True]
     assert b"".join(tokens_of(owner, segmentation)) == b"the the"
 
 
@@ -179,3 +185,75 @@ def test_a_piece_of_a_character_is_the_token_that_the_vocabulary_has_for_it() ->
     vocabulary["\u00e6\u00bc"] = len(vocabulary)
     merges.append(["\u00e6", "\u00bc"])  # the letters of the bytes E6 BC
     assert cut(segmenter_of(json.dumps(parts)), b"the\xe6\xbc") == [b"the", b"\xe6\xbc"]
+
+
+ARABIC, WORD = "\u0645\u0631", "the"
+UNKNOWN = {
+    # Each character by itself, or all of them as one.
+    "metaspace_bpe": ["<unk>"],
+    "metaspace_bpe_unfused": ["<unk>", "<unk>"],
+    "metaspace_bpe_dropping": [],
+    "plain_unigram": ["<unk>"],
+    "unigram": ["<unk>"],
+}
+
+
+@pytest.mark.parametrize("family", UNKNOWN)
+def test_what_is_written_for_unknown_text_is_kept_and_marked(family: str) -> None:
+    owner = segmenter(family)
+    text = (WORD + ARABIC + WORD).encode()
+    (segmentation,) = owner.segment([text])
+    check(owner, segmentation, text)
+    marked = segmentation.ids_M[~segmentation.is_known_M].tolist()
+    assert [owner.table.special_texts[token_id] for token_id in marked] == UNKNOWN[family]
+    assert set(marked) <= {owner.table.unknown_id}
+    assert b"".join(tokens_of(owner, segmentation)) == b"thethe"
+
+
+def test_a_character_without_byte_tokens_stands_before_one_that_has_them() -> None:
+    """The library writes it behind: the teacher reads both in their order."""
+    owner = segmenter("with_some_bytes")
+    (segmentation,) = owner.segment(["\u0928\u0645".encode()])
+    assert segmentation.is_known_M.tolist() == [False, True, True]
+    assert tokens_of(owner, segmentation) == [b"\xd9", b"\x85"]
+
+
+def test_text_that_names_a_special_token_is_not_that_token() -> None:
+    """Unigram finds it among its pieces."""
+    owner = segmenter("plain_unigram")
+    (segmentation,) = owner.segment([b"the</s>the"])
+    texts = [owner.table.special_texts.get(int(token_id)) for token_id in segmentation.ids_M]
+    assert "</s>" not in texts
+    assert "<unk>" in texts
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "known", "is_known"),
+    [
+        ("lstrip", b"the  <think> dog", b"the dog", [True, False, True]),
+        ("rstrip", b"the <think>   dog", b"the <think>dog", [True] * 5),
+    ],
+)
+def test_an_added_token_that_takes_white_space_with_it_is_read_and_never_stands_for_the_space(
+    flag: str, text: bytes, known: bytes, is_known: list[bool]
+) -> None:
+    parts = json.loads(with_extra_specials())
+    (think,) = (token for token in parts["added_tokens"] if token["content"] == "<think>")
+    think[flag] = True
+    owner = segmenter_of(json.dumps(parts))
+    (segmentation,) = owner.segment([text])
+    check(owner, segmentation, text)
+    assert think["id"] in segmentation.ids_M
+    assert segmentation.is_known_M.tolist() == is_known
+    assert b"".join(tokens_of(owner, segmentation)) == known
+
+
+def test_an_added_token_that_is_a_word_of_its_own_is_text_inside_of_one() -> None:
+    parts = json.loads(with_extra_specials())
+    (think,) = (token for token in parts["added_tokens"] if token["content"] == "<think>")
+    think |= {"single_word": True, "content": "zz"}
+    owner = segmenter_of(json.dumps(parts))
+    inside, alone = owner.segment([b"dizzy", b"the zz"])
+    assert think["id"] not in inside.ids_M
+    assert b"".join(tokens_of(owner, inside)) == b"dizzy"
+    assert think["id"] in alone.ids_M

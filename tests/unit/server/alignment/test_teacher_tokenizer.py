@@ -6,6 +6,7 @@ import pytest
 from preceptor.fingerprint import tokenizer_id, vocabulary_id
 from preceptor_server.alignment.teacher_tokenizer import NamedToken, TeacherTokenizer, load_tokenizer
 from preceptor_server.errors import InvalidRequestError, StartupError
+from tokenizers import processors
 
 from tests.tiny import tiny_tokenizer
 from tests.unit.server.hosting import bos_tokenizer
@@ -33,6 +34,28 @@ def test_special_tokens_in_a_text_are_single_ids() -> None:
 def test_leading_token_is_added_where_it_is_asked_for(add_special_tokens: bool, first: list[int]) -> None:
     ids = bos_tokenizer().encode("ab", add_special_tokens=add_special_tokens, field="text")
     assert ids.tolist() == [*first, *ids_of("a", "b")]
+
+
+@pytest.mark.parametrize("add_special_tokens", [True, False])
+def test_leading_token_that_the_text_begins_with_is_not_doubled(add_special_tokens: bool) -> None:
+    """As where a chat template wrote it, and the tokenizer writes it too."""
+    ids = bos_tokenizer().encode("<|im_start|>ab", add_special_tokens=add_special_tokens, field="text")
+    assert ids.tolist() == [1, *ids_of("a", "b")]
+
+
+def test_what_a_tokenizer_puts_behind_a_text_is_left_out() -> None:
+    """A response follows a prompt, so that an end between them would be wrong."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
+    )
+    ids = TeacherTokenizer(tokenizer).encode("ab", add_special_tokens=True, field="text")
+    assert ids.tolist() == [1, *ids_of("a", "b")]
+
+
+def test_half_of_a_surrogate_pair_is_told_by_field() -> None:
+    with pytest.raises(InvalidRequestError, match=r"text: holds half of a surrogate pair"):
+        TeacherTokenizer(tiny_tokenizer()).encode("a\ud83d", add_special_tokens=True, field="text")
 
 
 def test_text_without_any_token_is_told_by_field() -> None:
@@ -99,11 +122,23 @@ def test_saved_tokenizer_loads_as_the_same(tmp_path: Path) -> None:
     assert loaded.vocabulary_size == 259
 
 
-def test_missing_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match=r"engine\.tokenizer: folder .*nowhere does not exist"):
-        load_tokenizer(str(tmp_path / "nowhere"), gguf_file=None, trust_remote_code=False)
+@pytest.mark.parametrize("field", ["engine.model", "engine.tokenizer", "http.tokenizers.student"])
+def test_missing_folder_is_told_by_the_setting_that_named_it(tmp_path: Path, field: str) -> None:
+    with pytest.raises(StartupError) as told:
+        load_tokenizer("/nowhere/model", field=field, gguf_file=None, trust_remote_code=False)
+    assert str(told.value) == f"{field}: no folder '/nowhere/model'"
 
 
-def test_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match=r"engine\.tokenizer: .* cannot be loaded"):
+@pytest.mark.parametrize(
+    ("field", "advice"), [("engine.model", ": set engine.tokenizer to where it is"), ("engine.tokenizer", "")]
+)
+def test_folder_without_a_tokenizer_is_told(tmp_path: Path, field: str, advice: str) -> None:
+    with pytest.raises(StartupError) as told:
+        load_tokenizer(str(tmp_path), field=field, gguf_file=None, trust_remote_code=False)
+    assert str(told.value) == f"{field}: folder '{tmp_path}' holds no tokenizer, such as tokenizer.json{advice}"
+
+
+def test_tokenizer_that_is_no_json_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{oops")
+    with pytest.raises(StartupError, match=rf"^engine\.tokenizer: '{tmp_path}' cannot be loaded: Expecting property"):
         load_tokenizer(str(tmp_path), gguf_file=None, trust_remote_code=False)

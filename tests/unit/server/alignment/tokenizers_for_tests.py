@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,8 @@ CORPUS = [
 ] * 8
 SPECIALS = ["<unk>", "<s>", "</s>"]
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+ALPHABET_OF_BYTES = {0xD8: "\u00d8", 0xD9: "\u00d9", 0xE0: "\u00e0"}
+"""How a byte-level vocabulary writes some of them: as the Latin-1 of the same number."""
 
 Parts = dict[str, Any]  # Any: a tokenizer.json
 
@@ -128,6 +131,50 @@ def unigram() -> str:
     return tokenizer.to_str()
 
 
+@cache
+def metaspace_bpe(*, unknown: str | None = "<unk>", fuses: bool = True, scheme: str = "always", size: int = 170) -> str:
+    """Words behind a sign for the space, and nothing to fall back on. Without `unknown` it drops what it lacks."""
+    tokenizer = Tokenizer(models.BPE(unk_token=unknown, fuse_unk=fuses))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Metaspace(replacement="\u2581", prepend_scheme=scheme)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIALS, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer.to_str()
+
+
+@cache
+def plain_unigram(*, scheme: str = "first") -> str:
+    """Without a normaliser."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Metaspace(replacement="\u2581", prepend_scheme=scheme)
+    trainer = trainers.UnigramTrainer(vocab_size=160, special_tokens=SPECIALS, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer.to_str()
+
+
+@cache
+def with_some_bytes() -> str:
+    """SentencePiece's BPE that falls back on bytes, and has only those below 0xC0 and the beginnings of Arabic."""
+    parts = json.loads(gemma_like())
+    kept = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in (*range(0xC0), 0xD8, 0xD9))]
+    pieces = sorted(parts["model"]["vocab"], key=parts["model"]["vocab"].__getitem__)
+    ordered = [*kept, *(piece for piece in pieces if not piece.startswith("<"))]
+    parts["model"]["vocab"] = {piece: index for index, piece in enumerate(ordered)}
+    return json.dumps(parts)
+
+
+@cache
+def with_few_letters() -> str:
+    """Byte-level, and without the bytes that Arabic and Hindi begin with; it has a sign for them."""
+    parts = json.loads(byte_level())
+    vocabulary = parts["model"]["vocab"]
+    lacking = {ALPHABET_OF_BYTES[byte] for byte in (0xD8, 0xD9, 0xE0)}
+    pieces = [piece for piece in sorted(vocabulary, key=vocabulary.__getitem__) if not lacking & set(piece)]
+    parts["model"] |= {"vocab": {piece: index for index, piece in enumerate([*pieces, "<unk>"])}, "unk_token": "<unk>"}
+    return json.dumps(parts)
+
+
 def small_bpe(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
     """Byte-level BPE without a pattern: merges reach over spaces. Tokens are written in the byte alphabet."""
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
@@ -136,7 +183,7 @@ def small_bpe(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
     return tokenizer.to_str()
 
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[], str]] = {
     "byte_level": byte_level,
     "with_prefix_space": with_prefix_space,
     "with_nfc": with_nfc,
@@ -145,5 +192,15 @@ FAMILIES = {
     "llama2_like": llama2_like,
     "unigram": unigram,
 }
+WITHOUT_BYTES: dict[str, Callable[[], str]] = {
+    "metaspace_bpe": metaspace_bpe,
+    "metaspace_bpe_unfused": lambda: metaspace_bpe(fuses=False, scheme="first"),
+    "metaspace_bpe_dropping": lambda: metaspace_bpe(unknown=None, scheme="never"),
+    "metaspace_bpe_large": lambda: metaspace_bpe(size=260, scheme="never"),
+    "plain_unigram": plain_unigram,
+    "with_some_bytes": with_some_bytes,
+    "with_few_letters": with_few_letters,
+}
+"""More of those that cannot."""
 WRITES_ALL = sorted(FAMILIES.keys() - {"unigram"})
 """Those that can write every text."""

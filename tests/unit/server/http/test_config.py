@@ -34,7 +34,7 @@ def test_a_public_host_is_refused_and_the_way_out_named(host: str) -> None:
     ],
 )
 def test_an_origin_is_a_scheme_a_host_and_a_port(given: str, taken: str) -> None:
-    http = load("--http.compare-with", given, "--http.allow-origins", given).http
+    http = load("--http.port", "0", "--http.compare-with", given, "--http.allow-origins", given).http
     assert (http.compare_with, http.allow_origins) == ((taken,), (taken,))
 
 
@@ -55,6 +55,20 @@ def test_an_allowed_host_is_a_name_alone(host: str) -> None:
 
 
 def test_a_tokenizers_folder_must_be_there(tmp_path: Path) -> None:
-    assert load("--http.tokenizers", f'{{"student": "{tmp_path}"}}').http.tokenizers == {"student": tmp_path}
-    with pytest.raises(InvalidSettingsError, match=r"http\.tokenizers\.student: Path does not point to a directory"):
+    http = load("--http.port", "0", "--http.tokenizers", f'{{"student": "{tmp_path}"}}').http
+    assert http.tokenizers == {"student": tmp_path}
+    with pytest.raises(InvalidSettingsError, match=r"http\.tokenizers\.student: is no folder that exists"):
         load("--http.tokenizers", f'{{"student": "{tmp_path / "nowhere"}"}}')
+
+
+@pytest.mark.parametrize("setting", ["record", "timeout-seconds", "host"])
+def test_setting_of_http_without_http_is_refused_since_nothing_would_read_it(setting: str) -> None:
+    value = {"record": "100", "timeout-seconds": "5", "host": "127.0.0.2"}[setting]
+    with pytest.raises(
+        InvalidSettingsError, match=rf"http\.{setting.replace('-', '_')} is set, .*: set http\.port, or"
+    ):
+        load(f"--http.{setting}", value)
+
+
+def test_setting_of_http_at_its_default_is_no_mistake() -> None:
+    assert load("--http.record", "0", "--http.host", "127.0.0.1").http.port is None

@@ -125,10 +125,10 @@ MISTAKES: list[Any] = [
         id="short mask",
     ),
     pytest.param(
-        {"responses": [{"ids": [6], "score_mask": [False]}]},
+        {"responses": [{"ids": [6]}, {"ids": [6], "score_mask": [False]}]},
         400,
         "INVALID_FIELD",
-        "responses[0].score_mask",
+        "responses[1].score_mask",
         id="mask of nothing",
     ),
     pytest.param(

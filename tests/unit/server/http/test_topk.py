@@ -9,6 +9,7 @@ import msgpack
 import numpy as np
 import pytest
 from preceptor.v1 import teacher_pb2 as pb
+from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.http.answer import build_answer, to_json, to_lines
 from preceptor_server.http.answers import TopkAnswer
 from preceptor_server.http.requests import TopkRequest
@@ -17,8 +18,9 @@ from preceptor_server.http.texts import vocabularies_of
 from preceptor_server.http.translate import translate_topk
 from preceptor_server.serving import Caller, Notes, ScoreService
 
+from tests.tiny import tiny_tokenizer
 from tests.unit.server.hosting import bos_tokenizer
-from tests.unit.server.http.asking import Body, asking, group, tiny_teacher
+from tests.unit.server.http.asking import Body, asking, group, problem, tiny_teacher
 
 CALLER = Caller(name="test", transport="grpc")
 
@@ -276,3 +278,42 @@ def test_a_body_says_on_the_wire_what_grpc_would() -> None:
         segmentation=pb.SEGMENTATION_POLICY_PAPER,
         paper_token_ids=[1],
     )
+
+
+async def test_group_of_which_nothing_is_to_be_scored_is_read_and_has_no_rows() -> None:
+    async with asking() as asked:
+        read = await asked.topk(group(responses=[{"ids": [6, 7], "score_mask": [False, False]}]))
+    assert read.status_code == 200
+    (shown,) = read.json()["responses"]
+    assert (shown["status"], shown["positions"]) == (["excluded", "excluded"], [])
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [("{{ 1 / 0 }}", "fails on these messages with ZeroDivisionError: division by zero"), ("{{ a.b }}", "'a' is undefined")],
+)
+async def test_chat_that_the_template_fails_on_is_the_callers_mistake_and_the_next_is_served(
+    template: str, words: str
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% if messages[0].content == 'x' %}" + template + "{% endif %}fine"
+    async with asking(tiny_teacher(tokenizer=TeacherTokenizer(tokenizer))) as asked:
+        for positions in ({}, {"positions": "all"}):
+            chat = {"prompt": {"messages": [{"role": "user", "content": "x"}]}, "top_k": 2, **positions}
+            failed = await asked.topk(chat)
+            assert problem(failed)[0::2] == (400, "prompt.messages")
+            assert words in failed.json()["detail"]
+            chat["prompt"] = {"messages": [{"role": "user", "content": "y"}]}
+            assert (await asked.topk(chat)).status_code == 200
+
+
+@pytest.mark.parametrize("prompt", ["text", "messages"])
+async def test_half_of_an_emoji_is_the_callers_mistake(prompt: str) -> None:
+    value = '"a\\ud83d"' if prompt == "text" else '[{"role": "user", "content": "a\\ud83d"}]'
+    async with asking() as asked:
+        answer = await asked.client.post(
+            "/v1/topk",
+            content=f'{{"prompt": {{"{prompt}": {value}}}, "top_k": 2}}',
+            headers={"content-type": "application/json"},
+        )
+        assert answer.status_code in (400, 422), answer.text

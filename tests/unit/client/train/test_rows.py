@@ -1,0 +1,146 @@
+"""What the fields of a line of data may hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from preceptor_client.train.config import EvaluationConfig
+from preceptor_client.train.data import Example
+from preceptor_client.train.errors import InvalidDataError
+from preceptor_client.train.evaluate import evaluate
+from preceptor_client.train.loading import load_examples
+from preceptor_client.train.rows import ExtraFields, parse_example
+from preceptor_client.train.student import Student
+from preceptor_client.types import ChatMessage
+
+HALF = r"\ud83d"
+"""The first half of an emoji, as JSON escapes it."""
+
+
+def _load(tmp_path: Path, line: str, *, extra_fields: ExtraFields = "refuse") -> Example:
+    path = tmp_path / "data.jsonl"
+    path.write_text(line)
+    (example,) = load_examples(str(path), extra_fields=extra_fields)
+    return example
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ('{"prompt": "ab%"}', "'prompt'"),
+        ('{"prompt": "a", "teacher_prompt": "ab%"}', "'teacher_prompt'"),
+        ('{"prompt": "a", "answer": "ab%"}', "'answer'"),
+        ('{"prompt": "a", "answer": ["b", "ab%"]}', "'answer'"),
+        ('{"prompt": "a", "task": "ab%"}', "'task'"),
+        ('{"prompt": [{"role": "user", "content": "ab%"}]}', "'prompt' message 0: its content"),
+        ('{"prompt": [{"role": "ab%", "content": "a"}]}', "'prompt' message 0: its role"),
+        ('{"prompt": "a", "ab%": 1}', r"key 'ab\ud83d'"),
+    ],
+)
+@pytest.mark.parametrize("extra_fields", ["refuse", "ignore"])
+def test_half_a_character_is_told_with_its_field_and_place(
+    tmp_path: Path, line: str, field: str, extra_fields: ExtraFields
+) -> None:
+    with pytest.raises(InvalidDataError) as caught:
+        _load(tmp_path, line.replace("%", HALF), extra_fields=extra_fields)
+    message = str(caught.value)
+    assert f"data.jsonl:1: {field}" in message
+    assert r"holds half a character (a lone surrogate, \ud83d) at character 3" in message
+    message.encode()  # a terminal and a log are UTF-8
+
+
+def test_two_halves_are_a_character(tmp_path: Path) -> None:
+    assert _load(tmp_path, r'{"prompt": "\ud83d\ude00"}').prompt == "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        ('"Oslo"', ("Oslo",)),
+        ("4", ("4",)),
+        ("-4.50", ("-4.50",)),
+        ("1e3", ("1e3",)),
+        ("7" * 5_000, ("7" * 5_000,)),
+        ('["Oslo", "Kristiania", "Oslo"]', ("Oslo", "Kristiania")),
+        ('[4, "four", 4.0]', ("4", "four", "4.0")),
+        ("null", ()),
+    ],
+)
+def test_answer_is_a_text_a_number_as_it_is_written_or_any_of_a_list(
+    tmp_path: Path, value: str, answers: tuple[str, ...]
+) -> None:
+    example = _load(tmp_path, f'{{"prompt": "a", "answer": {value}}}')
+    assert example.answers == answers
+    assert example.answer == (answers[0] if answers else None)
+
+
+@pytest.mark.parametrize("value", ["true", "[]", '["a", ""]', '" "', "{}", '[["a"]]', "[null]", "[false]"])
+def test_answer_that_could_be_anything_or_nothing_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(InvalidDataError, match=r"data\.jsonl:1: 'answer' "):
+        _load(tmp_path, f'{{"prompt": "a", "answer": {value}}}')
+
+
+@pytest.mark.parametrize(("value", "text"), [(4, "4"), (4.5, "4.5"), (-1, "-1")])
+def test_number_of_a_dataset_is_an_answer(value: float, text: str) -> None:
+    assert parse_example({"prompt": "a", "answer": value}, index=0, where="").answer == text
+
+
+@pytest.mark.parametrize("value", [True, float("nan"), float("inf")])
+def test_what_is_no_number_of_a_dataset_is_none(value: float) -> None:
+    with pytest.raises(InvalidDataError, match="row 3: 'answer' must be"):
+        parse_example({"prompt": "a", "answer": value}, index=0, where="row 3")
+
+
+def test_any_of_several_answers_is_right(student: Student) -> None:
+    config = EvaluationConfig(max_new_tokens=5)
+    said = evaluate(student, [Example(index=0, prompt="one", answer="x")], config=config).answers[0].answer
+    wanted = said.strip()[:1] or "x"
+    several = Example(index=0, prompt="one", answer="never said", other_answers=(wanted, "nor this"))
+    (answer,) = evaluate(student, [several], config=config).answers
+    assert answer.is_correct is said.strip().startswith(wanted)
+    assert answer.expected == f"never said or {wanted} or nor this"
+
+
+def test_extra_key_is_refused_with_the_setting_and_what_was_likely_meant(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidDataError,
+        match=r"unknown key 'teacher_promt': did you mean 'teacher_prompt'\? .*data\.extra_fields=ignore",
+    ):
+        _load(tmp_path, '{"prompt": "a", "teacher_promt": "b"}')
+    with pytest.raises(InvalidDataError, match=r"unknown key 'id': Known are prompt, teacher_prompt, answer, task"):
+        _load(tmp_path, '{"prompt": "a", "id": 7}')
+
+
+def test_extra_keys_are_ignored_under_the_setting_whatever_they_hold(tmp_path: Path) -> None:
+    line = '{"id": %s, "meta": {"x": [1, {"y": null}]}, "prompt": "a"}' % ("9" * 5_000)
+    assert _load(tmp_path, line, extra_fields="ignore") == Example(index=0, prompt="a")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": [{"role": "user", "content": "hi"}]}, "has no 'prompt': give the messages"),
+        ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "a text (no list of parts)"),
+        ({"prompt": [{"role": "user", "content": None}]}, "its content must be a text"),
+        ({"prompt": [{"role": "assistant", "content": "", "tool_calls": []}]}, "nothing else (no tool calls,"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_yet_is_refused_by_name(tmp_path: Path, row: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InvalidDataError) as caught:
+        _load(tmp_path, json.dumps(row), extra_fields="ignore")
+    assert expected in str(caught.value)
+
+
+def test_excerpts_are_short(tmp_path: Path) -> None:
+    with pytest.raises(InvalidDataError) as caught:
+        _load(tmp_path, json.dumps({"prompt": {"deep": [["x" * 10_000] * 100] * 100}}))
+    assert len(str(caught.value)) < 300
+
+
+def test_example_knows_where_it_stands(tmp_path: Path) -> None:
+    example = _load(tmp_path, '{"prompt": [{"role": "user", "content": "hi"}], "task": "t"}')
+    assert example.name == f"{tmp_path}/data.jsonl:1"
+    assert example == Example(index=0, prompt=(ChatMessage(role="user", content="hi"),), task="t")
