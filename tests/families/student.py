@@ -83,9 +83,10 @@ def _plain_model(family: Family, folder: Path) -> PreTrainedModel:
 
 
 def _longest(student: Student) -> int:
-    limit = student.ways.constant_up_to(MAX_MODEL_LEN)
+    context = min(MAX_MODEL_LEN, student.max_length)
+    limit = student.ways.constant_up_to(context)
     if limit is None:
-        return MAX_MODEL_LEN
+        return context
     with pytest.raises(InvalidStudentError, match=rf"more than {limit} tokens.*rollout\.max_new_tokens"):
         student.ways.up_to(limit + 1)
     return limit

@@ -92,7 +92,11 @@ class ExactWays:
         self._try(SHORTEST)
 
     def up_to(self, length: int, /) -> Ways:
-        length = min(length, self._max_length)
+        if length > self._max_length:
+            raise InvalidStudentError(
+                f"student.model: a text of {length} tokens does not fit the student's context of {self._max_length}: "
+                "shorten the prompt, or lower rollout.max_new_tokens or evaluation.max_new_tokens"
+            )
         if length > self._lengths[-1]:
             if limit := self.constant_up_to(length):
                 raise InvalidStudentError(

@@ -4,6 +4,7 @@ run in the quickest way that is exact."""
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -146,8 +147,12 @@ def test_what_is_no_refusal_of_the_model_is_not_taken_for_one(error: Exception) 
     """A run that is asked to stop is told so in the next forward, which may be of a probe."""
     student = prepare_student(tiny_llama(), tiny_tokenizer())
 
+    num_plain = 2  # forwards of the texts alone, which come first
+    calls = itertools.count(1)
+
     def fail(*_: object) -> None:
-        raise error
+        if next(calls) > num_plain:
+            raise error
 
     hook = student.model.register_forward_pre_hook(fail)
     with pytest.raises(type(error)):
@@ -163,6 +168,13 @@ def test_a_slow_way_is_told() -> None:
         "the student is trained on one response at a time: padding changes its numbers",
     )
     assert not prepare_student(tiny_llama(), tiny_tokenizer()).ways.up_to(LONG).warnings
+
+
+def test_a_text_beyond_the_context_is_refused() -> None:
+    ways = prepare_student(tiny_llama(max_length=32), tiny_tokenizer()).ways
+    ways.up_to(32)
+    with pytest.raises(InvalidStudentError, match=r"33 tokens .* context of 32: .*rollout\.max_new_tokens"):
+        ways.up_to(33)
 
 
 def test_a_model_whose_tokens_see_later_ones_is_refused() -> None:
