@@ -21,14 +21,18 @@ def joined_ids(*named: int | list[int] | None) -> tuple[int, ...]:
 
 def turn_end_id(tokenizer: Any) -> int | None:  # Any: a tokenizer of transformers, which the base install lacks
     """The special token right behind an assistant's words; None where the template writes none there, or is none."""
+    _, found, rest = (short_conversation(tokenizer) or "").rpartition(_WORDS)
+    ids = tokenizer(rest, add_special_tokens=False)["input_ids"] if found else []
+    is_special = bool(ids) and ids[0] in tokenizer.added_tokens_decoder
+    return int(ids[0]) if is_special and tokenizer.added_tokens_decoder[ids[0]].special else None
+
+
+def short_conversation(tokenizer: Any) -> str | None:  # Any: as above
+    """A question and its answer as the template writes them; None where it refuses them, or where there is none."""
     if not tokenizer.chat_template:
         return None
     messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _WORDS}]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
     except Exception:  # noqa: BLE001  a template is a program, and may refuse these messages with any error
         return None
-    _, found, rest = str(text).rpartition(_WORDS)
-    ids = tokenizer(rest, add_special_tokens=False)["input_ids"] if found else []
-    is_special = bool(ids) and ids[0] in tokenizer.added_tokens_decoder
-    return int(ids[0]) if is_special and tokenizer.added_tokens_decoder[ids[0]].special else None

@@ -7,7 +7,7 @@ from tests.families.ropes import ROPES, SCALED_QUERIES, THETA
 from tests.families.small import NUM_LAYERS, WINDOW, Fields
 
 _LATENT: Fields = {"num_key_value_heads": 4}
-_MANY_INDEX_HEADS: Fields = {**_LATENT, "index_n_heads": 8}
+_MANY_INDEX_HEADS: Fields = {**_LATENT, "index_n_heads": 64}
 """With few heads every score of an indexer is often cut to 0, and ties are broken by the length of the sequence."""
 _DECODER: Fields = {"is_decoder": True}
 """An encoder's config, read as a decoder: causal, as its causal class wants it."""
@@ -60,7 +60,7 @@ OVERRIDES: dict[str, Fields] = {
         "o_groups": 2,
         "o_lora_rank": 16,
         "hc_mult": 2,
-        "index_n_heads": 8,
+        "index_n_heads": 64,
     },
     "dots3_note_text": {
         **_MANY_INDEX_HEADS,

@@ -58,7 +58,7 @@ _NAMES: dict[tuple[str, ...], object] = {
     ("use_sliding_window",): True,
     ("max_window_layers",): 2,
     ("index_topk",): 6,
-    ("index_n_heads",): 2,
+    ("index_n_heads",): 64,
     ("index_head_dim",): 16,
     ("mamba_d_state", "state_size", "ssm_state_size"): 8,
     ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv_kernel_size", "short_conv_kernel_size"): 3,

@@ -12,6 +12,7 @@ import torch
 from preceptor_client.train.head import Head
 from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
 from preceptor_client.train.student import prepare_student
+from preceptor_client.train.ways import FixedWays, Training
 
 from tests.tiny import tiny_llama, tiny_tokenizer
 
@@ -51,7 +52,8 @@ def test_head_on_cuda_agrees_with_double_precision(dtype: torch.dtype, num_ids: 
 
 def test_forward_without_padding_agrees_with_the_padded_one() -> None:
     student = prepare_student(tiny_llama(spread=0.3), tiny_tokenizer(), device=torch.device("cuda"))
-    assert student.runs_flat
+    ways = student.ways.up_to(1)
+    assert ways.training is Training.FLAT
     rng = np.random.default_rng(0)
     shared = rng.integers(3, 259, 9).tolist()
     sequences = [
@@ -63,6 +65,7 @@ def test_forward_without_padding_agrees_with_the_padded_one() -> None:
         for index in range(5)
     ]
     flat, padded = (
-        scored_hidden_states(replace(student, runs_flat=runs_flat), sequences) for runs_flat in (True, False)
+        scored_hidden_states(replace(student, ways=FixedWays(replace(ways, training=training))), sequences)
+        for training in (Training.FLAT, Training.PADDED)
     )
     torch.testing.assert_close(flat, padded, atol=1e-3, rtol=1e-3)

@@ -26,10 +26,11 @@ from preceptor_client.commands.doctor_settings import DoctorSettings
 from preceptor_client.commands.doctor_view import Examination, as_plain, show
 from preceptor_client.commands.output import FAILED, INVALID_SETTINGS, complain
 from preceptor_client.commands.pretraining import BATCH_CHECK, Pretraining, examine_batch
-from preceptor_client.commands.student_exam import StudentExam, examine_student
+from preceptor_client.commands.student_exam import StudentExam, check_vocabulary, examine_student
 from preceptor_client.commands.student_tokenizer import load_student
 from preceptor_client.errors import PreceptorError
 from preceptor_client.teacher import TeacherClient
+from preceptor_client.train.errors import InvalidStudentError
 from preceptor_client.types import GroupScores, TeacherIds, TeacherInfo
 
 PROGRAM = "preceptor doctor"
@@ -141,14 +142,20 @@ async def check_student(
     if not settings.student:
         return StudentExam(checks=(Check(name="tokenizer", outcome=Outcome.SKIPPED, found="needs --student"),))
     try:
-        student = await asyncio.to_thread(load_student, settings.student, gguf_file=settings.student_gguf_file)
+        student = await asyncio.to_thread(
+            load_student,
+            settings.student,
+            gguf_file=settings.student_gguf_file,
+            chat_template=settings.student_chat_template,
+            end_token_ids=settings.student_end_token_ids,
+        )
+    except InvalidStudentError as error:
+        return StudentExam(checks=(check_vocabulary(error),))
     except ImportError as error:
         return _no_tokenizer(error, change="run `pip install 'preceptor[train]'`")
     except (OSError, ValueError) as error:
         return _no_tokenizer(error, change="correct --student, or unset HF_HUB_OFFLINE where it shall be downloaded")
-    if settings.student_end_token_ids:
-        student = replace(student, end_token_ids=settings.student_end_token_ids)
-    return await examine_student(
+    exam = await examine_student(
         client,
         student=student,
         teacher=teacher,
@@ -156,6 +163,7 @@ async def check_student(
         special_pairs=settings.special_pairs,
         top_k=top_k,
     )
+    return replace(exam, checks=(check_vocabulary(student), *exam.checks))
 
 
 def _no_tokenizer(error: Exception, *, change: str) -> StudentExam:

@@ -23,6 +23,8 @@ class DoctorSettings(ConnectionSettings):
     """Name of the GGUF file inside --student, where its tokenizer comes from one."""
     student_end_token_ids: tuple[_TokenId, ...] = ()
     """Ids that end the student's responses, the one that it is to learn first; empty takes what its files say."""
+    student_chat_template: str = ""
+    """Name of the student's chat template, where its tokenizer has several; empty takes the one named default."""
     teacher_end_token_ids: tuple[_TokenId, ...] = ()
     """Ids that end the teacher's responses; empty takes what the server says."""
     special_pairs: dict[str, str] = Field(default_factory=dict)

@@ -70,6 +70,7 @@ def run_config(settings: DoctorSettings) -> RunConfig:
                 "model": settings.student,
                 "gguf_file": settings.student_gguf_file or None,
                 "end_token_ids": settings.student_end_token_ids,
+                "chat_template": settings.student_chat_template,
             },
             "teacher": {
                 "address": settings.address,

@@ -15,6 +15,7 @@ from preceptor_client.commands.status_words import WHY_NO_SCORE
 from preceptor_client.commands.student_tokenizer import StudentTokenizer
 from preceptor_client.errors import NotImplementedByServerError, PreceptorError
 from preceptor_client.teacher import TeacherClient
+from preceptor_client.train.errors import InvalidStudentError
 from preceptor_client.types import AlignmentReport, GroupScores, ResponseScores, StudentIds, TeacherInfo
 
 GOOD_SCORED_SHARE = 0.75
@@ -92,6 +93,22 @@ async def _probe(
 def is_teachers_own(teacher: TeacherInfo, *, student: StudentTokenizer) -> bool:
     """Whether both have the same tokenizer, chat template included."""
     return fingerprint(student.tokenizer_json, student.chat_template) == teacher.tokenizer_id
+
+
+def check_vocabulary(found: StudentTokenizer | InvalidStudentError) -> Check:
+    """Whether the student's model has a row for each token of its tokenizer, and what stands in for those that lack
+    one; which of several chat templates is meant."""
+    name = "vocabulary"
+    if isinstance(found, InvalidStudentError):
+        change = "correct the student's folder or the setting, as the message says: preceptor train refuses it too"
+        return Check(name=name, outcome=Outcome.FAIL, found=str(found), change=change)
+    if found.notes:
+        change = "nothing, if that is what was meant: preceptor train goes on with it"
+        return Check(name=name, outcome=Outcome.WARN, found="\n".join(found.notes), change=change)
+    if not found.vocabulary_size:
+        return Check(name=name, outcome=Outcome.SKIPPED, found="the folder names no number of rows (vocab_size)")
+    rows = f"each token of the tokenizer has one of the model's {found.vocabulary_size} rows"
+    return Check(name=name, outcome=Outcome.OK, found=rows)
 
 
 def check_own_tokenizer(teacher: TeacherInfo, *, student: StudentTokenizer) -> Check:

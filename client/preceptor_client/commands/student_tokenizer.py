@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from preceptor.model_source import check_source, load_error
 from preceptor.turns import joined_ids, turn_end_id
+
+from preceptor_client.train.vocabulary import chosen_template, fit_vocabulary
 
 PROBE_SENTENCE = "The capital of Norway is Oslo, which lies at the northern end of a fjord."
 
@@ -25,10 +28,16 @@ class StudentTokenizer:
     """The model's number of logits; 0 = as many as the tokenizer has tokens."""
     probe_ids: tuple[int, ...]
     """PROBE_SENTENCE."""
+    notes: tuple[str, ...] = ()
+    """What `preceptor train` would say of it at start."""
 
 
-def load_student(student: str, *, gguf_file: str = "") -> StudentTokenizer:
-    """The student's tokenizer. Raises OSError or ValueError where there is none, ImportError without transformers."""
+def load_student(
+    student: str, *, gguf_file: str = "", chat_template: str = "", end_token_ids: Sequence[int] = ()
+) -> StudentTokenizer:
+    """The student's tokenizer, as `preceptor train` would use it: with the chat template of that name, and with those
+    end tokens instead of its own. Raises OSError or ValueError where there is none, InvalidStudentError where it does
+    not fit the model, ImportError without transformers."""
     from transformers import AutoTokenizer  # heavy, and only the extra `train` has it
 
     student = os.path.expanduser(student)
@@ -43,14 +52,21 @@ def load_student(student: str, *, gguf_file: str = "") -> StudentTokenizer:
         raise ValueError(f"the tokenizer of {student} has no tokenizer.json: only fast tokenizers can be compared")
     config = {} if gguf_file else _model_config(student)
     generation_end = None if gguf_file else _generation_end(student)
+    tokenizer.chat_template, template_notes = chosen_template(tokenizer, name=chat_template)
+    named = (generation_end, config.get("eos_token_id"), tokenizer.eos_token_id, turn_end_id(tokenizer))
+    vocabulary_size = int(config.get("vocab_size") or 0)
+    vocabulary = fit_vocabulary(
+        tokenizer,
+        num_rows=vocabulary_size or 1 + max(tokenizer.get_vocab().values()),
+        named_end_ids=tuple(end_token_ids) or joined_ids(*named),
+    )
     return StudentTokenizer(
         tokenizer_json=backend.to_str(),
         chat_template=tokenizer.chat_template,
-        end_token_ids=joined_ids(
-            generation_end, config.get("eos_token_id"), tokenizer.eos_token_id, turn_end_id(tokenizer)
-        ),
-        vocabulary_size=int(config.get("vocab_size") or 0),
+        end_token_ids=vocabulary.end_token_ids,
+        vocabulary_size=vocabulary_size,
         probe_ids=tuple(tokenizer(PROBE_SENTENCE, add_special_tokens=False)["input_ids"]),
+        notes=(*template_notes, *vocabulary.notes),
     )
 
 

@@ -29,6 +29,8 @@ class StudentConfig(Section):
     """Where the student runs; auto takes a GPU where there is one."""
     end_token_ids: tuple[int, ...] = ()
     """Ids that end the student's responses, the one to learn first; empty takes what model and tokenizer say."""
+    chat_template: str = ""
+    """Name of the chat template to use, where the student's tokenizer has several; empty takes the "default" one."""
 
 
 class DataConfig(Section):

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from preceptor_client.train.head.body import states_before_head
+
 IMPLEMENTATION = "preceptor_flat"
 """The name to give to `model.set_attn_implementation`."""
 
@@ -68,12 +70,9 @@ def flat_row(prefix_ids: Sequence[int], rests: Sequence[Sequence[int]], *, devic
 
 
 def flat_hidden_states(model: PreTrainedModel, row: FlatRow) -> torch.Tensor:
-    """Last hidden states of every token of the row, with gradients."""
+    """The states that the head is given for every token of the row, with gradients."""
     with _attending_along(model, row):
-        states: torch.Tensor = model.base_model(
-            row.token_ids_F[None], position_ids=row.positions_F[None], use_cache=False
-        ).last_hidden_state[0]
-    return states
+        return states_before_head(model, row.token_ids_F[None], position_ids=row.positions_F[None])[0]
 
 
 def keeps_all_tokens(model: PreTrainedModel) -> bool:
@@ -82,35 +81,6 @@ def keeps_all_tokens(model: PreTrainedModel) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
-@torch.no_grad()
-def can_run_flat(model: PreTrainedModel) -> bool:
-    """Whether this computes what the model computes by itself. Not where it does not keep all tokens, or where its
-    attention is its own."""
-    if not keeps_all_tokens(model):
-        return False
-    size, device = int(model.config.get_text_config().vocab_size), next(model.parameters()).device
-    prefix, rests = [token % size for token in _PROBED_PREFIX], [[t % size for t in rest] for rest in _PROBED_RESTS]
-    row = flat_row(prefix, rests, device=device)
-    try:
-        flat_FD = flat_hidden_states(model, row)
-    except ValueError:
-        # transformers' own refusal of another attention, or UnsupportedAttentionError.
-        return False
-    tolerance = _TOLERANCE if model.dtype == torch.float32 else _HALF_TOLERANCE
-    for rest, start in zip(rests, row.starts_B, strict=True):
-        ids_1T = torch.tensor([[*prefix, *rest]], device=device)
-        plain_TD = model.base_model(ids_1T, use_cache=False).last_hidden_state[0, len(prefix) :]
-        difference = (flat_FD[start : start + len(rest)] - plain_TD).abs().max()
-        # Not `difference > ...`: a NaN is no agreement.
-        if not difference <= tolerance * plain_TD.abs().max():
-            return False
-    return True
-
-
-_PROBED_PREFIX = (5, 3)
-_PROBED_RESTS = ((7, 2, 9), (4,), (1, 8))
-_TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2
-"""Shares of the largest state that rounding explains, in fp32 and in half precision."""
 _row: ContextVar[FlatRow] = ContextVar("row")
 
 

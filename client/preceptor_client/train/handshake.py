@@ -14,8 +14,9 @@ from preceptor_client.train.data import Example
 from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.objective_fit import check_objective, objective_warnings
 from preceptor_client.train.scoring import Scorer
-from preceptor_client.train.start_check import check_examples
+from preceptor_client.train.start_check import check_examples, checked_sample
 from preceptor_client.train.student import Student
+from preceptor_client.train.student_check import check_student
 from preceptor_client.types import Limits, ServerInfo, TeacherInfo
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,12 @@ def check_teacher(
     agreement = replace(
         agreement,
         adapter=config.teacher.adapter,
-        warnings=(*agreement.warnings, *objective_warnings(config), *warnings),
+        warnings=(
+            *agreement.warnings,
+            *objective_warnings(config),
+            *warnings,
+            *_check_lengths(student, config=config, examples=examples, heldout=heldout, bad=bad),
+        ),
     )
     _log.info(
         "teacher found: name=%s model=%s adapter=%r revision=%s",
@@ -67,6 +73,15 @@ def check_teacher(
     for warning in agreement.warnings:
         _log.warning("%s", warning)
     return agreement
+
+
+def _check_lengths(
+    student: Student, *, config: RunConfig, examples: Sequence[Example], heldout: Sequence[Example], bad: BadExamples
+) -> tuple[str, ...]:
+    """Of the examples that are left; of very many, of those that were checked."""
+    train = checked_sample(bad.left(examples, of="train"), seed=config.run.seed)
+    measured = checked_sample(bad.left(heldout, of="heldout"), seed=config.run.seed)
+    return check_student(student, config=config, examples=train, heldout=measured)
 
 
 def _find(info: ServerInfo, *, name: str) -> TeacherInfo:

@@ -5,34 +5,25 @@
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from preceptor.fingerprint import tokenizer_id
-from preceptor.model_source import InvalidSourceError, Part, check_source, load_error
 from preceptor.turns import joined_ids, turn_end_id
-from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.data import ExamplePrompt
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.flat import can_run_flat
 from preceptor_client.train.head import Head
 from preceptor_client.train.head.matching import head_of
+from preceptor_client.train.student_loading import load_parts
+from preceptor_client.train.vocabulary import chosen_template, fit_vocabulary
+from preceptor_client.train.ways import ExactWays, KnownWays
 
 _log = logging.getLogger(__name__)
-
-_PARTS: tuple[Part, ...] = ("config", "weights", "tokenizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,12 +32,16 @@ class Student:
 
     model: PreTrainedModel
     head: Head
-    runs_flat: bool
-    """Whether it can be trained without padding: see `flat`."""
+    ways: KnownWays
+    """How its batches are run."""
     tokenizer: PreTrainedTokenizerFast
     tokenizer_id: str
     end_token_ids: tuple[int, ...]
     pad_token_id: int
+    notes: tuple[str, ...] = ()
+    """What the user should know about it."""
+    saved_chat_template: str | dict[str, str] | None = None
+    """What the tokenizer came with, where it has several and one was chosen."""
     saved_generation_config: GenerationConfig
     """What the model came with. Kept off the model while it trains: its penalties would bend the rollouts."""
 
@@ -67,7 +62,7 @@ class Student:
     @property
     def max_length(self) -> int:
         """Longest sequence that the model's positions cover."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
+        return max_length_of(self.model)
 
     def encode_prompt(self, prompt: ExamplePrompt) -> list[int]:
         """A text with the tokenizer's default special tokens; a conversation with its chat template, which opens the
@@ -95,32 +90,24 @@ class Student:
         """Writes model, generation defaults and tokenizer, as `from_pretrained` reads them."""
         self.model.save_pretrained(folder)
         self.saved_generation_config.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        chosen = self.tokenizer.chat_template
+        try:
+            self.tokenizer.chat_template = self.saved_chat_template
+            self.tokenizer.save_pretrained(folder)
+        finally:
+            self.tokenizer.chat_template = chosen
 
 
 def load_student(config: StudentConfig, *, folder: Path | None = None, field: str = "student.model") -> Student:
     """Loads the model that the settings name, or the one in `folder` (a checkpoint) with the settings' dtype and
     device. `field` is the setting that named it, for what is told of one that cannot be loaded."""
-    source, gguf_file = (str(folder), None) if folder else (config.model, config.gguf_file)
-    field = "checkpoint" if folder else field
-    try:
-        check_source(source, field=field, gguf_file=gguf_file, gguf_field="student.gguf_file", needs=_PARTS)
-        source = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
-        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
-        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=getattr(torch, config.dtype))
-    except InvalidSourceError as error:
-        raise InvalidStudentError(str(error)) from error
-    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
-        # What transformers raises for an unknown architecture, a hub out of reach, a file that is cut short.
-        raise InvalidStudentError(str(load_error(source, error, field=field))) from error
-    assert isinstance(model, PreTrainedModel)
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InvalidStudentError("the student needs a fast tokenizer (a tokenizer.json): it is identified by it")
+    model, tokenizer = load_parts(config, folder=folder, field=field)
     return prepare_student(
-        _as_unquantised(model) if gguf_file else model,
+        model,
         tokenizer,
         device=_device(config.device),
         end_token_ids=config.end_token_ids,
+        chat_template=config.chat_template,
     )
 
 
@@ -130,9 +117,13 @@ def prepare_student(
     *,
     device: torch.device | None = None,
     end_token_ids: Sequence[int] = (),
+    chat_template: str = "",
 ) -> Student:
     """Makes a loaded model ready to be trained. `end_token_ids` replace what the model and its tokenizer say; the saved
-    model names them. Raises InvalidStudentError where that cannot be done."""
+    model names them. `chat_template` is the name of one of several. Raises InvalidStudentError where that cannot be
+    done."""
+    saved_chat_template = tokenizer.chat_template
+    tokenizer.chat_template, template_notes = chosen_template(tokenizer, name=chat_template)
     # transformers' wrappers hide the signature of `to`.
     model = model.to(device or torch.device("cpu")).eval()  # type: ignore[arg-type]
     for parameter in model.parameters():
@@ -141,34 +132,36 @@ def prepare_student(
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     generation_config = model.generation_config or GenerationConfig()
     model.generation_config = GenerationConfig()
-    ends = _end_token_ids(generation_config, model, tokenizer, instead=end_token_ids)
+    vocabulary = fit_vocabulary(
+        tokenizer,
+        num_rows=_num_rows(model),
+        named_end_ids=_checked_end_ids(end_token_ids, model)
+        or joined_ids(
+            generation_config.eos_token_id, _config_end(model), tokenizer.eos_token_id, turn_end_id(tokenizer)
+        ),
+    )
     if end_token_ids:
-        generation_config.eos_token_id = list(ends)
-    pad_token_id = tokenizer.pad_token_id
+        generation_config.eos_token_id = list(vocabulary.end_token_ids)
+    head, pad_token_id = head_of(model), vocabulary.pad_token_id
     student = Student(
         model=model,
-        head=head_of(model),
-        runs_flat=can_run_flat(model),
+        head=head,
+        ways=ExactWays(model, head=head, pad_token_id=pad_token_id, max_length=max_length_of(model)),
         tokenizer=tokenizer,
         tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
-        end_token_ids=ends,
-        pad_token_id=ends[0] if pad_token_id is None else int(pad_token_id),
+        end_token_ids=vocabulary.end_token_ids,
+        pad_token_id=pad_token_id,
+        notes=(*template_notes, *vocabulary.notes),
+        saved_chat_template=saved_chat_template,
         saved_generation_config=generation_config,
     )
     _log.info("student loaded: type=%s device=%s dtype=%s", type(model).__name__, student.device, model.dtype)
     return student
 
 
-def _as_unquantised(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in a model that does not remember that they came from a GGUF file: only such can be saved."""
-    config = model.config
-    del config.quantization_config
-    # transformers' wrappers hide the signature of `to`.
-    fresh: PreTrainedModel = type(model)(config).to(model.dtype)  # type: ignore[arg-type]
-    fresh.load_state_dict(model.state_dict())
-    fresh.tie_weights()
-    fresh.generation_config = model.generation_config
-    return fresh
+def max_length_of(model: PreTrainedModel) -> int:
+    """The longest sequence that the model's positions cover."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
 
 
 def _device(name: str) -> torch.device:
@@ -179,24 +172,21 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _end_token_ids(
-    generation_config: GenerationConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    instead: Sequence[int],
-) -> tuple[int, ...]:
-    """Every token that ends a response, for model, tokenizer or chat template, or the ones given instead."""
+def _config_end(model: PreTrainedModel) -> int | list[int] | None:
+    """Of the config, or of its part about text."""
+    configs = (model.config, model.config.get_text_config())
+    return next((end for one in configs if (end := getattr(one, "eos_token_id", None)) is not None), None)
+
+
+def _num_rows(model: PreTrainedModel) -> int:
     embeddings_VD = model.get_input_embeddings().weight
     assert isinstance(embeddings_VD, torch.Tensor)
-    size = embeddings_VD.shape[0]
-    if outside := [token for token in instead if not 0 <= token < size]:
+    return len(embeddings_VD)
+
+
+def _checked_end_ids(ids: Sequence[int], model: PreTrainedModel) -> tuple[int, ...]:
+    """Those of the settings, each once."""
+    size = _num_rows(model)
+    if outside := [token for token in ids if not 0 <= token < size]:
         raise InvalidStudentError(f"student.end_token_ids holds {outside[0]}, the student's ids are in [0, {size})")
-    if instead:
-        return tuple(dict.fromkeys(instead))
-    ids = joined_ids(
-        generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id, turn_end_id(tokenizer)
-    )
-    if not ids:
-        raise InvalidStudentError("the student has no end token: name one in its generation_config.json (eos_token_id)")
-    return ids
+    return tuple(dict.fromkeys(ids))

@@ -16,9 +16,10 @@ from preceptor_client.commands import checks, doctor, doctor_view
 from preceptor_client.commands.checks import Check, Outcome, Workload
 from preceptor_client.commands.doctor_settings import DoctorSettings
 from preceptor_client.types import Capabilities, GroupScores
+from transformers import PreTrainedTokenizerFast
 
 from tests.unit.client.scripted_teacher import Abort, Lie, ScriptedTeacher, serving
-from tests.unit.client.tiny_student import save_student
+from tests.unit.client.tiny_student import WORDS, save_student
 
 TEACHER = TeacherInfo(
     name="tutor",
@@ -203,6 +204,29 @@ async def test_student_folder_that_does_not_exist_fails_the_tokenizer_check(monk
     assert (found.student is not None, found.checks[-1].name) == (True, "probe score")
 
 
+async def test_a_tokenizer_that_does_not_fit_the_students_model_fails_before_the_teacher_is_asked(
+    tmp_path: Path,
+) -> None:
+    student = save_student(tmp_path, vocab_size=len(WORDS) - 1)
+    teacher = ScriptedTeacher()
+    async with serving(teacher) as address:
+        found = (await doctor.examine(DoctorSettings(address=address, student=str(student)))).checks
+    assert outcomes(found)["vocabulary"] == "fail"
+    assert "resize_token_embeddings" in next(check.found for check in found if check.name == "vocabulary")
+    assert not teacher.handovers
+
+
+async def test_padding_that_is_replaced_is_a_warning(tmp_path: Path) -> None:
+    student = save_student(tmp_path, vocab_size=len(WORDS))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(student)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(student)
+    async with serving(ScriptedTeacher()) as address:
+        found = (await doctor.examine(DoctorSettings(address=address, student=str(student)))).checks
+    assert outcomes(found)["vocabulary"] == "warn"
+    assert "'<eos>' pads instead" in next(check.found for check in found if check.name == "vocabulary")
+
+
 async def test_student_is_registered_as_its_files_and_the_settings_say(tmp_path: Path) -> None:
     student = save_student(tmp_path, vocab_size=90, eos_token_id=1)
     teacher = ScriptedTeacher()
@@ -221,7 +245,8 @@ async def test_student_is_registered_as_its_files_and_the_settings_say(tmp_path:
     assert (list(first.end_token_ids), first.vocabulary_size, first.teacher) == ([1], 90, "tutor")
     assert (list(last.end_token_ids), list(last.teacher_end_token_ids)) == ([5, 6], [4])
     assert [(pair.student, pair.teacher) for pair in last.special_pairs] == [("<a>", "<b>")]
-    assert list(outcomes(as_saved.checks).items())[4:8] == [
+    assert list(outcomes(as_saved.checks).items())[4:9] == [
+        ("vocabulary", "ok"),
         ("tokenizer", "ok"),
         ("end tokens", "ok"),
         ("special tokens", "ok"),

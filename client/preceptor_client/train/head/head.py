@@ -36,12 +36,12 @@ class Head:
         """The logits of each position's K tokens, [N, K]."""
         terms = terms_of(self.module)
         if ids_NK.shape[1] * DENSE_SHARE > terms.size:
-            return self._transformed(gathered_logits(Dense(terms), hidden_ND, ids_NK))
+            return self.transformed(gathered_logits(Dense(terms), hidden_ND, ids_NK))
         parts = [row_products(x_ND, weight_VD, ids_NK) for x_ND, weight_VD in terms.inputs(hidden_ND)]
         logits_NK = torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
         if terms.bias_V is not None:
             logits_NK = logits_NK + terms.bias_V[ids_NK]
-        return self._transformed(logits_NK)
+        return self.transformed(logits_NK)
 
     def log_partition(self, hidden_ND: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
         """Log-sum-exp of logits / temperature over the whole vocabulary, [N]."""
@@ -54,7 +54,8 @@ class Head:
         dense = Dense(terms_of(self.module), scale=self.scale, softcap=self.softcap)
         return dense.logits([x_ND for x_ND, _ in dense.terms.inputs(hidden_ND)])
 
-    def _transformed(self, logits_NK: torch.Tensor) -> torch.Tensor:
+    def transformed(self, logits_NK: torch.Tensor) -> torch.Tensor:
+        """What is done to the sums of products, one by one."""
         if self.scale != 1.0:
             logits_NK = logits_NK * self.scale
         if self.softcap is not None:

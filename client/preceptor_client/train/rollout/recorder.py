@@ -45,12 +45,13 @@ class StudentRecorder(LogitsProcessor):
         return scores
 
     def finish(self, last_ids_B: torch.Tensor, *, lengths: list[int]) -> list[StudentView]:
-        """One view per response, cut to its length; `last_ids_B` are the tokens drawn last."""
+        """One view per response, cut to its length; `last_ids_B` are the tokens drawn last. Begins anew after that."""
         self._note_drawn(last_ids_B)
-        logprobs_BT = torch.stack([step.logprobs_B for step in self._steps if step.logprobs_B is not None], dim=1)
-        entropies_BT = torch.stack([step.entropies_B for step in self._steps], dim=1)
+        steps, self._steps, self._last_logprobs_BV = self._steps, [], None
+        logprobs_BT = torch.stack([step.logprobs_B for step in steps if step.logprobs_B is not None], dim=1)
+        entropies_BT = torch.stack([step.entropies_B for step in steps], dim=1)
         assert logprobs_BT.shape == entropies_BT.shape, "every token was drawn after its logits"
-        top_ids = [step.top_ids_BK for step in self._steps if step.top_ids_BK is not None]
+        top_ids = [step.top_ids_BK for step in steps if step.top_ids_BK is not None]
         top_ids_BTK = torch.stack(top_ids, dim=1).cpu().numpy() if top_ids else None
         return [
             StudentView(

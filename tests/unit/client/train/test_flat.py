@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import torch
 from preceptor_client.train import flat
-from preceptor_client.train.flat import can_run_flat, flat_hidden_states, flat_row
+from preceptor_client.train.flat import flat_hidden_states, flat_row
+from preceptor_client.train.head.matching import head_of
+from preceptor_client.train.probe import SHORTEST, Probe
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -39,6 +41,10 @@ def _ready(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def _can_run_flat(model: PreTrainedModel) -> bool:
+    return Probe(model, head=head_of(model), pad_token_id=0, length=SHORTEST).can_run_flat()
+
+
 def _qwen() -> PreTrainedModel:
     return _ready(Qwen3ForCausalLM(Qwen3Config(**_SIZES)))
 
@@ -63,7 +69,7 @@ def _gemma() -> PreTrainedModel:
     ids=["Llama", "Qwen3", "Mistral", "Mistral with windows", "Gemma2: soft caps and windows"],
 )
 def test_models_whose_attention_is_plain_run_flat(model: PreTrainedModel, is_flat: bool) -> None:
-    assert can_run_flat(model) == is_flat
+    assert _can_run_flat(model) == is_flat
     assert model.config._attn_implementation != flat.IMPLEMENTATION
 
 
@@ -71,7 +77,7 @@ def test_a_model_that_ignores_the_attention_is_found_out(monkeypatch: pytest.Mon
     """Then sequences would see each other."""
     model = tiny_llama()
     monkeypatch.setattr(model, "set_attn_implementation", lambda name: None)
-    assert not can_run_flat(model)
+    assert not _can_run_flat(model)
 
 
 def test_the_layout_of_cudas_attention_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +88,7 @@ def test_the_layout_of_cudas_attention_is_taken(monkeypatch: pytest.MonkeyPatch)
         return attend(*states, **options).transpose(1, 2).contiguous().transpose(1, 2)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", as_on_cuda)
-    assert can_run_flat(_qwen())
+    assert _can_run_flat(_qwen())
 
 
 def test_soft_caps_sinks_masks_and_dropout_are_refused() -> None:

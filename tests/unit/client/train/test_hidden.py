@@ -7,8 +7,9 @@ import pytest
 import torch
 from preceptor_client.train import hidden
 from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.prefix import shared_prefix_length, usable_prefix_length
+from preceptor_client.train.prefix import shared_prefix_length
 from preceptor_client.train.student import Student
+from preceptor_client.train.ways import FixedWays, Training
 
 SEQUENCES = [
     ScoredSequence(prompt_ids=[1, 2, 3, 4], response_ids=[5, 6, 7], positions_N=np.array([0, 1, 2])),
@@ -20,19 +21,22 @@ SEQUENCES = [
 def _one_by_one(student: Student) -> torch.Tensor:
     rows = []
     for one in SEQUENCES:
-        states_TD = student.base(torch.tensor([[*one.prompt_ids, *one.response_ids]])).last_hidden_state[0]
+        ids_1T = torch.tensor([[*one.prompt_ids, *one.response_ids]])
+        states_TD = student.model.base_model(ids_1T, use_cache=False).last_hidden_state[0]
         rows.append(states_TD[len(one.prompt_ids) - 1 + torch.from_numpy(one.positions_N)])
     return torch.cat(rows)
 
 
-@pytest.fixture(params=["flat", "flat, nothing shared", "padded"])
+@pytest.fixture(params=["flat", "flat, nothing shared", "padded", "one at a time"])
 def way(request: pytest.FixtureRequest, student: Student, monkeypatch: pytest.MonkeyPatch) -> Student:
     """The student, and each way through it."""
-    assert student.runs_flat
-    assert usable_prefix_length(student, [one.prompt_ids for one in SEQUENCES]) == 2
+    ways = student.ways.up_to(1)
+    assert ways.training is Training.FLAT
+    assert shared_prefix_length([one.prompt_ids for one in SEQUENCES]) == 2
     if request.param == "flat, nothing shared":
-        monkeypatch.setattr(hidden, "usable_prefix_length", lambda student, prompts: 0)
-    return replace(student, runs_flat=request.param != "padded")
+        monkeypatch.setattr(hidden, "shared_prefix_length", lambda prompts: 0)
+    training = {"padded": Training.PADDED, "one at a time": Training.ALONE}.get(request.param, Training.FLAT)
+    return replace(student, ways=FixedWays(replace(ways, training=training)))
 
 
 def test_rows_equal_unpadded_forwards(way: Student) -> None:
@@ -69,6 +73,7 @@ def test_gradients_equal_those_of_unpadded_forwards(way: Student) -> None:
         ([[1, 2, 3], [1, 2, 3]], 2),
         ([[1], [1, 2]], 0),
         ([[5, 1], [6, 1]], 0),
+        ([[1, 2, 3]], 0),
     ],
 )
 def test_shared_prefix_leaves_each_prompt_its_last_token(prompts: list[list[int]], length: int) -> None:

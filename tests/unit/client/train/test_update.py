@@ -176,7 +176,7 @@ def test_step_without_any_score_is_skipped_and_leaves_the_weights(student: Stude
 def test_nan_stops_before_the_weights_change(student: Student, scorer: FakeScorer) -> None:
     scored = _scored(student, scorer)
     with torch.no_grad():
-        student.base.get_parameter("norm.weight")[0] = math.inf
+        student.model.base_model.get_parameter("norm.weight")[0] = math.inf
     before = [parameter.clone() for parameter in student.model.parameters()]
     with pytest.raises(TrainingStoppedError, match="step 4: the loss is nan"):
         _apply(_update(student), scored, step=4)

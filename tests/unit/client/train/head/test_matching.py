@@ -63,6 +63,21 @@ def test_what_a_model_does_after_its_head_is_found(model: PreTrainedModel, scale
     torch.testing.assert_close(head.logits(hidden_TD), expected_TV, atol=1e-5, rtol=1e-5)
 
 
+def test_a_soft_cap_that_no_setting_names_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama(seed=0)
+    plain = model.forward
+
+    def capped(*args: object, **options: object) -> object:
+        output = plain(*args, **options)
+        output.logits = 2.5 * torch.tanh(0.75 * output.logits / 2.5)
+        return output
+
+    monkeypatch.setattr(model, "forward", capped)
+    head = head_of(model)
+    assert head.scale == pytest.approx(0.75, rel=1e-6)
+    assert head.softcap == pytest.approx(2.5, rel=1e-6)
+
+
 def test_a_model_that_does_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_llama(seed=0)
     plain = model.forward

@@ -6,7 +6,7 @@ import pytest
 import torch
 from preceptor_client.train.config import RolloutConfig
 from preceptor_client.train.data import Example
-from preceptor_client.train.rollout import Rollout, generation
+from preceptor_client.train.rollout import Rollout, writing
 from preceptor_client.train.rollout.generation import Sampling, generate
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.student import Student
@@ -62,7 +62,7 @@ def test_sampling_ignores_what_the_model_came_with(student: Student, monkeypatch
     """Over a distribution that is flat, tokens beyond the 50 likeliest (the default of transformers) must appear."""
     with torch.no_grad():
         student.model.get_output_embeddings().weight.zero_()
-    monkeypatch.setattr(generation, "usable_prefix_length", lambda student, prompts: 0)
+    monkeypatch.setattr(writing, "shared_prefix_length", lambda prompts: 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         responses = generate(student, [[1, 2]] * 64, max_new_tokens=8, sampling=Sampling(temperature=1.0, top_p=1.0))
