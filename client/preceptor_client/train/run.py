@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
-from preceptor_client.train.agreement import save_agreement
+from preceptor_client.train.agreement import Agreement, save_agreement
 from preceptor_client.train.bad_examples import BadExamples
 from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_checkpoint
 from preceptor_client.train.config import RunConfig
+from preceptor_client.train.data import Example
 from preceptor_client.train.display import Display, SilentDisplay
 from preceptor_client.train.handshake import check_teacher
 from preceptor_client.train.loading import load_heldout_examples, load_train_examples
@@ -56,20 +57,10 @@ def train(
             Metrics(directory, step=step) as metrics,
             RolloutLog(directory, step=step) as rollout_log,
         ):
-            shown.notice(f"asking the teacher at {config.teacher.address}")
-            agreement = check_teacher(
-                teacher,
-                config=config,
-                student=student,
-                examples=examples,
-                heldout=heldout,
-                bad=bad,
-                notice=shown.notice,
+            agreement = _agree(
+                teacher, config=config, student=student, examples=examples, heldout=heldout, bad=bad, display=shown
             )
             save_agreement(directory, agreement)
-            shown.notice("")
-            for warning in agreement.warnings:
-                shown.warning(warning)
             trainer = Trainer(
                 student,
                 scorer=teacher,
@@ -92,6 +83,33 @@ def train(
         write_report(directory / REPORT_FILE, run=summary)
         _log.info("run done: directory=%s loss=%s seconds=%.1f", directory, summary.loss_last, summary.seconds)
     return summary
+
+
+def _agree(
+    teacher: Scorer,
+    *,
+    config: RunConfig,
+    student: Student,
+    examples: Sequence[Example],
+    heldout: Sequence[Example],
+    bad: BadExamples,
+    display: Display,
+) -> Agreement:
+    """What the teacher and this run agree about, whose warnings are shown."""
+    display.notice(f"asking the teacher at {config.teacher.address}")
+    agreement = check_teacher(
+        teacher,
+        config=config,
+        student=student,
+        examples=examples,
+        heldout=heldout,
+        bad=bad,
+        notice=display.notice,
+    )
+    display.notice("")
+    for warning in agreement.warnings:
+        display.warning(warning)
+    return agreement
 
 
 def _load_start(config: RunConfig) -> Student | None:

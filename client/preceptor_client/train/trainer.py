@@ -107,11 +107,15 @@ class Trainer:
         self.step = 0
         self._has_warned_of_few_scores = False
         if checkpoint:
-            self.step = checkpoint_step(checkpoint)
-            load_optimizer(checkpoint, optimizer=self.update.optimizer)
-        if self.step > config.run.num_steps:
+            self._resume(checkpoint)
+
+    def _resume(self, checkpoint: Path) -> None:
+        self.step = checkpoint_step(checkpoint)
+        load_optimizer(checkpoint, optimizer=self.update.optimizer)
+        run = self.config.run
+        if self.step > run.num_steps:
             raise RunDirectoryError(
-                f"{config.run.directory} is at step {self.step} already: raise run.num_steps={config.run.num_steps}"
+                f"{run.directory} is at step {self.step} already: raise run.num_steps={run.num_steps}"
             )
 
     def run(self) -> Path:
