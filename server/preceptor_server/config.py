@@ -130,8 +130,8 @@ class EngineConfig(Section):
             if self.vllm != VllmConfig():
                 raise ValueError(f"vllm is set, but kind={self.kind}: set engine.kind=vllm, or leave engine.vllm out")
             return self
-        for name, default in (("gguf_file", None), ("device", "auto"), ("packing", "auto")):
-            if getattr(self, name) != default:
+        for name in ("gguf_file", "device", "packing", "self_test_seconds"):
+            if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}={getattr(self, name)} is not for kind=vllm: leave engine.{name} out")
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from queue import SimpleQueue
@@ -34,6 +35,7 @@ class StopSignals:
         self._stop = stop
         self._previous: dict[signal.Signals, Any] = {}  # Any: what signal.signal returns
         self._received: SimpleQueue[bool] = SimpleQueue()
+        self._previous_hook = sys.unraisablehook
 
     @property
     def exit_status(self) -> int:
@@ -47,6 +49,7 @@ class StopSignals:
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._receive)
+            self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._tell_unraisable
         return self
 
     def __exit__(
@@ -54,7 +57,15 @@ class StopSignals:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if sys.unraisablehook == self._tell_unraisable:
+            sys.unraisablehook = self._previous_hook
         self._received.put(False)
+
+    def _tell_unraisable(self, unraisable: Any) -> None:  # Any: its type is the interpreter's own
+        """A signal may interrupt code out of which nothing can be raised, such as the end of an object: the request
+        stands, and the next boundary ends the run. Python would print a traceback."""
+        if unraisable.exc_type is not EndedBySignal:
+            self._previous_hook(unraisable)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         # The handler may interrupt code that holds any lock, so that it asks through a queue that allows for it.

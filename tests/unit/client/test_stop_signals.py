@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -64,6 +65,36 @@ def test_signal_that_no_run_heeds_ends_at_once_and_is_not_forgotten_where_that_i
         with pytest.raises(EndedBySignal):
             _send(signal.SIGTERM)
         _wait_until_asked(stop)
+
+
+class _Interrupted:
+    """Whose end a signal interrupts: nothing can be raised out of it."""
+
+    def __del__(self) -> None:
+        _send(signal.SIGTERM)
+
+
+class _Failing:
+    def __del__(self) -> None:
+        raise ValueError("its own fault")
+
+
+def test_signal_in_code_that_cannot_raise_is_silent_and_kept_and_other_errors_there_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+
+    def tell(unraisable: sys.UnraisableHookArgs) -> None:
+        told.append(unraisable.exc_type)
+
+    monkeypatch.setattr(sys, "unraisablehook", tell)
+    stop = StopRequest()
+    with StopSignals(stop):
+        _Interrupted()
+        _Failing()
+        _wait_until_asked(stop)
+    assert told == [ValueError]
+    assert sys.unraisablehook is tell
 
 
 def test_other_signal_as_the_second_ends_at_once_and_the_first_gives_the_status() -> None:

@@ -65,6 +65,7 @@ def test_the_users_max_logprobs_bounds_k(arguments: dict[str, Any], limit: int |
         ({"kind": "vllm", "model": "m", "device": "cpu"}, "device=cpu is not for kind=vllm"),
         ({"kind": "vllm", "model": "m", "gguf_file": "w.gguf"}, "gguf_file=w.gguf is not for kind=vllm"),
         ({"kind": "vllm", "model": "m", "packing": "sequential"}, "packing=sequential is not for kind=vllm"),
+        ({"kind": "vllm", "model": "m", "self_test_seconds": 5}, r"self_test_seconds=5\.0 is not for kind=vllm"),
         ({"kind": "vllm"}, "model is required"),
         ({"kind": "hf", "model": "m", "vllm": {"path": "fast"}}, "set engine.kind=vllm, or leave engine.vllm out"),
     ],
