@@ -105,6 +105,7 @@ OVERRIDES: dict[str, Fields] = {
     "minicpm3": {**_LATENT, "scale_depth": 1.4, "dim_model_base": 24},
     "minimax_m3_vl_text": {
         "layer_types": ["full_attention", "minimax_m3_sparse"] * (NUM_LAYERS // 2),
+        "index_n_heads": 2,  # one for each key/value head
         "index_block_size": 4,
         "index_topk_blocks": 2,
     },
