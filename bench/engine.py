@@ -86,12 +86,12 @@ async def score_through_grpc(address: str, groups: list[ScoreGroup]) -> None:
         )
 
 
-def start_server(folder: str, address_file: Path) -> subprocess.Popen[bytes]:
+def start_server(folder: str, address_file: Path, *options: str) -> subprocess.Popen[bytes]:
     """preceptor-server on a free port; returns once it answers."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "preceptor_server.cli", "--engine.model", folder, "--engine.gguf-file", GGUF_FILE),
-            *("--listen.port", "0", "--listen.address-file", str(address_file), "--log-level", "WARNING"),
+            *(sys.executable, "-m", "preceptor_server.cli", "--engine.model", folder, "--listen.port", "0"),
+            *("--listen.address-file", str(address_file), "--log-level", "WARNING", *options),
         ]
     )
     deadline = time.monotonic() + START_SECONDS
@@ -143,7 +143,7 @@ def main() -> int:
     """Prints a table, then the same as JSON with the machine and the commit."""
     folder = smollm2_folder()
     with tempfile.TemporaryDirectory() as name:
-        server = start_server(folder, Path(name) / "address")
+        server = start_server(folder, Path(name) / "address", "--engine.gguf-file", GGUF_FILE)
         try:
             results = measure(folder, (Path(name) / "address").read_text())
         finally:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,6 +22,7 @@ import torch
 from preceptor_client import BlockingTeacherClient, TeacherIds
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.engine import START_SECONDS, start_server
 from bench.machine import describe_machine
 from bench.random_model import write_tokenizer
 
@@ -33,7 +32,6 @@ NUM_WARM = 50
 PROMPT_TOKENS = 256
 SHORTEST, LONGEST = 101, 1100
 LIMIT = 1.05
-START_SECONDS = 120
 SHOWN_EVERY = 50
 
 
@@ -52,23 +50,6 @@ def write_teacher(folder: Path) -> None:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     write_tokenizer(folder, size=VOCABULARY_SIZE)
-
-
-def start_server(folder: Path, address_file: Path) -> subprocess.Popen[bytes]:
-    """preceptor-server on a free port; returns once it answers."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "preceptor_server.cli", "--engine.model", str(folder), "--listen.port", "0"),
-            *("--listen.address-file", str(address_file), "--log-level", "WARNING"),
-        ]
-    )
-    deadline = time.monotonic() + START_SECONDS
-    while not address_file.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            raise SystemExit("the server did not start")
-        time.sleep(0.1)
-    return process
 
 
 def resident_mib(address: str, pid: int, *, num_requests: int) -> list[float]:
@@ -96,7 +77,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_teacher(folder)
-        server = start_server(folder, folder / "address")
+        server = start_server(name, folder / "address")
         try:
             sizes = resident_mib((folder / "address").read_text(), server.pid, num_requests=num_requests)
         finally:
