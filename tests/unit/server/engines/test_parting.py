@@ -5,7 +5,7 @@ import pytest
 import torch
 from preceptor_server.engines.parting import PartedModel, UnknownHeadError
 from torch import nn
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tests.tiny import tiny_llama
@@ -98,9 +98,9 @@ class _Twice(LlamaForCausalLM):
     """Its final norm is called a second time, and with other states, after an adapter that its backbone does not hold:
     what stands before the head is called by the model itself, more than once."""
 
-    def __init__(self, config: object) -> None:
-        super().__init__(config)  # type: ignore[arg-type]
-        self.extra = nn.Linear(config.hidden_size, config.hidden_size)  # type: ignore[attr-defined]
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.extra = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, input_ids: torch.Tensor, **_: object) -> CausalLMOutputWithPast:
         hidden = self.model(input_ids=input_ids, use_cache=False).last_hidden_state
