@@ -21,6 +21,14 @@ class EndedBySignal(KeyboardInterrupt):
     """Raised in the main thread, wherever it is: at the second signal, and where no run heeds the request."""
 
 
+def is_of_signal(error: BaseException) -> bool:
+    """Whether it is EndedBySignal, or what a library made of it: pydantic tells it as a failed serialization."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, EndedBySignal):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None
+
+
 class StopSignals:
     """While entered, the first signal asks the run to stop, and another one ends the program at once.
 

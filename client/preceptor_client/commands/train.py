@@ -13,7 +13,7 @@ from pathlib import Path
 from preceptor.settings import dump_settings, load_settings
 from rich.console import Console
 
-from preceptor_client.commands.stop_signals import EndedBySignal, StopSignals
+from preceptor_client.commands.stop_signals import StopSignals, is_of_signal
 from preceptor_client.train.checkpoint_folders import latest_checkpoint
 from preceptor_client.train.config import RunConfig
 from preceptor_client.train.errors import StopRequestedError
@@ -33,7 +33,9 @@ def run(arguments: list[str]) -> int:
             _train(config, stop=stop)
     except StopRequestedError as error:
         _say(str(error))
-    except EndedBySignal:
+    except BaseException as error:
+        if not is_of_signal(error):
+            raise
         _say(f"ended at once, and nothing was saved now: {_where_it_stands(config.run.directory)}")
     else:
         return 0

@@ -8,8 +8,16 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from preceptor_client.commands.stop_signals import SAME_PRESS_SECONDS, SIGNALS, EndedBySignal, StopSignals
+from preceptor_client.commands.stop_signals import (
+    SAME_PRESS_SECONDS,
+    SIGNALS,
+    EndedBySignal,
+    StopSignals,
+    is_of_signal,
+)
 from preceptor_client.train.stop import StopRequest
+from pydantic import BaseModel, field_serializer
+from pydantic_core import PydanticSerializationError
 
 WAIT_SECONDS = 20.0
 
@@ -95,6 +103,26 @@ def test_signal_in_code_that_cannot_raise_is_silent_and_kept_and_other_errors_th
         _wait_until_asked(stop)
     assert told == [ValueError]
     assert sys.unraisablehook is tell
+
+
+class _Slow(BaseModel):
+    """A signal meets it while it is written out."""
+
+    path: str
+
+    @field_serializer("path")
+    def _send_and_write(self, path: str) -> str:
+        _send(signal.SIGTERM)
+        return path
+
+
+def test_what_a_library_makes_of_the_signal_is_known_for_it() -> None:
+    with StopSignals(StopRequest()), pytest.raises(PydanticSerializationError) as told:
+        _Slow(path="runs").model_dump()
+    assert is_of_signal(told.value)
+    assert is_of_signal(EndedBySignal())
+    assert not is_of_signal(KeyboardInterrupt())
+    assert not is_of_signal(PydanticSerializationError("another fault"))
 
 
 def test_other_signal_as_the_second_ends_at_once_and_the_first_gives_the_status() -> None:
