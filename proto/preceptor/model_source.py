@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "*.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken")
 _GGUF_MAGIC = b"GGUF"
 _LFS_POINTER = b"version https://git-lfs"
+_MAX_SHOWN = 3
 _MAX_WORDS = 400
 """Characters of a library's own error."""
 
@@ -48,6 +50,17 @@ def check_source(
         folder.check_gguf(gguf_file) if gguf_file else folder.check(needs)
     elif name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         raise InvalidSourceError(f"{field}: no folder {name!r}")
+
+
+def check_whole(missing: Collection[str], *, name: str, model_class: str, field: str) -> None:
+    """Raises InvalidSourceError where a checkpoint lacks weights: transformers draws at random what is missing."""
+    if missing:
+        first = sorted(missing)[:_MAX_SHOWN]
+        shown = ", ".join(first) + (", ..." if len(missing) > len(first) else "")
+        raise InvalidSourceError(
+            f"{field}: {name!r} lacks {len(missing)} of the weights of {model_class}: {shown}: it may be the "
+            "checkpoint of another kind of model, or be incomplete"
+        )
 
 
 def load_error(name: str, error: Exception, *, field: str) -> InvalidSourceError:

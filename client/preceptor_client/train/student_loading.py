@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from preceptor.model_source import InvalidSourceError, Part, check_source, load_error
+from preceptor.model_source import InvalidSourceError, Part, check_source, check_whole, load_error
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -22,7 +21,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.errors import InvalidStudentError
 
-_MAX_SHOWN = 3
 _PARTS: tuple[Part, ...] = ("config", "weights", "tokenizer")
 _AutoClass = type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]
 
@@ -49,7 +47,10 @@ def load_parts(
         raise InvalidStudentError(str(load_error(source, error, field=field))) from error
     model, found = loaded
     assert isinstance(model, PreTrainedModel)
-    _check_whole(model, found, source=source, field=field)
+    try:
+        check_whole(found["missing_keys"], name=source, model_class=type(model).__name__, field=field)
+    except InvalidSourceError as error:
+        raise InvalidStudentError(str(error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidStudentError("the student needs a fast tokenizer (a tokenizer.json): it is identified by it")
     return (_as_unquantised(model) if gguf_file else model), tokenizer
@@ -63,16 +64,6 @@ def _auto_class(source: str) -> _AutoClass:
     is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     reads_images = named is not None and (named in (config.architectures or ()) or not is_causal)
     return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
-
-
-def _check_whole(model: PreTrainedModel, found: Mapping[str, Any], *, source: str, field: str) -> None:
-    """transformers draws at random what a checkpoint lacks."""
-    if missing := sorted(found["missing_keys"]):
-        shown = ", ".join(missing[:_MAX_SHOWN]) + (", ..." if len(missing) > _MAX_SHOWN else "")
-        raise InvalidStudentError(
-            f"{field}: {source!r} lacks {len(missing)} of the weights of {type(model).__name__}: {shown}: it may "
-            "be the checkpoint of another kind of model, or be incomplete"
-        )
 
 
 def _as_unquantised(model: PreTrainedModel) -> PreTrainedModel:

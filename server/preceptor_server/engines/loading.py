@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import torch
-from preceptor.model_source import load_error
+from preceptor.model_source import InvalidSourceError, check_whole, load_error
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -22,8 +22,6 @@ from preceptor_server.engines.causal_lm import LoadedModel
 from preceptor_server.errors import StartupError, said
 
 logger = logging.getLogger(__name__)
-
-_MAX_SHOWN = 3
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
@@ -57,12 +55,10 @@ def _load(config: EngineConfig) -> PreTrainedModel:
         raise StartupError(f"engine.model: {config.model!r} cannot be loaded: {said(error)}") from error
     model, found = loaded
     assert isinstance(model, PreTrainedModel)
-    if missing := sorted(found["missing_keys"]):
-        shown = ", ".join(missing[:_MAX_SHOWN]) + (", ..." if len(missing) > _MAX_SHOWN else "")
-        raise StartupError(
-            f"engine.model: {config.model} lacks {len(missing)} of the weights of {type(model).__name__}: {shown}: it "
-            "may be the checkpoint of another kind of model, or be incomplete"
-        )
+    try:
+        check_whole(found["missing_keys"], name=config.model, model_class=type(model).__name__, field="engine.model")
+    except InvalidSourceError as error:
+        raise StartupError(str(error)) from error
     return model
 
 
