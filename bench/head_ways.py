@@ -14,8 +14,8 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import torch
-from preceptor_client.train.head import Head
-from preceptor_client.train.objective.lsm import lsm
+from preceptor_client.objectives.lsm import lsm
+from preceptor_client.train.student.head import Head
 from torch.utils.checkpoint import checkpoint
 
 from bench.head_case import Inputs

@@ -17,12 +17,12 @@ from typing import TypedDict
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from preceptor_client.train.config import RolloutConfig, StudentConfig
-from preceptor_client.train.data import Example, PromptStream
-from preceptor_client.train.loading import load_examples
-from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.data.examples import Example, PromptStream
+from preceptor_client.train.data.loading import load_examples
+from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.student import Student, load_student
+from preceptor_client.train.run.config import RolloutConfig, StudentConfig
+from preceptor_client.train.student.student import Student, load_student
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPTS_PER_STEP = 16
@@ -82,7 +82,7 @@ def save_step(path: Path) -> int:
 
 
 @torch.inference_mode()
-def scored(student: Student, rollout: Rollout) -> SavedRollout:
+def scored(student: Student, rollout: Episode) -> SavedRollout:
     """With the teacher's columns for every token of the response."""
     assert rollout.example.teacher_prompt is not None
     prompt_ids = student.encode_prompt(rollout.example.teacher_prompt)

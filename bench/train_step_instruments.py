@@ -14,21 +14,21 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from preceptor_client.train import update as update_module
-from preceptor_client.train.columns import StudentColumns
 from preceptor_client.train.instruments.breakdown import breakdown_rows
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
-from preceptor_client.train.loss import Loss
-from preceptor_client.train.measure import StudentMeasure
-from preceptor_client.train.objective_config import ObjectiveConfig
-from preceptor_client.train.rollout import StudentView
+from preceptor_client.train.learner import learner as update_module
+from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.learner.learner import Update
+from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.learner.measure import StudentMeasure
+from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout import hf as rollouts_module
-from preceptor_client.train.rollout.recorder import StudentRecorder
-from preceptor_client.train.scoring import ScoredRollout
-from preceptor_client.train.student import Student, load_student
-from preceptor_client.train.update import Update
-from preceptor_client.train.weights import position_weights
+from preceptor_client.train.student.recorder import StudentRecorder
+from preceptor_client.train.student.student import Student, load_student
+from preceptor_client.train.student.view import StudentView
+from preceptor_client.train.teacher.scored import ScoredEpisode
 
 from bench.train_step_data import demo_examples, demo_rollouts, student_config
 from bench.train_step_worker import OPTIMIZER, scored_rollouts
@@ -60,7 +60,7 @@ def instrument_seconds(path: Path, *, rounds: int) -> dict[str, float]:
     return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in clocks[0].seconds}
 
 
-def _step(student: Student, update: Update, scored: list[ScoredRollout], clock: Clock) -> None:
+def _step(student: Student, update: Update, scored: list[ScoredEpisode], clock: Clock) -> None:
     """Every round writes and learns from equally much: the responses of the file, whatever is written now."""
     recorder, student_measure = _timed(clock)
     with (

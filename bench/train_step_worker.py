@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from preceptor_client.train.config import OptimizerConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.rollout import Rollout
-from preceptor_client.train.scoring import ScoredRollout
-from preceptor_client.train.student import Student, load_student
-from preceptor_client.train.update import Update
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.learner.learner import Update
+from preceptor_client.train.rollout.episode import Episode, single_turn
+from preceptor_client.train.run.config import OptimizerConfig
+from preceptor_client.train.student.student import Student, load_student
+from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.types import ResponseScores
 
 from bench.train_step_data import SavedRollout, student_config
@@ -33,26 +33,26 @@ OPTIMIZER = OptimizerConfig(learning_rate=2e-5, micro_batch_size=16)
 """The demo's."""
 
 
-def scored_rollouts(path: Path, *, is_before: bool) -> list[ScoredRollout]:
+def scored_rollouts(path: Path, *, is_before: bool) -> list[ScoredEpisode]:
     """The saved step as the client's own types."""
     saved: list[SavedRollout] = json.loads(path.read_text())
     return [
-        ScoredRollout(rollout=_rollout(one, slot, is_before=is_before), scores=_scores(one))
+        ScoredEpisode(episode=_rollout(one, slot, is_before=is_before), scores=_scores(one))
         for slot, one in enumerate(saved)
     ]
 
 
 def accumulating(
-    student: Student, scored: list[ScoredRollout], *, is_before: bool
+    student: Student, scored: list[ScoredEpisode], *, is_before: bool
 ) -> tuple[Update, Callable[[], float]]:
     """What owns the gradients, and what adds them up and returns the loss."""
     kind: Any = Update  # Any: its interface differs between the two trees
     if is_before:
         update = kind(student, config=OPTIMIZER, temperature=1.0)
         return update, lambda: float(update.accumulate_gradients(scored)[1])
-    from preceptor_client.train.loss import Loss
-    from preceptor_client.train.objective_config import ObjectiveConfig
-    from preceptor_client.train.weights import position_weights
+    from preceptor_client.train.learner.loss import Loss
+    from preceptor_client.train.objective.config import ObjectiveConfig
+    from preceptor_client.train.objective.weights import position_weights
 
     loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
     update = kind(student, config=OPTIMIZER, loss=loss, temperature=1.0)
@@ -82,15 +82,15 @@ class Measuring:
         return {"seconds": seconds, "loss": loss, "gradient_norm": norm}
 
 
-def _rollout(one: SavedRollout, slot: int, *, is_before: bool) -> Rollout:
+def _rollout(one: SavedRollout, slot: int, *, is_before: bool) -> Episode:
     view: dict[str, Any] = {}  # Any: before, a rollout had no such field
     if not is_before:
-        from preceptor_client.train.rollout import StudentView
+        from preceptor_client.train.student.view import StudentView
 
         view["student"] = StudentView(
             logprobs_T=_floats(one["student_logprobs"]), entropies_T=_floats(one["student_entropies"])
         )
-    return Rollout(
+    return single_turn(
         example=Example(index=slot, prompt=""),
         slot=slot,
         prompt_ids=tuple(one["prompt_ids"]),

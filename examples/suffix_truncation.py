@@ -13,14 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from preceptor.settings import load_settings
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.run import train
-from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.run.build import train
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.teacher.scored import ScoredEpisode
 
 NUM_TOKENS = 32
 
 
-def first_tokens(scored: Sequence[ScoredRollout]) -> list[npt.NDArray[np.float64]]:
+def first_tokens(scored: Sequence[ScoredEpisode]) -> list[npt.NDArray[np.float64]]:
     """1 for the first NUM_TOKENS tokens of each response, 0 after them."""
     return [(one.scores.positions_N < NUM_TOKENS).astype(np.float64) for one in scored]
 

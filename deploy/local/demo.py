@@ -24,8 +24,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # the display below says what goes o
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # teacher and student share the cores: neither may spin
 
 from preceptor.settings import load_settings
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.summary import RunSummary
+from preceptor_client.train.record.summary import RunSummary
+from preceptor_client.train.run.config import RunConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -132,8 +132,8 @@ def run_training(address: str, model: str, output: Path) -> RunSummary:
     arguments += ["--run.directory", str(output), "--data.train", str(output / "train.jsonl")]
     arguments += ["--data.heldout", str(output / "heldout.jsonl")]
     config = load_settings(RunConfig, arguments, program="demo")
-    from preceptor_client.train.display import display_for
-    from preceptor_client.train.run import train
+    from preceptor_client.train.run.build import train
+    from preceptor_client.train.run.display import display_for
 
     return train(config, display=display_for(console))
 

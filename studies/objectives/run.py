@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from preceptor_client.train.metrics import METRICS_FILE, MetricRow, read_rows
+from preceptor_client.train.record.metrics import METRICS_FILE, MetricRow, read_rows
 
 from deploy.local.data import write_examples
 from studies.serving import ENVIRONMENT, running_teacher

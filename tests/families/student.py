@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.rollout import StudentView
-from preceptor_client.train.rollout.generation import Sampling, generate, generate_recorded
-from preceptor_client.train.rollout.recorder import StudentRecorder
-from preceptor_client.train.student import Student, load_student
+from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.generation import Sampling, generate, generate_recorded
+from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.recorder import StudentRecorder
+from preceptor_client.train.student.student import Student, load_student
+from preceptor_client.train.student.view import StudentView
 from transformers import PreTrainedModel
 
 from tests.families.oracle import Floats, Oracle

@@ -40,9 +40,9 @@ common beginning and without. What it recorded of each token, and the logits of 
 are held against a plain forward of transformers over that prompt and response alone, in fp32: at most
 {TOLERANCE_NATS:g} nats. Then it is saved and loaded, with equal logits.
 
-The ways of a student are found at start, by trying them (`client/preceptor_client/train/ways.py`): no family is named
-there. A family whose numbers change where a text grows past some length (ropes of the types longrope and dynamic) is
-refused beyond it.
+The ways of a student are found at start, by trying them (`client/preceptor_client/train/student/ways.py`): no family is
+named there. A family whose numbers change where a text grows past some length (ropes of the types longrope and dynamic)
+is refused beyond it.
 """
 
 

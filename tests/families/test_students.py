@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.student import prepare_student
+from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.student import prepare_student
 
 from tests.families.parameters import each_family
 from tests.families.student import REFUSED, StudentOutcome, student_outcome_of

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from preceptor_client.train.head import Head
-from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.student import prepare_student
-from preceptor_client.train.ways import FixedWays, Training
+from preceptor_client.train.student.head import Head
+from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.student import prepare_student
+from preceptor_client.train.student.ways import FixedWays, Training
 
 from tests.tiny import tiny_llama, tiny_tokenizer
 

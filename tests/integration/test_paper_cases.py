@@ -16,7 +16,7 @@ import pytest
 import torch
 from preceptor.fingerprint import tokenizer_id
 from preceptor.wire import LogprobArray, LogprobDtype, PositionStatus, SegmentationPolicy, TokenArray
-from preceptor_client.train.objective.lsm import lsm
+from preceptor_client.objectives.lsm import lsm
 from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from preceptor.settings import load_settings
 from preceptor_client.cli import COMMANDS
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.loading import load_examples
+from preceptor_client.train.data.loading import load_examples
+from preceptor_client.train.run.config import RunConfig
 from preceptor_server.config import ServerConfig
 
 from deploy.local.data import write_examples

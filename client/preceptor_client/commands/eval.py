@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from preceptor_client.train.config import EvalConfig, StudentConfig
+from preceptor_client.train.run.config import EvalConfig, StudentConfig
 
 
 def run(arguments: list[str]) -> int:
@@ -18,10 +18,10 @@ def run(arguments: list[str]) -> int:
     # After the settings: a wrong one is reported without the seconds that these imports take.
     from transformers.utils import logging as transformers_logging
 
-    from preceptor_client.train.bad_examples import BadExamples
-    from preceptor_client.train.evaluate import evaluate
-    from preceptor_client.train.loading import load_heldout_examples
-    from preceptor_client.train.student import load_student
+    from preceptor_client.train.data.bad_examples import BadExamples
+    from preceptor_client.train.data.loading import load_heldout_examples
+    from preceptor_client.train.evaluation.evaluate import evaluate
+    from preceptor_client.train.student.student import load_student
 
     console = Console()
     transformers_logging.disable_progress_bar()
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
 
 def _model_to_measure(config: EvalConfig) -> StudentConfig:
     """The given model, or the run's newest checkpoint, or what the run starts from; the line printed says which."""
-    from preceptor_client.train.checkpoint_folders import latest_checkpoint
+    from preceptor_client.train.learner.checkpoint_folders import latest_checkpoint
 
     newest = latest_checkpoint(config.run.directory)
     name = config.model or (str(newest) if newest else None)

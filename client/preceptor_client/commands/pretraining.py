@@ -10,11 +10,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from preceptor_client.commands.checks import Check, Outcome
 from preceptor_client.commands.doctor_settings import DoctorSettings
 from preceptor_client.errors import PreceptorError
-from preceptor_client.train.config import RunConfig
 from preceptor_client.train.instruments.bounds import Level
 from preceptor_client.train.instruments.measures import Measures
 from preceptor_client.train.instruments.verdicts import Verdict
-from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow
+from preceptor_client.train.run.config import RunConfig
 
 BATCH_CHECK = "failure modes"
 _MAX_RESPONSES_AT_ONCE = 16

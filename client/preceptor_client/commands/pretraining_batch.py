@@ -8,21 +8,22 @@ from transformers.utils import logging as transformers_logging
 
 from preceptor_client.commands.pretraining import Pretraining
 from preceptor_client.teacher import BlockingTeacherClient
-from preceptor_client.train.agreement import Agreement
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example, PromptStream
-from preceptor_client.train.handshake import check_teacher
+from preceptor_client.train.data.examples import Example, PromptStream
+from preceptor_client.train.data.loading import load_train_examples
 from preceptor_client.train.instruments.breakdown import breakdown_rows
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.instruments.verdicts import verdicts
-from preceptor_client.train.loading import load_train_examples
-from preceptor_client.train.measure import student_columns
-from preceptor_client.train.objective_fit import can_name_tokens
-from preceptor_client.train.record import view_teacher
+from preceptor_client.train.learner.measure import student_columns
+from preceptor_client.train.record.views import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.scoring import ScoredRollout, Scorer, Scoring
-from preceptor_client.train.student import Student, load_student
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.start.handshake import check_teacher
+from preceptor_client.train.start.objective_fit import can_name_tokens
+from preceptor_client.train.student.student import Student, load_student
+from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.scoring import Scorer, Scoring
 
 MAX_MEASURED_POSITIONS = 128
 """Positions at which the student's whole distribution is computed, for its mass and the overlap."""
@@ -48,7 +49,7 @@ def roll_out(
     config: RunConfig,
     examples: Sequence[Example],
     checked: Sequence[Example] = (),
-) -> tuple[list[ScoredRollout], Agreement]:
+) -> tuple[list[ScoredEpisode], Agreement]:
     """What the student writes and what the teacher thinks of it, asked for as a run would; and on what terms. `checked`
     are all that a run would check before its first step; empty = the same."""
     agreement = check_teacher(scorer, config=config, student=student, examples=checked or examples)
@@ -62,7 +63,7 @@ def roll_out(
         scoring.cancel()
 
 
-def judge(student: Student, scored: Sequence[ScoredRollout], *, config: RunConfig, agreement: Agreement) -> Pretraining:
+def judge(student: Student, scored: Sequence[ScoredEpisode], *, config: RunConfig, agreement: Agreement) -> Pretraining:
     """Measures what was scored, and says what it means."""
     columns = student_columns(
         student, scored, temperature=config.teacher.temperature, max_positions=MAX_MEASURED_POSITIONS

@@ -13,7 +13,7 @@ from preceptor_client.commands.pretraining import Pretraining
 from preceptor_client.train.instruments.bounds import Level
 from preceptor_client.train.instruments.measures import GAP_QUANTILES, Measures
 from preceptor_client.train.instruments.verdicts import Failure, Verdict
-from preceptor_client.train.metrics import MetricRow, MetricValue
+from preceptor_client.train.record.metrics import MetricRow, MetricValue
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 MEASURES_OF = {

@@ -11,7 +11,7 @@ from typing import Any
 from preceptor.model_source import check_source, load_error
 from preceptor.turns import joined_ids, turn_end_id
 
-from preceptor_client.train.vocabulary import chosen_template, fit_vocabulary
+from preceptor_client.train.student.vocabulary import chosen_template, fit_vocabulary
 
 PROBE_SENTENCE = "The capital of Norway is Oslo, which lies at the northern end of a fjord."
 

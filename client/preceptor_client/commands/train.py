@@ -14,9 +14,9 @@ from preceptor.settings import dump_settings, load_settings
 from rich.console import Console
 
 from preceptor_client.commands.stop_signals import StopSignals, is_of_signal
-from preceptor_client.train.checkpoint_folders import latest_checkpoint
-from preceptor_client.train.config import RunConfig
 from preceptor_client.train.errors import StopRequestedError
+from preceptor_client.train.learner.checkpoint_folders import latest_checkpoint
+from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.stop import StopRequest
 
 PROGRAM = "preceptor train"
@@ -46,11 +46,11 @@ def _train(config: RunConfig, *, stop: StopRequest) -> None:
     # After the settings: a wrong one is reported without the seconds that these imports take.
     from transformers.utils import logging as transformers_logging
 
-    from preceptor_client.train.display import display_for
+    from preceptor_client.train.record.summary import RunSummary
     from preceptor_client.train.report import REPORT_FILE
-    from preceptor_client.train.run import train
-    from preceptor_client.train.run_directory import to_toml
-    from preceptor_client.train.summary import RunSummary
+    from preceptor_client.train.run.build import train
+    from preceptor_client.train.run.directory import to_toml
+    from preceptor_client.train.run.display import display_for
 
     def show(summary: RunSummary) -> None:
         if summary.heldout_total is not None:

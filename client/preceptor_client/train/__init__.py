@@ -1,4 +1,5 @@
 """The trainer: rolls a student out, asks a teacher about every position, and moves the student toward it.
 
-`preceptor_client.train.run.train` runs it. This package itself imports no torch, so that settings can be read without.
+`run.build.train` runs it. Rooms import each other in one direction (docs/architecture.md): data, student, rollout,
+teacher, objective, learner, evaluation, instruments, record, start, run, report. This package itself imports no torch.
 """

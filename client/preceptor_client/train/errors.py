@@ -4,6 +4,9 @@ PreceptorError
 └── TrainError
     ├── InvalidDataError (also ValueError)    a data file, or one example, cannot be used; file and line are named
     ├── InvalidStudentError (also ValueError) the student cannot be loaded, or not be trained
+    ├── InvalidPartError (also ValueError)    a part that the settings name cannot be used; the key is named
+    ├── InvalidEpisodeError (also ValueError) one episode cannot be used: its environment, engine or reward is at fault
+    ├── InvalidWeightsError (also ValueError) weights or credit do not fit the step
     ├── UnsuitableTeacherError                the server hosts no teacher that fits this student and these settings
     ├── RunDirectoryError                     the run directory holds something else
     ├── TrainingStoppedError                  a run cannot go on: no teacher, NaN losses, too many failed positions
@@ -37,8 +40,22 @@ class UnsuitableTeacherError(TrainError):
     """The server hosts no teacher that fits this student and these settings."""
 
 
+class InvalidPartError(TrainError, ValueError):
+    """A part that the settings name by an import path cannot be used; the message begins with the key."""
+
+
+class InvalidEpisodeError(TrainError, ValueError):
+    """One episode cannot be used: its environment, its engine or its reward is at fault. The others go on."""
+
+    def __init__(self, why: str, *, where: str = "") -> None:
+        """`where` names the episode."""
+        super().__init__(f"{where}: {why}" if where else why)
+        self.why = why
+        self.where = where
+
+
 class InvalidWeightsError(TrainError, ValueError):
-    """The position weights that a caller gave do not fit the step."""
+    """The weights or the credit that a part gave for the positions of a step do not fit the step."""
 
 
 class RunDirectoryError(TrainError):

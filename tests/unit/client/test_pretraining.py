@@ -16,10 +16,10 @@ from preceptor_client.commands.doctor_settings import DoctorSettings
 from preceptor_client.commands.pretraining import check_verdicts, examine_batch, run_config
 from preceptor_client.commands.pretraining_batch import judge, roll_out
 from preceptor_client.commands.pretraining_view import MEASURES_OF
+from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.instruments.bounds import Level
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
-from preceptor_client.train.loading import load_examples
 
 from tests.tiny import tiny_llama
 from tests.unit.client.scripted_teacher import ScriptedTeacher, V, serving
@@ -86,7 +86,7 @@ def test_a_student_that_is_its_own_teacher_has_no_gap(arguments: dict[str, Any])
     )
     found = judge(student, scored, config=config, agreement=agreement)
     measures = found.measures
-    assert (measures["num_positions"], found.scored_share) == (sum(len(one.rollout.response_ids) for one in scored), 1)
+    assert (measures["num_positions"], found.scored_share) == (sum(len(one.episode.response_ids) for one in scored), 1)
     # float32 logits through two paths.
     assert (measures["gap_q01"], measures["gap_q99"]) == pytest.approx((0.0, 0.0), abs=1e-4)
     assert measures["student_mass"] == pytest.approx(measures["teacher_mass"], abs=1e-4)

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 import pytest
 from preceptor.settings import InvalidSettingsError, Section, dump_settings, load_settings
-from preceptor_client.train.config import RunConfig
+from preceptor_client.train.run.config import RunConfig
 from preceptor_server.config import ServerConfig
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict

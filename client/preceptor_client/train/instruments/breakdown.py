@@ -8,7 +8,7 @@ import numpy as np
 
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import PositionTable
-from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow
 
 BUCKET_STARTS = (0, 16, 64, 256, 1024, 4096)
 """Each bucket of positions reaches to the next start, the last without end. Lengths vary by powers, so do these."""

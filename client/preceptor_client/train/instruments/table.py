@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
-from preceptor_client.train.columns import StudentColumns
 from preceptor_client.train.instruments.repetition import repeated_ngrams
-from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.teacher.scored import ScoredEpisode
 
 IntColumn = npt.NDArray[np.int64]
 FloatColumn = npt.NDArray[np.float64]
@@ -72,7 +72,7 @@ class PositionTable:
 
 
 def position_table(
-    scored: Sequence[ScoredRollout], columns: Sequence[StudentColumns], *, end_token_ids: Sequence[int]
+    scored: Sequence[ScoredEpisode], columns: Sequence[StudentColumns], *, end_token_ids: Sequence[int]
 ) -> PositionTable:
     """The table of a step. `columns` are of the same rollouts in the same order, `end_token_ids` are the student's."""
     assert len(scored) == len(columns)
@@ -85,31 +85,31 @@ def position_table(
     return PositionTable(
         responses_N=responses_N,
         positions_N=_ints(rows_R),
-        student_logprobs_N=_floats(one.rollout.student.logprobs_T[one.scores.positions_N] for one in scored),
+        student_logprobs_N=_floats(one.episode.student.logprobs_T[one.scores.positions_N] for one in scored),
         teacher_logprobs_N=_floats(one.scores.sampled_logprobs_N for one in scored),
-        student_entropies_N=_floats(one.rollout.student.entropies_T[one.scores.positions_N] for one in scored),
+        student_entropies_N=_floats(one.episode.student.entropies_T[one.scores.positions_N] for one in scored),
         teacher_entropies_N=_floats(_teacher_entropies(one) for one in scored),
         student_masses_N=_floats(column.masses_N for column in columns),
         teacher_masses_N=-np.expm1(_floats(one.scores.log_tail_mass_N for one in scored)),
         overlaps_N=_floats(column.overlaps_N for column in columns),
         losses_N=_floats(column.losses_N for column in columns),
         is_outside_N=~_bools(_is_inside(one) for one in scored),
-        is_repeated_N=_bools(repeated_ngrams(one.rollout.response_ids)[one.scores.positions_N] for one in scored),
+        is_repeated_N=_bools(repeated_ngrams(one.episode.response_ids)[one.scores.positions_N] for one in scored),
         is_end_N=is_end_N,
         is_teacher_end_N=np.isin(_ints(_likeliest(one) for one in scored), np.array(end_token_ids, np.int64)),
-        lengths_R=np.array([len(one.rollout.response_ids) for one in scored], np.int64),
-        is_truncated_R=np.array([one.rollout.finish_reason == "length" for one in scored], np.bool_),
+        lengths_R=np.array([len(one.episode.response_ids) for one in scored], np.int64),
+        is_truncated_R=np.array([one.episode.finish_reason == "length" for one in scored], np.bool_),
         has_scored_end_R=np.bincount(responses_N[is_end_N], minlength=len(scored)) > 0,
-        tasks_R=np.array([one.rollout.example.task for one in scored], np.object_),
+        tasks_R=np.array([one.episode.example.task for one in scored], np.object_),
     )
 
 
-def _teacher_entropies(one: ScoredRollout) -> npt.NDArray[np.floating]:
+def _teacher_entropies(one: ScoredEpisode) -> npt.NDArray[np.floating]:
     entropies_N = one.scores.entropies_N
     return np.full(len(one.scores.positions_N), np.nan) if entropies_N is None else entropies_N
 
 
-def _is_inside(one: ScoredRollout) -> BoolColumn:
+def _is_inside(one: ScoredEpisode) -> BoolColumn:
     """Whether the student's token is in the teacher's support, shape [N]."""
     scores = one.scores
     is_match_NK = scores.support_ids_NK == one.sampled_ids_N[:, None]
@@ -117,7 +117,7 @@ def _is_inside(one: ScoredRollout) -> BoolColumn:
     return inside_N
 
 
-def _likeliest(one: ScoredRollout) -> npt.NDArray[np.integer]:
+def _likeliest(one: ScoredEpisode) -> npt.NDArray[np.integer]:
     """The teacher's likeliest token, shape [N]: supports come by descending logprob, fillers last."""
     likeliest_N: npt.NDArray[np.integer] = one.scores.support_ids_NK[:, 0]
     return likeliest_N

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.report.figures import (
     NUM_COLOURS,
     Figure,

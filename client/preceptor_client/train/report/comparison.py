@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preceptor_client.train.errors import RunDirectoryError
-from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.report.curves import TOPICS
 from preceptor_client.train.report.figures import Figure, Section, is_measured, layout_of, line
 from preceptor_client.train.report.plots import Curve, Plot

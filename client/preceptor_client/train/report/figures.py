@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from preceptor_client.train.metrics import MetricRow, MetricValue
+from preceptor_client.train.record.metrics import MetricRow, MetricValue
 from preceptor_client.train.report.plots import Band, Curve, Plot, Scale
 
 Plotly = dict[str, Any]  # Any: whatever plotly.js reads

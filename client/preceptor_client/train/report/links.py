@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from preceptor_client.train.errors import RunDirectoryError
+from preceptor_client.train.record.rollout_log import RolloutRow
 from preceptor_client.train.report.rundata import RunData
-from preceptor_client.train.rollout_log import RolloutRow
 from preceptor_client.url import checked_url
 
 MAX_CHARACTERS = 64_000

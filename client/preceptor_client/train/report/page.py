@@ -12,15 +12,15 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from preceptor.wire import PositionStatus
 
+from preceptor_client.train.record.summary import RunSummary
 from preceptor_client.train.report import breakdowns, comparison, tokens
 from preceptor_client.train.report.curves import LENGTH, SIGNALS, TOKENS, TOPICS
 from preceptor_client.train.report.figures import Figure, Section, figure_of
 from preceptor_client.train.report.links import OtherPage, links_of
 from preceptor_client.train.report.plots import Topic
 from preceptor_client.train.report.rundata import RunData, data_of, flat_settings
-from preceptor_client.train.summary import RunSummary
 
-_TEMPLATES = Path(__file__).parent.parent / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 _STATUSES = tuple(status.name.lower() for status in PositionStatus)
 
 

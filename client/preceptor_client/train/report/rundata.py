@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preceptor_client.train.agreement import Alignment, alignment_rows, read_alignment
-from preceptor_client.train.checkpoint_folders import CHECKPOINTS_FOLDER, latest_checkpoint
 from preceptor_client.train.errors import RunDirectoryError
-from preceptor_client.train.metrics import METRICS_FILE, MetricRow, read_rows
-from preceptor_client.train.rollout_log import ROLLOUTS_FILE, RolloutRow, read_rollouts
-from preceptor_client.train.run_directory import CONFIG_FILE
-from preceptor_client.train.summary import RunSummary, summarise
+from preceptor_client.train.learner.checkpoint_folders import CHECKPOINTS_FOLDER, latest_checkpoint
+from preceptor_client.train.record.metrics import METRICS_FILE, MetricRow, read_rows
+from preceptor_client.train.record.rollout_log import ROLLOUTS_FILE, RolloutRow, read_rollouts
+from preceptor_client.train.record.summary import RunSummary, summarise
+from preceptor_client.train.run.directory import CONFIG_FILE
+from preceptor_client.train.teacher.agreement import Alignment, alignment_rows, read_alignment
 
 REPORT_FILE = "report.html"
 

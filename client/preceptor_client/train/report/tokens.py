@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow
+from preceptor_client.train.record.rollout_log import RolloutRow
 from preceptor_client.train.report.figures import Figure, Plotly, colour_name, ends_of, number_of
-from preceptor_client.train.rollout_log import RolloutRow
 
 
 def status_figure(steps: Sequence[MetricRow], *, statuses: Sequence[str]) -> Figure | None:

@@ -8,14 +8,15 @@ from typing import Self
 
 import torch
 
-from preceptor_client.train.config import RolloutConfig, RunConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.encoding import encode_prompt
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.rollout import Rollout, StudentView
-from preceptor_client.train.rollout.generation import Sampling, generate_recorded
-from preceptor_client.train.rollout.recorder import StudentRecorder
-from preceptor_client.train.student import Student
+from preceptor_client.train.rollout.episode import Episode, single_turn
+from preceptor_client.train.run.config import RolloutConfig, RunConfig
+from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.generation import Sampling, generate_recorded
+from preceptor_client.train.student.recorder import StudentRecorder
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.student.view import StudentView
 
 
 class HfRollouts:
@@ -30,7 +31,7 @@ class HfRollouts:
         loss_temperature: float = 1.0,
         num_top_ids: int = 0,
     ) -> None:
-        """`loss_temperature` is that of the student's logprobs in `Rollout.student`; `num_top_ids` asks for that many
+        """`loss_temperature` is that of the student's logprobs in `Episode.student`; `num_top_ids` asks for that many
         of its likeliest tokens there."""
         self._student = student
         self._loss_temperature = loss_temperature
@@ -52,7 +53,7 @@ class HfRollouts:
 
     def generate(
         self, examples: Sequence[Example], *, step: int, on_bad: Callable[[InvalidDataError], None] | None = None
-    ) -> Iterator[list[Rollout]]:
+    ) -> Iterator[list[Episode]]:
         """Yields the rollouts of a step in batches of at most `rollout.batch_size`; all responses to one prompt are in
         one batch. An example whose prompt cannot be encoded is given to `on_bad` and left out; without it,
         InvalidDataError is raised."""
@@ -70,7 +71,7 @@ class HfRollouts:
                 [prompts[slot] for slot in slots], seed=draw_seed(self._seed, step=step, batch=batch)
             )
             yield [
-                Rollout(
+                single_turn(
                     example=examples[slot],
                     slot=slot,
                     prompt_ids=prompts[slot],

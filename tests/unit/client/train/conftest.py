@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.student import Student
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.student.student import Student
 
 from tests.unit.client.train.fake_scorer import FakeScorer
 from tests.unit.client.train.tiny import save_tiny_model, tiny_student

@@ -13,8 +13,8 @@ from preceptor.fingerprint import vocabulary_id
 from preceptor.wire import PositionStatus, SegmentationPolicy, VocabularyRelation
 from preceptor_client.request import CandidateIdArray
 from preceptor_client.teacher import ScoreOptions
-from preceptor_client.train.agreement import Agreement
-from preceptor_client.train.student import Student
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.types import (
     AlignmentReport,
     Capabilities,

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from preceptor_client.train.metrics import MetricRow
-from preceptor_client.train.rollout_log import RolloutRow
+from preceptor_client.train.record.metrics import MetricRow
+from preceptor_client.train.record.rollout_log import RolloutRow
 
 Json = Any  # Any: whatever the page embeds
 

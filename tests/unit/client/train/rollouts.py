@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 from preceptor.wire import PositionStatus
-from preceptor_client.train.data import Example
-from preceptor_client.train.rollout import Rollout, StudentView
-from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.rollout.episode import single_turn
+from preceptor_client.train.student.view import StudentView
+from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.types import ResponseScores
 
 
@@ -19,13 +20,13 @@ def student_view(num_tokens: int, *, logprob: float = -1.0) -> StudentView:
     )
 
 
-def scored_rollout(*, num_positions: int, top_k: int = 2) -> ScoredRollout:
+def scored_rollout(*, num_positions: int, top_k: int = 2) -> ScoredEpisode:
     """A response whose first positions are scored, and whose last is not."""
     status_T = np.full(num_positions + 1, PositionStatus.OK, np.uint8)
     status_T[-1] = PositionStatus.EXCLUDED
     column_N = np.full(num_positions, -1.0, np.float32)
-    return ScoredRollout(
-        rollout=Rollout(
+    return ScoredEpisode(
+        episode=single_turn(
             example=Example(index=0, prompt="a"),
             slot=0,
             prompt_ids=(1,),

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_checkpoint
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.display import Display, SilentDisplay
-from preceptor_client.train.loading import load_train_examples
-from preceptor_client.train.metrics import Metrics
-from preceptor_client.train.rollout_log import RolloutLog
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.data.loading import load_train_examples
+from preceptor_client.train.learner.checkpoint_folders import checkpoint_step, latest_checkpoint
+from preceptor_client.train.record.metrics import Metrics
+from preceptor_client.train.record.rollout_log import RolloutLog
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.display import Display, SilentDisplay
+from preceptor_client.train.run.trainer import Trainer
 from preceptor_client.train.stop import StopRequest
-from preceptor_client.train.student import load_student
-from preceptor_client.train.trainer import Trainer
+from preceptor_client.train.student.student import load_student
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 

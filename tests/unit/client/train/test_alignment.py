@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from preceptor.wire import SegmentationPolicy, VocabularyRelation
 from preceptor_client.errors import NotImplementedByServerError
-from preceptor_client.train.agreement import Agreement
-from preceptor_client.train.alignment import align
 from preceptor_client.train.errors import UnsuitableTeacherError
-from preceptor_client.train.student import Student, prepare_student
-from preceptor_client.train.teacher_config import TeacherConfig
+from preceptor_client.train.student.student import Student, prepare_student
+from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.teacher.alignment import align
+from preceptor_client.train.teacher.config import TeacherConfig
 
 from tests.tiny import tiny_tokenizer
 from tests.unit.client.train.fake_scorer import REPORT, FakeScorer, teacher_info

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from preceptor_client.train.bad_examples import BadExamples
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.bad_examples import BadExamples
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, RunDirectoryError
 
 EXAMPLES = [Example(index=index, where=f"t:{index}", prompt="a") for index in range(4)]

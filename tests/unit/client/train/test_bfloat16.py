@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from preceptor.settings import InvalidSettingsError, load_settings
-from preceptor_client.train.config import EvalConfig, OptimizerConfig, RolloutConfig, RunConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.loss import Loss
-from preceptor_client.train.objective_config import ObjectiveConfig
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.learner.learner import Update
+from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run_directory import to_toml
-from preceptor_client.train.scoring import ScoredRollout, Scoring
-from preceptor_client.train.student import prepare_student
-from preceptor_client.train.teacher_config import TeacherConfig
-from preceptor_client.train.update import Update
-from preceptor_client.train.weights import position_weights
+from preceptor_client.train.run.config import EvalConfig, OptimizerConfig, RolloutConfig, RunConfig
+from preceptor_client.train.run.directory import to_toml
+from preceptor_client.train.student.student import prepare_student
+from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.scoring import Scoring
 
 from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
@@ -37,7 +38,7 @@ def run_toml(settings: Settings, tmp_path: Path) -> str:
     return str(path)
 
 
-def _scored(scorer: FakeScorer) -> list[ScoredRollout]:
+def _scored(scorer: FakeScorer) -> list[ScoredEpisode]:
     student = prepare_student(tiny_llama(spread=SPREAD), tiny_tokenizer())
     scoring = Scoring(
         scorer,
@@ -53,7 +54,7 @@ def _scored(scorer: FakeScorer) -> list[ScoredRollout]:
     return scoring.gather()
 
 
-def _moved(dtype: torch.dtype, scored: list[ScoredRollout]) -> tuple[float, float]:
+def _moved(dtype: torch.dtype, scored: list[ScoredEpisode]) -> tuple[float, float]:
     """Of the weights with a gradient: the share that is another after the steps, and the mean change of all."""
     student = prepare_student(tiny_llama(spread=SPREAD), tiny_tokenizer())
     for parameter in student.model.parameters():

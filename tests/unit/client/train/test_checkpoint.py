@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from preceptor_client.train.checkpoint import load_optimizer, save_checkpoint
-from preceptor_client.train.checkpoint_folders import checkpoint_step, latest_checkpoint
 from preceptor_client.train.errors import RunDirectoryError
-from preceptor_client.train.student import Student
+from preceptor_client.train.learner.checkpoint import load_optimizer, save_checkpoint
+from preceptor_client.train.learner.checkpoint_folders import checkpoint_step, latest_checkpoint
+from preceptor_client.train.student.student import Student
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 

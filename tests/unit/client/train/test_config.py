@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from preceptor.settings import InvalidSettingsError, load_settings
-from preceptor_client.train.config import RunConfig
+from preceptor_client.train.run.config import RunConfig
 
 MINIMAL = """
 [student]
@@ -115,7 +115,7 @@ def test_every_field_has_help() -> None:
 
 def test_settings_data_and_report_import_without_torch() -> None:
     code = (
-        "import sys, preceptor_client.cli, preceptor_client.train.config, preceptor_client.train.data, "
+        "import sys, preceptor_client.cli, preceptor_client.train.run.config, preceptor_client.train.data.examples, "
         "preceptor_client.train.report\n"
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )

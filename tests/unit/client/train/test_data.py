@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from preceptor_client.train.data import Example, PromptStream
+from preceptor_client.train.data.examples import Example, PromptStream
+from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.loading import load_examples
 from preceptor_client.types import ChatMessage
 
 GOOD = '{"prompt": "hello"}'

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from preceptor_client.train.bad_examples import BadExamples
-from preceptor_client.train.data import Example
-from preceptor_client.train.encoding import encode_prompt
+from preceptor_client.train.data.bad_examples import BadExamples
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.data.loading import load_examples
+from preceptor_client.train.data.rows import KEYS, ExtraFields
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.loading import load_examples
-from preceptor_client.train.rows import KEYS, ExtraFields
-from preceptor_client.train.student import Student
+from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.student import Student
 
 from tests.unit.client.train.tiny import tiny_student
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import datasets
 import pytest
-from preceptor_client.train.bad_examples import BadExamples
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.bad_examples import BadExamples
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.loading import load_examples
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import io
 
-from preceptor_client.train.display import LiveDisplay, PlainDisplay, display_for
-from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow
+from preceptor_client.train.run.display import LiveDisplay, PlainDisplay, display_for
 from rich.console import Console
 
 ROW: MetricRow = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from preceptor_client.errors import PreceptorError
-from preceptor_client.train.encoding import encode_prompt
 from preceptor_client.train.errors import InvalidDataError, InvalidStudentError
-from preceptor_client.train.student import Student
+from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.student import Student
 from preceptor_client.types import ChatMessage
 
 CONVERSATION = (ChatMessage(role="system", content="be brief"), ChatMessage(role="user", content="hi"))

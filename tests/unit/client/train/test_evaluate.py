@@ -3,12 +3,12 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from preceptor_client.train.config import EvaluationConfig
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.evaluate import evaluate, is_match
-from preceptor_client.train.rollout.generation import generate
-from preceptor_client.train.student import Student
+from preceptor_client.train.evaluation.evaluate import evaluate, is_match
+from preceptor_client.train.run.config import EvaluationConfig
+from preceptor_client.train.student.generation import generate
+from preceptor_client.train.student.student import Student
 
 CONFIG = EvaluationConfig(max_new_tokens=5, batch_size=2)
 

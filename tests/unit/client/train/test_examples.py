@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.metrics import read_rows
-from preceptor_client.train.run import train
-from preceptor_client.train.scoring import ScoredRollout
-from preceptor_client.train.weights import PositionWeights
+from preceptor_client.train.objective.weights import PositionWeights
+from preceptor_client.train.record.metrics import read_rows
+from preceptor_client.train.run.build import train
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.teacher.scored import ScoredEpisode
 
 from tests.unit.client.train.fake_scorer import FakeScorer
 from tests.unit.client.train.rollouts import scored_rollout
@@ -25,7 +25,7 @@ def _example(name: str) -> dict[str, Any]:
 
 def test_suffix_truncation_keeps_the_first_tokens() -> None:
     weigh = _example("suffix_truncation.py")["first_tokens"]
-    scored: list[ScoredRollout] = [scored_rollout(num_positions=num) for num in (3, 40)]
+    scored: list[ScoredEpisode] = [scored_rollout(num_positions=num) for num in (3, 40)]
     short, long = weigh(scored)
     assert short.tolist() == [1, 1, 1]
     assert long.tolist() == [1] * 32 + [0] * 8

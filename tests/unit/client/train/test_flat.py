@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from preceptor_client.train import flat
-from preceptor_client.train.flat import flat_hidden_states, flat_row
-from preceptor_client.train.head.matching import head_of
-from preceptor_client.train.probe import SHORTEST, Probe
+from preceptor_client.train.student import flat
+from preceptor_client.train.student.flat import flat_hidden_states, flat_row
+from preceptor_client.train.student.head.matching import head_of
+from preceptor_client.train.student.probe import SHORTEST, Probe
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from preceptor_client.train.config import StudentConfig
-from preceptor_client.train.rollout.generation import generate
-from preceptor_client.train.student import Student, load_student
+from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.generation import generate
+from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.types import ChatMessage
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

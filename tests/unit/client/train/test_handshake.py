@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from preceptor_client.train.agreement import Agreement
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
-from preceptor_client.train.handshake import check_teacher
-from preceptor_client.train.student import Student
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.start.handshake import check_teacher
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.types import TeacherInfo
 
 from tests.unit.client.train.fake_scorer import FakeScorer, teacher_info

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from preceptor.wire import PositionStatus
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.heldout import Heldout
-from preceptor_client.train.loss import Loss
-from preceptor_client.train.student import Student
+from preceptor_client.train.evaluation.heldout import Heldout
+from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.student.student import Student
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 

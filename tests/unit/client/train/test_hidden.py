@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from preceptor_client.train import hidden
-from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.prefix import shared_prefix_length
-from preceptor_client.train.student import Student
-from preceptor_client.train.ways import FixedWays, Training
+from preceptor_client.train.student import hidden
+from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.prefix import shared_prefix_length
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.student.ways import FixedWays, Training
 
 SEQUENCES = [
     ScoredSequence(prompt_ids=[1, 2, 3, 4], response_ids=[5, 6, 7], positions_N=np.array([0, 1, 2])),

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from preceptor_client.train import loss as loss_module
-from preceptor_client.train.config import RolloutConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.loss import Loss
-from preceptor_client.train.objective_config import ObjectiveConfig
-from preceptor_client.train.reference import Reference
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.learner import loss as loss_module
+from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.scoring import ScoredRollout, Scoring
-from preceptor_client.train.student import Student
-from preceptor_client.train.teacher_config import TeacherConfig
+from preceptor_client.train.run.config import RolloutConfig
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.scoring import Scoring
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
@@ -31,7 +32,7 @@ Distribution = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 def _scored(
     student: Student, scorer: FakeScorer, config: ObjectiveConfig, *, top_k: int = TOP_K
-) -> list[ScoredRollout]:
+) -> list[ScoredEpisode]:
     rollout = RolloutConfig(prompts_per_step=3, max_new_tokens=5, batch_size=8, top_p=1.0)
     scoring = Scoring(
         scorer,
@@ -54,10 +55,10 @@ def _scored(
 
 
 @torch.no_grad()
-def _positions(*models: Student, scored: Sequence[ScoredRollout]) -> Iterator[tuple[int, list[Distribution]]]:
+def _positions(*models: Student, scored: Sequence[ScoredEpisode]) -> Iterator[tuple[int, list[Distribution]]]:
     """For each position the token that was written, and every model's logprobs over the whole vocabulary."""
     for one in scored:
-        prompt, response = one.rollout.prompt_ids, one.rollout.response_ids
+        prompt, response = one.episode.prompt_ids, one.episode.response_ids
         ids = torch.tensor([[*prompt, *response]])
         logprobs = [
             torch.log_softmax(model.model(ids).logits[0, len(prompt) - 1 : -1].double() / TEMPERATURE, dim=1).numpy()

@@ -3,15 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from preceptor_client.train.columns import StudentColumns
-from preceptor_client.train.config import RolloutConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.measure import spread_rows, student_columns
-from preceptor_client.train.objective_config import ObjectiveConfig
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.learner.measure import spread_rows, student_columns
+from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.scoring import ScoredRollout, Scoring
-from preceptor_client.train.student import Student
-from preceptor_client.train.teacher_config import TeacherConfig
+from preceptor_client.train.run.config import RolloutConfig
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.scoring import Scoring
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.rollouts import scored_rollout
@@ -19,7 +20,7 @@ from tests.unit.client.train.rollouts import scored_rollout
 TOP_K = 6
 
 
-def _scored(student: Student, scorer: FakeScorer) -> list[ScoredRollout]:
+def _scored(student: Student, scorer: FakeScorer) -> list[ScoredEpisode]:
     config = RolloutConfig(prompts_per_step=6, max_new_tokens=9, batch_size=8)
     teacher = TeacherConfig(address="a:1", top_k=TOP_K, temperature=0.5)
     agreement = agreement_with(scorer.teacher)
@@ -31,9 +32,9 @@ def _scored(student: Student, scorer: FakeScorer) -> list[ScoredRollout]:
 
 
 @torch.no_grad()
-def _dense(student: Student, one: ScoredRollout) -> tuple[list[float], list[float]]:
+def _dense(student: Student, one: ScoredEpisode) -> tuple[list[float], list[float]]:
     """Mass and overlap of every position."""
-    prompt, response = one.rollout.prompt_ids, one.rollout.response_ids
+    prompt, response = one.episode.prompt_ids, one.episode.response_ids
     logits_TV = student.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1].double()
     p_TV = torch.softmax(logits_TV / 0.5, dim=1)
     masses, overlaps = [], []

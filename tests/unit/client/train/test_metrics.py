@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from preceptor_client.train.errors import RunDirectoryError
-from preceptor_client.train.metrics import MetricRow, Metrics, read_rows
+from preceptor_client.train.record.metrics import MetricRow, Metrics, read_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]  # it has no types
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from preceptor_client.train.objective_config import ObjectiveConfig, ObjectiveKind
+from preceptor_client.train.objective.config import ObjectiveConfig, ObjectiveKind
 from pydantic import ValidationError
 
 

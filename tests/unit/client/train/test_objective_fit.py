@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from preceptor.wire import SegmentationPolicy
-from preceptor_client.train.config import RunConfig
 from preceptor_client.train.errors import UnsuitableTeacherError
-from preceptor_client.train.objective_fit import check_objective, objective_warnings
-from preceptor_client.train.student import Student
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.start.objective_fit import check_objective, objective_warnings
+from preceptor_client.train.student.student import Student
 
 from tests.unit.client.train.fake_scorer import REPORT, FakeScorer, agreement_with
 

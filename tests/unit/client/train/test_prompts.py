@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from preceptor.wire import SegmentationPolicy
-from preceptor_client.train.agreement import Agreement
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
-from preceptor_client.train.prompts import check_prompts
-from preceptor_client.train.student import Student
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.start.prompts import check_prompts
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.types import ChatMessage
 
 from tests.unit.client.train.fake_scorer import REPORT, FakeScorer, agreement_with

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
-from preceptor_client.train import reading
-from preceptor_client.train.bad_examples import BadExamples
+from preceptor_client.train.data import reading
+from preceptor_client.train.data.bad_examples import BadExamples
+from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.loading import load_examples
 
 GOOD = b'{"prompt": "hello"}'
 

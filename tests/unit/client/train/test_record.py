@@ -6,16 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from preceptor.wire import PositionStatus
-from preceptor_client.train.data import Example
-from preceptor_client.train.record import advice, view_responses, view_teacher
-from preceptor_client.train.rollout import Rollout, StudentView
-from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.record.views import advice, view_responses, view_teacher
+from preceptor_client.train.rollout.episode import single_turn
+from preceptor_client.train.student.view import StudentView
+from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.types import ResponseScores
 
 
 def _scored(
     statuses: list[PositionStatus], *, ids_NK: list[list[int]], logprobs_NK: list[list[float]]
-) -> ScoredRollout:
+) -> ScoredEpisode:
     """The student wrote 5, 6, 7, ...; the teacher gives each of them e^-2 and keeps a quarter outside its support."""
     status_T = np.array(statuses, np.uint8)
     positions_N = np.flatnonzero(status_T == PositionStatus.OK)
@@ -30,7 +31,7 @@ def _scored(
         entropies_N=np.full(len(positions_N), 0.5, np.float32),
         unmapped_mass=0.125,
     )
-    rollout = Rollout(
+    rollout = single_turn(
         example=Example(index=0, prompt="a"),
         slot=0,
         prompt_ids=(1,),
@@ -40,7 +41,7 @@ def _scored(
             logprobs_T=np.full(len(response), -1, np.float32), entropies_T=np.full(len(response), 0.5, np.float32)
         ),
     )
-    return ScoredRollout(rollout=rollout, scores=scores)
+    return ScoredEpisode(episode=rollout, scores=scores)
 
 
 def test_shares_are_of_the_positions_that_were_asked_for() -> None:
@@ -76,6 +77,6 @@ def test_positions_with_a_single_token_left_weigh_in_the_mean_of_the_unmapped_ma
 def test_mean_length_is_over_responses() -> None:
     ok = PositionStatus.OK
     steps = [_scored([ok] * num, ids_NK=[[5, 3]] * num, logprobs_NK=[[-1, -1]] * num) for num in (1, 4)]
-    view = view_responses([one.rollout for one in steps])
+    view = view_responses([one.episode for one in steps])
     assert (view.num_responses, view.mean_response_length) == (2, 2.5)
     assert view_responses([]).mean_response_length == 0.0

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from preceptor_client.train.agreement import alignment_rows, save_agreement
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.metrics import MetricRow, Metrics
+from preceptor_client.train.record.metrics import MetricRow, Metrics
+from preceptor_client.train.record.summary import RunSummary, summarise
 from preceptor_client.train.report import write_report
-from preceptor_client.train.run_directory import claimed_directory
-from preceptor_client.train.summary import RunSummary, summarise
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.directory import claimed_directory
+from preceptor_client.train.teacher.agreement import alignment_rows, save_agreement
 from preceptor_client.types import PairedTokens, SpecialToken
 
 from tests.unit.client.train.fake_scorer import REPORT, agreement_with

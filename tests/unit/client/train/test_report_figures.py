@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.report import read_run, write_report
 
 from tests.unit.client.train.reports import Json, curve, embedded, figures, step_row, write_run

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from preceptor_client import cli
 from preceptor_client.train.errors import RunDirectoryError
+from preceptor_client.train.record.rollout_log import RolloutRow, TokenRow
 from preceptor_client.train.report import read_run, write_report
 from preceptor_client.train.report.links import MAX_CHARACTERS, OtherPage, PageLink, links_of
-from preceptor_client.train.rollout_log import RolloutRow, TokenRow
 
 from tests.unit.client.train.reports import CONFIG, embedded, step_row, write_run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from preceptor_client.train.record.rollout_log import RolloutRow, TokenRow
 from preceptor_client.train.report import read_run, write_report
-from preceptor_client.train.rollout_log import RolloutRow, TokenRow
 
 from tests.unit.client.train.reports import curve, embedded, figures, step_row, write_run
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from preceptor.wire import PositionStatus
-from preceptor_client.train.columns import StudentColumns
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import RunDirectoryError
-from preceptor_client.train.rollout import Rollout, StudentView
-from preceptor_client.train.rollout_log import (
+from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.record.rollout_log import (
     RolloutLog,
     RolloutRow,
     TokenRow,
@@ -21,7 +20,9 @@ from preceptor_client.train.rollout_log import (
     read_rollouts,
     rollout_rows,
 )
-from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.rollout.episode import single_turn
+from preceptor_client.train.student.view import StudentView
+from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.types import ResponseScores
 
 LOG_HALF = math.log(0.5)
@@ -31,10 +32,10 @@ def _decode(ids: Sequence[int]) -> str:
     return "".join(f"[{token}]" for token in ids)
 
 
-def _scored(positions: Sequence[int], *, status: Sequence[PositionStatus], slot: int = 0) -> ScoredRollout:
+def _scored(positions: Sequence[int], *, status: Sequence[PositionStatus], slot: int = 0) -> ScoredEpisode:
     """Three tokens; at each scored position the teacher gives token 10 a half, token 11 a quarter, and no other."""
     num = len(positions)
-    rollout = Rollout(
+    rollout = single_turn(
         example=Example(index=0, prompt="?", task="maths"),
         slot=slot,
         prompt_ids=(1, 2),
@@ -52,7 +53,7 @@ def _scored(positions: Sequence[int], *, status: Sequence[PositionStatus], slot:
         log_tail_mass_N=np.full(num, math.log(0.25), np.float32),
         entropies_N=np.ones(num, np.float32),
     )
-    return ScoredRollout(rollout=rollout, scores=scores)
+    return ScoredEpisode(episode=rollout, scores=scores)
 
 
 def _columns(losses: Sequence[float]) -> StudentColumns:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from preceptor_client.train.config import EvaluationConfig
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.data.loading import load_examples
+from preceptor_client.train.data.rows import ExtraFields, parse_example
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.evaluate import evaluate
-from preceptor_client.train.loading import load_examples
-from preceptor_client.train.rows import ExtraFields, parse_example
-from preceptor_client.train.student import Student
+from preceptor_client.train.evaluation.evaluate import evaluate
+from preceptor_client.train.run.config import EvaluationConfig
+from preceptor_client.train.student.student import Student
 from preceptor_client.types import ChatMessage
 
 HALF = r"\ud83d"

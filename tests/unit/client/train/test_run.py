@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.display import PlainDisplay
 from preceptor_client.train.errors import UnsuitableTeacherError
-from preceptor_client.train.metrics import read_rows
-from preceptor_client.train.run import train
+from preceptor_client.train.record.metrics import read_rows
+from preceptor_client.train.run.build import train
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.display import PlainDisplay
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -78,7 +78,7 @@ def test_agreement_is_saved_logged_reported_and_its_warnings_are_shown_once(
     assert alignment["student_end_tokens"] == [{"id": 2, "text": "<|im_end|>"}]
     log = (summary.directory / "train.log").read_text()
     assert "relation=identical segmentation=mask" in log
-    assert "WARNING preceptor_client.train.handshake the merges differ" in log
+    assert "WARNING preceptor_client.train.start.handshake the merges differ" in log
     assert "the merges differ" in (summary.directory / "report.html").read_text()
 
 
@@ -92,8 +92,8 @@ def test_unsuitable_teacher_stops_before_the_first_step(settings: Settings, scor
 KILLED_RUN = """
 import json, sys
 import torch
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.run import train
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.build import train
 from tests.unit.client.train.fake_scorer import FakeScorer
 from tests.unit.client.train.tiny import tiny_student
 torch.set_num_threads(1)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from preceptor.wire import SegmentationPolicy
 from preceptor_client.errors import CorruptAnswerError, TeacherUnavailableError
-from preceptor_client.train.config import RolloutConfig
-from preceptor_client.train.data import Example, ExamplePrompt
-from preceptor_client.train.objective_config import ObjectiveConfig
-from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.data.examples import Example, ExamplePrompt
+from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.scoring import Scoring, teacher_prompt
-from preceptor_client.train.student import Student
-from preceptor_client.train.teacher_config import TeacherConfig
+from preceptor_client.train.run.config import RolloutConfig
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scoring import Scoring, teacher_prompt
 from preceptor_client.types import Chat, ChatMessage, StudentIds, Text
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
@@ -32,14 +32,14 @@ def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 259) -> Scoring:
     )
 
 
-def _batches(student: Student, *, num_prompts: int = 3) -> list[list[Rollout]]:
+def _batches(student: Student, *, num_prompts: int = 3) -> list[list[Episode]]:
     config = RolloutConfig(prompts_per_step=num_prompts, max_new_tokens=4, batch_size=4, responses_per_prompt=2)
     # The same example twice: two prompts of a step, and two groups.
     examples = [Example(index=0, prompt="abc")] * num_prompts
     return list(HfRollouts(student, config=config, seed=0).generate(examples, step=1))
 
 
-def _submit(scoring: Scoring, batches: Sequence[Sequence[Rollout]]) -> None:
+def _submit(scoring: Scoring, batches: Sequence[Sequence[Episode]]) -> None:
     for batch in batches:
         scoring.submit(batch, name="step-1")
 
@@ -49,13 +49,13 @@ def test_every_rollout_comes_back_once_in_order_with_its_own_scores(student: Stu
     scoring = _scoring(scorer)
     _submit(scoring, batches)
     scored = scoring.gather()
-    assert [one.rollout for one in scored] == [rollout for batch in batches for rollout in batch]
-    assert [len(one.scores.status_T) for one in scored] == [len(one.rollout.response_ids) for one in scored]
+    assert [one.episode for one in scored] == [rollout for batch in batches for rollout in batch]
+    assert [len(one.scores.status_T) for one in scored] == [len(one.episode.response_ids) for one in scored]
     assert {(one.revision, one.teacher) for one in scored} == {("1", "tiny")}
     for one in scored:
         # The fake teacher reads the student's ids as they are.
         assert one.teacher_prompt_ids is not None
-        assert tuple(one.teacher_prompt_ids) == one.rollout.prompt_ids
+        assert tuple(one.teacher_prompt_ids) == one.episode.prompt_ids
     assert scoring.gather() == []
 
 

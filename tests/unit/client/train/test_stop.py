@@ -13,15 +13,15 @@ from typing import Any, Unpack
 import pytest
 import torch
 from preceptor_client.teacher import ScoreOptions
-from preceptor_client.train.checkpoint_folders import latest_checkpoint
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.display import SilentDisplay
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import StopRequestedError
-from preceptor_client.train.metrics import MetricRow, read_rows
-from preceptor_client.train.run import train
+from preceptor_client.train.learner.checkpoint_folders import latest_checkpoint
+from preceptor_client.train.record.metrics import MetricRow, read_rows
+from preceptor_client.train.run.build import train
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.display import SilentDisplay
+from preceptor_client.train.run.trainer import Trainer
 from preceptor_client.train.stop import StopRequest
-from preceptor_client.train.trainer import Trainer
 from preceptor_client.types import GroupScores, Prompt
 
 from tests.unit.client.train.fake_scorer import FakeScorer

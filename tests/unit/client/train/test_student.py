@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.rollout.generation import generate
-from preceptor_client.train.student import Student, load_student, prepare_student
+from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.generation import generate
+from preceptor_client.train.student.student import Student, load_student, prepare_student
 from preceptor_client.types import ChatMessage
 from transformers import LlamaForCausalLM
 
@@ -68,7 +68,7 @@ def test_absent_folder_is_refused_without_a_look_at_the_hub(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("preceptor_client.train.student_loading.AutoTokenizer", None)
+    monkeypatch.setattr("preceptor_client.train.student.loading.AutoTokenizer", None)
     with pytest.raises(InvalidStudentError, match="no folder"):
         load_student(StudentConfig(model=name))
 

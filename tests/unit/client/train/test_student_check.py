@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.student import Student, prepare_student
-from preceptor_client.train.student_check import check_student
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.start.student_check import check_student
+from preceptor_client.train.student.student import Student, prepare_student
 from tokenizers.processors import TemplateProcessing
 
 from tests.families.zoo import FAMILIES, random_model

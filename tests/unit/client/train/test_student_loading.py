@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.student import load_student
+from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.student import load_student
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import save_tiny, tiny_llama

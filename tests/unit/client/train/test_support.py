@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 from preceptor.wire import PositionStatus
 from preceptor_client.errors import CorruptAnswerError
-from preceptor_client.train.objective_config import ObjectiveConfig
-from preceptor_client.train.support import Support, support_of
+from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.support import Support, support_of
 from preceptor_client.types import ResponseScores
 
 # N = positions, V = vocabulary, K = support size

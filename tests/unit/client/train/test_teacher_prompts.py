@@ -11,14 +11,14 @@ import pytest
 from preceptor.wire import SegmentationPolicy
 from preceptor_client.errors import InvalidRequestError, TeacherUnavailableError
 from preceptor_client.teacher import ScoreOptions
-from preceptor_client.train import teacher_prompts
-from preceptor_client.train.agreement import Agreement
-from preceptor_client.train.bad_examples import BadExamples, Source
-from preceptor_client.train.config import RunConfig
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.bad_examples import BadExamples, Source
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.student import Student
-from preceptor_client.train.teacher_prompts import MAX_IN_FLIGHT, TeacherPrompts
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.start import teacher_prompts
+from preceptor_client.train.start.teacher_prompts import MAX_IN_FLIGHT, TeacherPrompts
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.types import Chat, ChatMessage, GroupScores, Prompt, StudentIds, Text
 
 from tests.unit.client.train.fake_scorer import REPORT, FakeScorer, agreement_with

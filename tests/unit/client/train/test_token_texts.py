@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from preceptor_client.train.token_texts import token_text, token_texts
+from preceptor_client.train.record.token_texts import token_text, token_texts
 
 from tests.tiny import tiny_tokenizer
 

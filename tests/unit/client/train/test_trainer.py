@@ -8,10 +8,10 @@ import pytest
 import torch
 from preceptor.wire import PositionStatus, SegmentationPolicy
 from preceptor_client.errors import TeacherUnavailableError
-from preceptor_client.train.data import Example
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import RunDirectoryError, TrainingStoppedError
-from preceptor_client.train.metrics import MetricRow, read_rows
-from preceptor_client.train.trainer import Trainer
+from preceptor_client.train.record.metrics import MetricRow, read_rows
+from preceptor_client.train.run.trainer import Trainer
 
 from tests.unit.client.train.fake_scorer import FakeScorer
 from tests.unit.client.train.runs import Runs, Warnings

@@ -8,26 +8,27 @@ import numpy as np
 import pytest
 import torch
 from preceptor.wire import PositionStatus
-from preceptor_client.train.columns import StudentColumns
-from preceptor_client.train.config import OptimizerConfig, RolloutConfig
-from preceptor_client.train.data import Example
+from preceptor_client.objectives.lsm import lsm
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import TrainingStoppedError
-from preceptor_client.train.loss import Loss
-from preceptor_client.train.objective.lsm import lsm
-from preceptor_client.train.objective_config import ObjectiveConfig
+from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.learner.learner import Update, UpdateResult
+from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.scoring import ScoredRollout, Scoring
-from preceptor_client.train.student import Student
-from preceptor_client.train.teacher_config import TeacherConfig
-from preceptor_client.train.update import Update, UpdateResult
-from preceptor_client.train.weights import position_weights
+from preceptor_client.train.run.config import OptimizerConfig, RolloutConfig
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.scoring import Scoring
 from preceptor_client.types import ResponseScores
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 
 
-def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts: int = 3) -> list[ScoredRollout]:
+def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts: int = 3) -> list[ScoredEpisode]:
     config = RolloutConfig(prompts_per_step=num_prompts, max_new_tokens=7, batch_size=8, responses_per_prompt=2)
     examples = [Example(index=index, prompt="ab" * (index + 1)) for index in range(num_prompts)]
     teacher = TeacherConfig(address="a:1", top_k=top_k)
@@ -50,13 +51,13 @@ def _update(student: Student, *, micro_batch_size: int = 16, warmup_steps: int =
 
 
 def _accumulate(
-    student: Student, scored: Sequence[ScoredRollout], *, micro_batch_size: int = 16
+    student: Student, scored: Sequence[ScoredEpisode], *, micro_batch_size: int = 16
 ) -> tuple[float, list[StudentColumns]]:
     weights = position_weights(scored, reduction="position_mean")
     return _update(student, micro_batch_size=micro_batch_size).accumulate_gradients(scored, weights=weights)
 
 
-def _apply(update: Update, scored: Sequence[ScoredRollout], *, step: int) -> UpdateResult | None:
+def _apply(update: Update, scored: Sequence[ScoredEpisode], *, step: int) -> UpdateResult | None:
     return update.apply(scored, weights=position_weights(scored, reduction="position_mean"), step=step)
 
 
@@ -80,7 +81,7 @@ def test_loss_mass_and_overlap_equal_a_dense_computation(student: Student, score
     masses: list[float] = []
     overlaps: list[float] = []
     for one in scored:
-        prompt, response = one.rollout.prompt_ids, one.rollout.response_ids
+        prompt, response = one.episode.prompt_ids, one.episode.response_ids
         with torch.no_grad():
             logits_TV = student.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1].double()
         p_TV = torch.softmax(logits_TV, dim=1)
@@ -113,7 +114,7 @@ def test_micro_batches_change_neither_loss_nor_gradient(student: Student, scorer
 def test_positions_without_score_change_neither_loss_nor_gradient(student: Student, scorer: FakeScorer) -> None:
     """Every second position is excluded by the teacher, or its columns are taken out of a full answer."""
     full = _scored(student, scorer)
-    taken_out = [ScoredRollout(rollout=one.rollout, scores=_every_second(one.scores)) for one in full]
+    taken_out = [ScoredEpisode(episode=one.episode, scores=_every_second(one.scores)) for one in full]
     expected, _ = _accumulate(student, taken_out)
     gradients = _gradients(student)
     scorer.status_of = lambda position: PositionStatus.EXCLUDED if position % 2 else PositionStatus.OK
@@ -129,7 +130,7 @@ def test_rows_that_are_filled_up_count_what_is_left_of_them(student: Student, sc
     filled_up = _scored(student, scorer, top_k=6)
     scorer.support_of = lambda position: None
     narrow = [
-        ScoredRollout(rollout=one.rollout, scores=_without_first(one.scores))
+        ScoredEpisode(episode=one.episode, scores=_without_first(one.scores))
         for one in _scored(student, scorer, top_k=3)
     ]
     expected, columns = _accumulate(student, narrow)
@@ -204,7 +205,7 @@ def test_student_equal_to_the_teacher_has_no_loss_and_full_agreement(scorer: Fak
 def test_weights_make_a_weighted_mean(student: Student, scorer: FakeScorer) -> None:
     """A suffix without weight is as good as not there; the scale of the weights does not matter."""
     scored = _scored(student, scorer)
-    first = [ScoredRollout(rollout=one.rollout, scores=_first_two(one.scores)) for one in scored]
+    first = [ScoredEpisode(episode=one.episode, scores=_first_two(one.scores)) for one in scored]
     expected, _ = _accumulate(student, first)
     gradients = _gradients(student)
     weights = [7.0 * (one.scores.positions_N < 2).astype(np.float64) for one in scored]
@@ -253,7 +254,7 @@ def _every_second(scores: ResponseScores) -> ResponseScores:
     )
 
 
-def _without_scores(one: ScoredRollout) -> ScoredRollout:
+def _without_scores(one: ScoredEpisode) -> ScoredEpisode:
     scores = one.scores
     empty = replace(
         scores,
@@ -265,4 +266,4 @@ def _without_scores(one: ScoredRollout) -> ScoredRollout:
         log_tail_mass_N=scores.log_tail_mass_N[:0],
         entropies_N=None if scores.entropies_N is None else scores.entropies_N[:0],
     )
-    return ScoredRollout(rollout=one.rollout, scores=empty)
+    return ScoredEpisode(episode=one.episode, scores=empty)

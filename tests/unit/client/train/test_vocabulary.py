@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from preceptor.fingerprint import tokenizer_id
-from preceptor_client.train.config import StudentConfig
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.rollout.generation import Sampling, generate
-from preceptor_client.train.student import Student, load_student, prepare_student
-from preceptor_client.train.vocabulary import begins_twice
+from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.generation import Sampling, generate
+from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.student import Student, load_student, prepare_student
+from preceptor_client.train.student.vocabulary import begins_twice
 from preceptor_client.types import ChatMessage
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast

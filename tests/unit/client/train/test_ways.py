@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from preceptor_client.train.errors import InvalidStudentError, StopRequestedError
-from preceptor_client.train.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.rollout.generation import Sampling, generate, generate_recorded
-from preceptor_client.train.rollout.recorder import StudentRecorder
-from preceptor_client.train.rollout.writing import Together, Writing
-from preceptor_client.train.student import Student, prepare_student
-from preceptor_client.train.ways import Training, Ways
+from preceptor_client.train.student.generation import Sampling, generate, generate_recorded
+from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.recorder import StudentRecorder
+from preceptor_client.train.student.student import Student, prepare_student
+from preceptor_client.train.student.ways import Training, Ways
+from preceptor_client.train.student.writing import Together, Writing
 from transformers import PreTrainedModel
 
 from tests.families.zoo import FAMILIES, random_model

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from preceptor_client.train.errors import InvalidWeightsError
-from preceptor_client.train.weights import position_weights
+from preceptor_client.train.objective.weights import position_weights
 
 from tests.unit.client.train.rollouts import scored_rollout
 

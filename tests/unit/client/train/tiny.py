@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preceptor_client.train.student import Student, prepare_student
+from preceptor_client.train.student.student import Student, prepare_student
 from transformers import LlamaForCausalLM
 
 from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraConfig
-from preceptor_client.train.head import Head
+from preceptor_client.train.student.head import Head
 
 NUM_POSITIONS, HIDDEN_SIZE, VOCABULARY_SIZE = 7, 5, 37
 

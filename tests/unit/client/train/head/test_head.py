@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from preceptor_client.train.head import Head, dense, sparse
-from preceptor_client.train.head import head as head_module
+from preceptor_client.train.student.head import Head, dense, sparse
+from preceptor_client.train.student.head import head as head_module
 
 from tests.unit.client.train.head.heads import (
     HEADS,

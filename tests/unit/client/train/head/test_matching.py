@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.head.matching import head_of
+from preceptor_client.train.student.head.matching import head_of
 from transformers import (
     CohereConfig,
     CohereForCausalLM,

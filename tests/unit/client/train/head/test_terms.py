@@ -6,8 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.head import Head
-from preceptor_client.train.head.terms import terms_of
+from preceptor_client.train.student.head import Head
+from preceptor_client.train.student.head.terms import terms_of
 
 from tests.tiny import tiny_llama
 from tests.unit.client.train.head.heads import HIDDEN_SIZE, VOCABULARY_SIZE, hidden_states, linear, with_adapter

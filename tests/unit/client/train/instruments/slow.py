@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from preceptor_client.train.columns import StudentColumns
-from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.teacher.scored import ScoredEpisode
 
 Row = dict[str, Any]  # Any: numbers and flags of one position
 
@@ -22,12 +22,12 @@ class SlowStep:
     responses: list[tuple[int, bool, bool, str]]
 
 
-def slow_step(scored: Sequence[ScoredRollout], columns: Sequence[StudentColumns], *, ends: Collection[int]) -> SlowStep:
+def slow_step(scored: Sequence[ScoredEpisode], columns: Sequence[StudentColumns], *, ends: Collection[int]) -> SlowStep:
     rows: list[Row] = []
     responses = []
     for index, (one, own) in enumerate(zip(scored, columns, strict=True)):
-        ids, scores, has_scored_end = one.rollout.response_ids, one.scores, False
-        is_cut = one.rollout.finish_reason == "length"
+        ids, scores, has_scored_end = one.episode.response_ids, one.scores, False
+        is_cut = one.episode.finish_reason == "length"
         for row, position in enumerate(scores.positions_N.tolist()):
             token = ids[position]
             support = {
@@ -40,10 +40,10 @@ def slow_step(scored: Sequence[ScoredRollout], columns: Sequence[StudentColumns]
                 {
                     "response": index,
                     "position": position,
-                    "task": one.rollout.example.task,
-                    "student": float(one.rollout.student.logprobs_T[position]),
+                    "task": one.episode.example.task,
+                    "student": float(one.episode.student.logprobs_T[position]),
                     "teacher": float(scores.sampled_logprobs_N[row]),
-                    "student_entropy": float(one.rollout.student.entropies_T[position]),
+                    "student_entropy": float(one.episode.student.entropies_T[position]),
                     "teacher_entropy": math.nan if scores.entropies_N is None else float(scores.entropies_N[row]),
                     "teacher_mass": 1 - math.exp(float(scores.log_tail_mass_N[row])),
                     "student_mass": float(own.masses_N[row]),
@@ -55,7 +55,7 @@ def slow_step(scored: Sequence[ScoredRollout], columns: Sequence[StudentColumns]
                     "is_teacher_end": max(support, key=lambda candidate: support[candidate]) in ends,
                 }
             )
-        responses.append((len(ids), is_cut, has_scored_end, one.rollout.example.task))
+        responses.append((len(ids), is_cut, has_scored_end, one.episode.example.task))
     return SlowStep(rows=rows, responses=responses)
 
 

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from preceptor.wire import PositionStatus
-from preceptor_client.train.columns import StudentColumns
-from preceptor_client.train.data import Example
-from preceptor_client.train.rollout import Rollout, StudentView
-from preceptor_client.train.scoring import ScoredRollout
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.rollout.episode import single_turn
+from preceptor_client.train.student.view import StudentView
+from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.types import ResponseScores
 
 END = 2
 OTHER_END = 3
 K = 4
-Step = tuple[list[ScoredRollout], list[StudentColumns]]
+Step = tuple[list[ScoredEpisode], list[StudentColumns]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,12 @@ class Token:
     overlap: float = math.nan
 
 
-def response(*tokens: Token, task: str = "", is_cut: bool | None = None) -> tuple[ScoredRollout, StudentColumns]:
+def response(*tokens: Token, task: str = "", is_cut: bool | None = None) -> tuple[ScoredEpisode, StudentColumns]:
     """A response of these tokens; it was cut unless it ends with an end token, or as is said."""
     rows = [token for token in tokens if token.status == PositionStatus.OK]
     if is_cut is None:
         is_cut = tokens[-1].id not in (END, OTHER_END)
-    rollout = Rollout(
+    rollout = single_turn(
         example=Example(index=0, prompt="a", task=task),
         slot=0,
         prompt_ids=(1,),
@@ -73,7 +74,7 @@ def response(*tokens: Token, task: str = "", is_cut: bool | None = None) -> tupl
         masses_N=_floats([token.mass for token in rows]),
         overlaps_N=_floats([token.overlap for token in rows]),
     )
-    return ScoredRollout(rollout=rollout, scores=scores), columns
+    return ScoredEpisode(episode=rollout, scores=scores), columns
 
 
 def _entropies(rows: Sequence[Token]) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:
@@ -81,7 +82,7 @@ def _entropies(rows: Sequence[Token]) -> np.ndarray[tuple[int], np.dtype[np.floa
     return _floats(entropies) if len(entropies) == len(rows) else None
 
 
-def step_of(*responses: tuple[ScoredRollout, StudentColumns]) -> Step:
+def step_of(*responses: tuple[ScoredEpisode, StudentColumns]) -> Step:
     return [scored for scored, _ in responses], [columns for _, columns in responses]
 
 

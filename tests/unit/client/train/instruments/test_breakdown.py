@@ -5,7 +5,7 @@ import json
 import pytest
 from preceptor_client.train.instruments.breakdown import breakdown_rows
 from preceptor_client.train.instruments.table import position_table
-from preceptor_client.train.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow
 
 from tests.unit.client.train.instruments.slow import SlowStep, same, slow_measures, slow_step
 from tests.unit.client.train.instruments.steps import END, OTHER_END, Step, Token, random_step, response, step_of

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from preceptor_client.train.config import RunConfig
 from preceptor_client.train.instruments import bounds
 from preceptor_client.train.instruments.breakdown import BUCKET_STARTS
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
+from preceptor_client.train.run.config import RunConfig
 
 DOCUMENT = (Path(__file__).parents[5] / "docs" / "instruments.md").read_text(encoding="utf-8")
 VERDICTS = (Path(bounds.__file__).parent / "verdicts.py").read_text(encoding="utf-8")

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import torch
-from preceptor_client.train.objective import Objective, objective_for
-from preceptor_client.train.objective.positions import Positions
-from preceptor_client.train.objective_config import ObjectiveConfig
+from preceptor_client.objectives import Objective, objective_for
+from preceptor_client.objectives.positions import Positions
+from preceptor_client.train.objective.config import ObjectiveConfig
 
 CONFIGS: dict[str, ObjectiveConfig] = {
     "lsm": ObjectiveConfig(kind="lsm"),

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from preceptor_client.train.objective.forward import forward
-from preceptor_client.train.objective.full_vocabulary import full_vocabulary
-from preceptor_client.train.objective.generalised_kl import generalised_kl
-from preceptor_client.train.objective.jsd import jsd
-from preceptor_client.train.objective.lsm import lsm
-from preceptor_client.train.objective.stop_gradient import stop_gradient
-from preceptor_client.train.objective.tail_bucket import tail_bucket
-from preceptor_client.train.objective.truncated import truncated
+from preceptor_client.objectives.forward import forward
+from preceptor_client.objectives.full_vocabulary import full_vocabulary
+from preceptor_client.objectives.generalised_kl import generalised_kl
+from preceptor_client.objectives.jsd import jsd
+from preceptor_client.objectives.lsm import lsm
+from preceptor_client.objectives.stop_gradient import stop_gradient
+from preceptor_client.objectives.tail_bucket import tail_bucket
+from preceptor_client.objectives.truncated import truncated
 
 V, K, STEPS, LEARNING_RATE = 2000, 16, 6000, 1.5
 TEACHER_SCALE, TEACHER_SEED = 4.02, 35

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from preceptor_client.train.objective.positions import Positions
+from preceptor_client.objectives.positions import Positions
 
 from tests.unit.client.train.objective.cases import CONFIGS, OVER_A_SUPPORT, objective, positions_of, random_pair
 

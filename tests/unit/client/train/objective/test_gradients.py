@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from preceptor_client.train.objective.sampled_token import sampled_token
+from preceptor_client.objectives.sampled_token import sampled_token
 
 from tests.unit.client.train.objective.cases import (
     CONFIGS,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from preceptor_client.train.objective.lsm import lsm
+from preceptor_client.objectives.lsm import lsm
 
 # N = positions, K = support size, V = vocabulary
 

@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 import torch
-from preceptor_client.train.objective import objective_for
-from preceptor_client.train.objective.sampled_token import sampled_token
-from preceptor_client.train.objective_config import ObjectiveConfig, ObjectiveKind
+from preceptor_client.objectives import objective_for
+from preceptor_client.objectives.sampled_token import sampled_token
+from preceptor_client.train.objective.config import ObjectiveConfig, ObjectiveKind
 
 from tests.unit.client.train.objective.cases import CONFIGS, objective, positions_of, random_pair
 

@@ -11,10 +11,10 @@ from math import log
 
 import pytest
 import torch
-from preceptor_client.train.objective.ema_pg import ema_pg
-from preceptor_client.train.objective.full_vocabulary import full_vocabulary
-from preceptor_client.train.objective.positions import Positions
-from preceptor_client.train.objective.sampled_token import sampled_token
+from preceptor_client.objectives.ema_pg import ema_pg
+from preceptor_client.objectives.full_vocabulary import full_vocabulary
+from preceptor_client.objectives.positions import Positions
+from preceptor_client.objectives.sampled_token import sampled_token
 
 from tests.unit.client.train.objective.cases import objective, positions_of
 

@@ -4,18 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from preceptor_client.train.config import RolloutConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.rollout import Rollout, writing
-from preceptor_client.train.rollout.generation import Sampling, generate
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.student import Student
+from preceptor_client.train.run.config import RolloutConfig
+from preceptor_client.train.student import writing
+from preceptor_client.train.student.generation import Sampling, generate
+from preceptor_client.train.student.student import Student
 
 EXAMPLES = [Example(index=index, prompt=f"count {'x' * index}") for index in range(5)]
 CONFIG = RolloutConfig(prompts_per_step=5, max_new_tokens=12, batch_size=4, responses_per_prompt=2)
 
 
-def _roll_out(student: Student, *, seed: int = 0, step: int = 1) -> list[list[Rollout]]:
+def _roll_out(student: Student, *, seed: int = 0, step: int = 1) -> list[list[Episode]]:
     return list(HfRollouts(student, config=CONFIG, seed=seed).generate(EXAMPLES, step=step))
 
 

@@ -5,24 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from preceptor_client.train.config import RolloutConfig
-from preceptor_client.train.data import Example
-from preceptor_client.train.rollout import Rollout
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.rollout.recorder import StudentRecorder
-from preceptor_client.train.student import Student
+from preceptor_client.train.run.config import RolloutConfig
+from preceptor_client.train.student.recorder import StudentRecorder
+from preceptor_client.train.student.student import Student
 
 EXAMPLES = [Example(index=index, prompt=f"count {'x' * index}") for index in range(3)]
 
 
-def _roll_out(student: Student, *, temperature: float, top_p: float, num_top_ids: int = 0) -> list[Rollout]:
+def _roll_out(student: Student, *, temperature: float, top_p: float, num_top_ids: int = 0) -> list[Episode]:
     config = RolloutConfig(prompts_per_step=3, max_new_tokens=9, temperature=2.0, top_p=top_p, responses_per_prompt=2)
     rollouts = HfRollouts(student, config=config, seed=0, loss_temperature=temperature, num_top_ids=num_top_ids)
     return [rollout for batch in rollouts.generate(EXAMPLES, step=1) for rollout in batch]
 
 
 @torch.no_grad()
-def _dense_logprobs(student: Student, rollout: Rollout, *, temperature: float) -> torch.Tensor:
+def _dense_logprobs(student: Student, rollout: Episode, *, temperature: float) -> torch.Tensor:
     """By one plain forward over prompt and response, [T, V], float64."""
     ids = torch.tensor([[*rollout.prompt_ids, *rollout.response_ids]])
     logits_TV = student.model(ids, use_cache=False).logits[0, len(rollout.prompt_ids) - 1 : -1].double()

@@ -1,0 +1,120 @@
+"""Makes an example of a row: what each field may hold. Knows nothing of files, of tokenizers or of templates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Literal
+
+from preceptor_client.train.data.examples import Example, ExamplePrompt
+from preceptor_client.train.data.excerpts import excerpt, excerpt_around
+from preceptor_client.train.data.reading import Number
+from preceptor_client.train.errors import InvalidDataError
+from preceptor_client.types import ChatMessage
+
+KEYS = ("prompt", "teacher_prompt", "answer", "task")
+
+ExtraFields = Literal["refuse", "ignore"]
+
+
+def parse_example(
+    fields: Mapping[str, object], *, index: int, where: str, extra_fields: ExtraFields = "refuse"
+) -> Example:
+    """The example. Raises InvalidDataError, which names `where` and the field at fault."""
+    try:
+        _check_keys(fields, extra_fields=extra_fields)
+        answer, *others = _answers(fields.get("answer")) or [None]
+        theirs = fields.get("teacher_prompt")
+        return Example(
+            index=index,
+            where=where,
+            prompt=_prompt(fields["prompt"], field="'prompt'"),
+            teacher_prompt=None if theirs is None else _prompt(theirs, field="'teacher_prompt'"),
+            answer=answer,
+            other_answers=tuple(other for other in others if other is not None),
+            task=_task(fields.get("task")),
+        )
+    except InvalidDataError as error:
+        raise InvalidDataError(error.why, where=where) from error
+
+
+def _check_keys(fields: Mapping[str, object], *, extra_fields: ExtraFields) -> None:
+    for key in fields:
+        if not key.isascii():
+            _text(key, field=f"key {excerpt(key)}")
+    unknown = sorted(set(fields) - set(KEYS))
+    if unknown and extra_fields == "refuse":
+        likely = get_close_matches(unknown[0], KEYS, n=1)
+        meant = f"did you mean {likely[0]!r}? " if likely else ""
+        raise InvalidDataError(
+            f"unknown key {excerpt(unknown[0])}: {meant}Known are {', '.join(KEYS)}; data.extra_fields=ignore leaves "
+            "others out"
+        )
+    if "prompt" not in fields:
+        hint = ": give the messages up to the answer as 'prompt'" if "messages" in fields else ""
+        raise InvalidDataError(f"has no 'prompt'{hint}")
+
+
+def _prompt(value: object, *, field: str) -> ExamplePrompt:
+    if isinstance(value, str) and value:
+        return _text(value, field=field)
+    if not isinstance(value, list) or not value:
+        raise InvalidDataError(f"{field} must be a text, or a list of messages, and not empty; it is {excerpt(value)}")
+    return tuple(_message(message, field=f"{field} message {number}") for number, message in enumerate(value))
+
+
+def _message(value: object, *, field: str) -> ChatMessage:
+    if not isinstance(value, dict) or set(value) != {"role", "content"}:
+        raise InvalidDataError(
+            f"{field} must be {{'role': text, 'content': text}}, nothing else (no tool calls, no names); it is "
+            f"{excerpt(value)}"
+        )
+    for name, part in value.items():
+        if not isinstance(part, str):
+            raise InvalidDataError(f"{field}: its {name} must be a text (no list of parts); it is {excerpt(part)}")
+    role, content = (_text(value[name], field=f"{field}: its {name}") for name in ("role", "content"))
+    return ChatMessage(role=role, content=content)
+
+
+def _answers(value: object) -> list[str | None]:
+    """Every text that is right, once; none where there is no answer."""
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise InvalidDataError("'answer' is an empty list: give at least one answer, or leave it out")
+    return list(dict.fromkeys(_answer(one) for one in values))
+
+
+def _answer(value: object) -> str:
+    """True and false are no answers: a model may write them in many ways, and JSON in one."""
+    if isinstance(value, str) and value.strip():
+        return _text(value, field="'answer'")
+    if isinstance(value, Number):
+        return value.text
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    raise InvalidDataError(
+        f"'answer' must be a text that is not empty, a number, or a list of these; it is {excerpt(value)}"
+    )
+
+
+def _task(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidDataError(f"'task' must be a text, not {excerpt(value)}")
+    return _text(value, field="'task'")
+
+
+def _text(text: str, *, field: str) -> str:
+    """The text itself, which tokenizers and UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidDataError(
+            f"{field} holds half a character (a lone surrogate, \\u{ord(text[error.start]):04x}) at character "
+            f"{error.start + 1} ({excerpt_around(text, error.start)}): write the whole character, or take it out"
+        ) from error
+    return text

@@ -1,0 +1,1 @@
+"""Measures a student on held-out examples. Moves no weights."""

@@ -1,0 +1,1 @@
+"""Optimizer steps: loss, gradients, checkpoints. Knows nothing of sampling or of networks."""

@@ -1,0 +1,66 @@
+"""What a loss compares the student with: supports, and the tokens that were written, as tensors of a whole batch."""
+
+# N = scored positions, K = width of the widest support
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.support import Support, support_of
+from preceptor_client.train.teacher.scored import ScoredEpisode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Targets:
+    """The teacher's side of a batch and the student's tokens, as tensors on the student's device."""
+
+    ids_NK: torch.Tensor
+    teacher_logprobs_NK: torch.Tensor
+    teacher_log_tail_N: torch.Tensor
+    is_sampled_inside_N: torch.Tensor
+    sampled_ids_N: torch.Tensor
+    teacher_sampled_logprobs_N: torch.Tensor
+    old_logprobs_N: torch.Tensor
+
+    def rows(self, part: slice) -> Targets:
+        """Those of some positions."""
+        return Targets(**{name: getattr(self, name)[part] for name in Targets.__dataclass_fields__})
+
+
+def targets_of(batch: Sequence[ScoredEpisode], *, config: ObjectiveConfig, device: torch.device) -> Targets:
+    """What the settings compare the student with, at every scored position of a batch, in its order."""
+    sampled = [one.sampled_ids_N for one in batch]
+    supports = [
+        support_of(one.scores, sampled_ids_N=ids_N, config=config) for one, ids_N in zip(batch, sampled, strict=True)
+    ]
+    width = max(support.ids_NK.shape[1] for support in supports)
+    ids_NK, logprobs_NK = zip(*(_widened(support, width) for support in supports), strict=True)
+    old = [one.episode.student.logprobs_T[one.scores.positions_N] for one in batch]
+
+    def tensor(parts: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> torch.Tensor:
+        joined = np.concatenate(parts)
+        return torch.from_numpy(joined.astype(np.float32) if joined.dtype == np.float64 else joined).to(device)
+
+    return Targets(
+        ids_NK=tensor(ids_NK),
+        teacher_logprobs_NK=tensor(logprobs_NK),
+        teacher_log_tail_N=tensor([support.teacher_log_tail_N for support in supports]),
+        is_sampled_inside_N=tensor([support.is_sampled_inside_N for support in supports]),
+        sampled_ids_N=tensor(sampled),
+        teacher_sampled_logprobs_N=tensor([one.scores.sampled_logprobs_N for one in batch]),
+        old_logprobs_N=tensor(old),
+    )
+
+
+def _widened(
+    support: Support, width: int
+) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.int64]], np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
+    """The support with entries of -inf up to a width."""
+    missing = width - support.ids_NK.shape[1]
+    ids_NK = np.pad(support.ids_NK, ((0, 0), (0, missing)), mode="edge")
+    return ids_NK, np.pad(support.teacher_logprobs_NK, ((0, 0), (0, missing)), constant_values=-np.inf)

@@ -1,0 +1,80 @@
+"""What a run writes down about a step: one row of metrics, the same measures by position and task, a few rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from preceptor_client.train.instruments.breakdown import breakdown_rows
+from preceptor_client.train.instruments.measures import measure
+from preceptor_client.train.instruments.table import position_table
+from preceptor_client.train.learner.columns import StudentColumns, unmeasured
+from preceptor_client.train.learner.learner import UpdateResult
+from preceptor_client.train.record.metrics import MetricRow, Metrics
+from preceptor_client.train.record.rollout_log import RolloutLog, RolloutRow, is_kept, rollout_rows
+from preceptor_client.train.record.views import TeacherView, view_responses
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.scored import ScoredEpisode
+
+
+class StepLog:
+    """Writes steps as they are done."""
+
+    def __init__(self, student: Student, *, config: RunConfig, metrics: Metrics, rollouts: RolloutLog) -> None:
+        self._student = student
+        self._config = config.run
+        self._metrics = metrics
+        self._rollouts = rollouts
+
+    def write(
+        self,
+        step: int,
+        scored: Sequence[ScoredEpisode],
+        *,
+        view: TeacherView,
+        num_refused_groups: int,
+        teacher_revision: str,
+        result: UpdateResult | None,
+        seconds: dict[str, float],
+    ) -> MetricRow:
+        """Writes everything, the step's own row last, and returns that row. `result` is None where the step was
+        skipped."""
+        columns = result.columns if result else [unmeasured(len(one.scores.positions_N)) for one in scored]
+        table = position_table(scored, columns, end_token_ids=self._student.end_token_ids)
+        row: MetricRow = {
+            "kind": "step",
+            "step": step,
+            **measure(table),
+            # The weighted mean that was minimised.
+            "loss": result.loss if result else None,
+            "is_skipped": result is None,
+            "num_weighted_positions": result.num_positions if result else 0,
+            "scored_share": view.scored_share,
+            "unmapped_mass": view.unmapped_mass,
+            "teacher_revision": teacher_revision,
+            "gradient_norm": result.gradient_norm if result else None,
+            "learning_rate": result.learning_rate if result else None,
+            **asdict(view_responses([one.episode for one in scored])),
+            "num_refused_groups": num_refused_groups,
+            "num_single_support": view.num_single_support,
+            **{f"num_{status}": number for status, number in view.num_by_status.items()},
+            **seconds,
+        }
+        if is_kept(step, self._config.num_steps):
+            self._rollouts.write(self._rollout_rows(step, scored, columns))
+        for breakdown in breakdown_rows(table, step=step):
+            self._metrics.write(breakdown)
+        self._metrics.write(row)
+        return row
+
+    def _rollout_rows(
+        self, step: int, scored: Sequence[ScoredEpisode], columns: Sequence[StudentColumns]
+    ) -> Sequence[RolloutRow]:
+        return rollout_rows(
+            step,
+            scored,
+            columns,
+            decode=self._student.decode_all,
+            num_rollouts=self._config.sample_rollouts,
+        )

@@ -1,0 +1,69 @@
+"""All examples before the first step: can the student and the teacher read their prompts? Of very many, a sample.
+
+A bad one is left out, or stops the run, as `BadExamples` decides.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from preceptor_client.train.data.bad_examples import BadExamples
+from preceptor_client.train.data.examples import Example
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.start.prompts import check_prompts
+from preceptor_client.train.start.teacher_prompts import TeacherPrompts
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.teacher.scoring import Scorer
+from preceptor_client.types import Limits
+
+MAX_CHECKED_EXAMPLES = 4_000
+"""Of each source. A tokenizer reads so many in seconds, and so does a teacher that has nothing to compute."""
+
+
+def check_examples(
+    scorer: Scorer,
+    *,
+    agreement: Agreement,
+    limits: Limits,
+    config: RunConfig,
+    student: Student,
+    examples: Sequence[Example],
+    heldout: Sequence[Example],
+    bad: BadExamples,
+    notice: Callable[[str], None],
+) -> tuple[str, ...]:
+    """Warnings. Raises InvalidDataError or UnsuitableTeacherError."""
+    seed = config.run.seed
+    train = checked_sample(examples, seed=seed)
+    measured = checked_sample(heldout, seed=seed)
+    scored = measured if config.evaluation.loss else []
+    notice(f"checking {len(train) + len(measured)} examples")
+    sampled = [
+        f"data.{name}: {len(some)} of {len(all_of_them)} examples were checked, drawn at random: a bad one among the "
+        "others shows at its step"
+        for name, some, all_of_them in (("train", train, examples), ("heldout", measured, heldout))
+        if len(some) < len(all_of_them)
+    ]
+    warnings = check_prompts(
+        agreement,
+        limits=limits,
+        config=config,
+        student=student,
+        examples=train,
+        heldout=scored,
+        answered=measured,
+        bad=bad,
+    )
+    asked = TeacherPrompts(scorer, agreement=agreement, config=config, student=student, bad=bad)
+    unread = asked.check([("train", one) for one in train] + [("heldout", one) for one in scored], notice=notice)
+    return (*sampled, *warnings, *unread, *bad.warnings())
+
+
+def checked_sample(examples: Sequence[Example], *, seed: int) -> Sequence[Example]:
+    """All of them, or the same ones at every start of a run."""
+    if len(examples) <= MAX_CHECKED_EXAMPLES:
+        return examples
+    chosen = random.Random(f"preceptor check {seed}").sample(range(len(examples)), MAX_CHECKED_EXAMPLES)
+    return [examples[index] for index in sorted(chosen)]

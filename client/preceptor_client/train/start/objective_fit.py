@@ -1,0 +1,65 @@
+"""Whether a run's objective fits its teacher, and what its user should know of it. Imports no torch by itself."""
+
+from __future__ import annotations
+
+from preceptor.wire import SegmentationPolicy
+
+from preceptor_client.train.errors import UnsuitableTeacherError
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.types import Limits
+
+
+def check_objective(agreement: Agreement, limits: Limits, *, config: RunConfig, student: Student) -> None:
+    """Raises UnsuitableTeacherError where the teacher cannot answer what the objective asks for."""
+    objective, name = config.objective, agreement.teacher.name
+    if objective.kind == "full_vocabulary":
+        size = min(student.vocabulary_size, agreement.teacher.vocabulary_size)
+        if limits.max_top_k < size:
+            raise UnsuitableTeacherError(
+                f"objective.kind=full_vocabulary asks for all {size} tokens at every position, and the server's limit "
+                f"is {limits.max_top_k}: start it with --limits.max-top-k={size}, or set objective.kind=tail_bucket"
+            )
+        if not agreement.is_one_to_one:
+            raise UnsuitableTeacherError(
+                f"objective.kind=full_vocabulary needs ids that correspond one to one, and those of teacher {name!r} "
+                "do not: set objective.kind=lsm"
+            )
+    if objective.needs_student_tokens:
+        if not agreement.teacher.capabilities.candidates:
+            raise UnsuitableTeacherError(
+                f"objective.support={objective.support} needs a teacher that scores the student's tokens, and "
+                f"{name!r} does not: set objective.support=teacher"
+            )
+        if not can_name_tokens(agreement):
+            raise UnsuitableTeacherError(
+                f"objective.support={objective.support} needs ids that correspond one to one and a segmentation of "
+                f"as_is, mask or paper; with teacher {name!r} it is {agreement.policy.name.lower()}: set "
+                "objective.support=teacher"
+            )
+
+
+def can_name_tokens(agreement: Agreement) -> bool:
+    """Whether the teacher scores the student's tokens by their ids: what supports with the student's tokens need."""
+    has_ids = agreement.is_one_to_one and agreement.policy is not SegmentationPolicy.CANONICAL
+    return has_ids and agreement.teacher.capabilities.candidates
+
+
+def objective_warnings(config: RunConfig) -> tuple[str, ...]:
+    """What is allowed and may surprise."""
+    kind, rollout, temperature = config.objective.kind, config.rollout, config.teacher.temperature
+    warnings: list[str] = []
+    if kind in ("sampled_token", "ema_pg") and (rollout.top_p < 1 or rollout.temperature != temperature):
+        warnings.append(
+            f"objective.kind={kind} estimates a sum over tokens drawn from the student's whole distribution: with "
+            f"rollout.top_p={rollout.top_p}, rollout.temperature={rollout.temperature} and "
+            f"teacher.temperature={temperature} its gradient is biased; set top_p=1 and equal temperatures, or take a "
+            "loss that does not sample, such as lsm"
+        )
+    if kind == "truncated":
+        warnings.append(
+            "objective.kind=truncated lets the student's mass leave the support, where nothing is lost for it, and is "
+            "known to collapse: it is here for comparison; generalised_kl is the same with that mass priced"
+        )
+    return tuple(warnings)

@@ -1,0 +1,149 @@
+"""Whether both sides can read every prompt of a run: templates and lengths. Asks nothing of a server."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from preceptor.wire import SegmentationPolicy
+
+from preceptor_client.train.data.bad_examples import BadExamples, Source
+from preceptor_client.train.data.examples import Example, ExamplePrompt
+from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
+from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.student.encoding import encode_prompt, encoded
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.teacher.scoring import teacher_prompt
+from preceptor_client.types import Chat, Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """One example and the number of responses that are scored with it."""
+
+    name: str
+    of: Source
+    example: Example
+    num_responses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Need:
+    """Tokens that a group may need, and how many there are."""
+
+    num_tokens: int
+    limit: int
+    what: str
+    is_estimate: bool
+
+
+def check_prompts(
+    agreement: Agreement,
+    *,
+    limits: Limits,
+    config: RunConfig,
+    student: Student,
+    examples: Sequence[Example],
+    heldout: Sequence[Example] = (),
+    answered: Sequence[Example] = (),
+    bad: BadExamples | None = None,
+) -> tuple[str, ...]:
+    """Warnings. Raises InvalidDataError or UnsuitableTeacherError for a prompt that one side cannot read; `bad` may
+    take those that are the example's own fault.
+
+    What the teacher's own tokenizer makes of a text is not known here: the student's length stands in for it, and one
+    that is too long is a warning. `heldout` are those that the teacher scores, once each; `answered` those that the
+    student answers greedily.
+    """
+    bad = BadExamples() if bad is None else bad
+    num_responses = config.rollout.responses_per_prompt
+    groups = [_Group(name=one.name, of="train", example=one, num_responses=num_responses) for one in examples]
+    groups += [
+        _Group(name=one.where or f"held-out {one.name}", of="heldout", example=one, num_responses=1) for one in heldout
+    ]
+    num_new = config.rollout.max_new_tokens
+    too_long: dict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        try:
+            _check_templates(group, agreement=agreement)
+            needs = list(_needs(group, num_new=num_new, agreement=agreement, limits=limits, student=student))
+            for message, need in _exceeded(needs, num_new=num_new):
+                if not need.is_estimate:
+                    raise InvalidDataError(message, where=group.name)
+                too_long[need.what].append(f"{group.name}: {message}")
+        except InvalidDataError as error:
+            bad.leave_out_unless_settled(error, of=group.of)
+    for example in answered:
+        try:
+            _check_answered(example, config=config, student=student)
+        except InvalidDataError as error:
+            bad.leave_out_unless_settled(error, of="heldout")
+    return tuple(
+        f"{messages[0]} ({len(messages)} of {len(groups)} examples; counted with the student's tokenizer, an estimate)"
+        for messages in too_long.values()
+    )
+
+
+def _exceeded(needs: Sequence[_Need], *, num_new: int) -> Iterator[tuple[str, _Need]]:
+    for need in needs:
+        if need.num_tokens > need.limit:
+            yield (
+                f"prompt and responses may need {need.num_tokens} tokens, {need.what} is {need.limit}: shorten the "
+                f"prompt or lower rollout.max_new_tokens={num_new}",
+                need,
+            )
+
+
+def _check_answered(example: Example, *, config: RunConfig, student: Student) -> None:
+    encode_prompt(student, example.prompt, where=example.name)
+    if config.evaluation.teacher_prompts and example.teacher_prompt is not None:
+        encode_prompt(student, example.teacher_prompt, field="teacher_prompt", where=example.name)
+
+
+def _check_templates(group: _Group, *, agreement: Agreement) -> None:
+    prompt = teacher_prompt(group.example, prompt_ids=(), is_one_to_one=agreement.is_one_to_one)
+    if isinstance(prompt, Chat) and not agreement.teacher.has_chat_template:
+        raise UnsuitableTeacherError(
+            f"{group.name}: teacher {agreement.teacher.name!r} would read its prompt as a conversation, and has no "
+            "chat template: give 'teacher_prompt' as a text, or take a teacher with a template"
+        )
+
+
+def _needs(group: _Group, *, num_new: int, agreement: Agreement, limits: Limits, student: Student) -> Iterator[_Need]:
+    teacher, theirs = agreement.teacher, group.example.teacher_prompt
+    num_prompt = len(encode_prompt(student, group.example.prompt, where=group.name))
+    is_read_alike = teacher.tokenizer_id == student.tokenizer_id
+    num_theirs = (
+        num_prompt
+        if theirs is None
+        else _num_tokens(theirs, where=group.name, is_read_alike=is_read_alike, student=student)
+    )
+    yield _Need(
+        num_tokens=num_prompt + num_new, limit=student.max_length, what="the student's context", is_estimate=False
+    )
+    # Under CANONICAL the teacher reads its own tokens, else the student's; and texts it always cuts by itself.
+    is_estimate = agreement.policy is SegmentationPolicy.CANONICAL or (theirs is not None and not is_read_alike)
+    num_all_new = num_new * group.num_responses
+    yield _Need(
+        num_tokens=num_theirs + num_new,
+        limit=teacher.max_model_len,
+        what=f"the context of teacher {teacher.name!r}",
+        is_estimate=is_estimate,
+    )
+    yield _Need(
+        num_tokens=num_theirs + num_all_new,
+        limit=limits.max_group_tokens,
+        what="the server's limit for one request",
+        is_estimate=is_estimate,
+    )
+
+
+def _num_tokens(prompt: ExamplePrompt, *, where: str, is_read_alike: bool, student: Student) -> int:
+    """Of a prompt that only the teacher has to be able to read. Its texts stand for a conversation that the teacher's
+    template renders: the student's may refuse it."""
+    if isinstance(prompt, str) or (is_read_alike and student.tokenizer.chat_template):
+        return len(encoded(student, prompt, field="teacher_prompt", where=where))
+    texts = "\n".join(message.content for message in prompt)
+    return len(encoded(student, texts, field="teacher_prompt", where=where)) if texts.strip() else 1

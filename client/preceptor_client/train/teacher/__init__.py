@@ -1,0 +1,1 @@
+"""Asks teacher servers about what a student wrote. Knows nothing of losses."""

@@ -1,0 +1,55 @@
+"""An episode and what its teachers think of it. Knows nothing of networks or of losses."""
+
+# N = scored positions, K = support size
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from preceptor.wire import TokenArray
+
+from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.types import ResponseScores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TeacherScores:
+    """One teacher's answer about an episode that several teachers scored."""
+
+    teacher: str
+    """Its name in the settings, [teachers.NAME]."""
+    scores: ResponseScores
+    """At the same positions as `ScoredEpisode.scores`."""
+    weights_N: npt.NDArray[np.float64]
+    """Its share at each position; over the teachers of an episode they add up to 1."""
+    revision: str = ""
+    """Of the weights that scored it."""
+    prompt_ids: TokenArray | None = None
+    """The prompt as that teacher read it, in its own ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredEpisode:
+    """What was written, and what the teacher thinks of it."""
+
+    episode: Episode
+    scores: ResponseScores
+    """Of the teacher; of several, their mixture. Without the positions whose support is too small for the loss; their
+    status stays what it was."""
+    num_single_support: int = 0
+    """How many those are: renormalised over one token both sides are 1, so there is nothing to learn."""
+    revision: str = ""
+    """Of the teacher's weights that scored it; of several teachers, theirs with commas between."""
+    teacher: str = ""
+    """Who scored it, by the name on its server; of several, the first."""
+    teacher_prompt_ids: TokenArray | None = None
+    """The prompt as that teacher read it, in its own ids."""
+    by_teacher: tuple[TeacherScores, ...] = ()
+    """Each teacher's own answer; empty where one teacher scored it."""
+
+    @property
+    def sampled_ids_N(self) -> TokenArray:
+        """The tokens that the student wrote at the scored positions."""
+        return np.asarray(self.episode.response_ids, np.int64)[self.scores.positions_N]
