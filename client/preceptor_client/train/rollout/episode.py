@@ -23,7 +23,7 @@ FinishReason = Literal["stop", "length", "turns"]
 """The student ended, or its environment did; a limit on tokens cut it; a limit on turns did."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """Consecutive tokens of one author."""
 
@@ -32,7 +32,7 @@ class Segment:
     """Whether the student wrote them. What an environment, a tool or another model wrote is context, never a target."""
     is_masked: bool = False
     """Whether tokens of the student are left out of the loss all the same."""
-    student: StudentView | None = None
+    student: StudentView | None = field(default=None, compare=False)
     """The student's distribution, for its own tokens only."""
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Segment:
             )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Episode:
     """One rollout. A single turn is one segment, which the student wrote."""
 
@@ -65,7 +65,7 @@ class Episode:
     finish_reason: FinishReason
     messages: tuple[ChatMessage, ...] = ()
     """The conversation that `prompt_ids` renders, where it is longer than the example's prompt."""
-    info: Mapping[str, object] = field(default_factory=dict)
+    info: Mapping[str, object] = field(default_factory=dict, hash=False)
     """Whatever its environment says of it."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,89 @@
+"""The seam for rollout engines: what an engine is asked for, what it may use, what it gives back."""
+
+# T = tokens of the response
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerFast
+
+from preceptor_client.train.data.examples import Example, ExamplePrompt
+from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
+from preceptor_client.train.rollout.config import RolloutConfig
+from preceptor_client.train.rollout.episode import Episode, FinishReason
+from preceptor_client.train.student.view import StudentView
+
+OnBad = Callable[[InvalidDataError | InvalidEpisodeError], None]
+"""Takes what is wrong with one example or with one episode; raises it, or returns for the rest to go on without."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What the student wrote after one prompt."""
+
+    ids: tuple[int, ...]
+    """Up to the first end token, which it includes."""
+    finish_reason: FinishReason
+    """"stop" where it ends with an end token, else "length"."""
+    student: StudentView
+
+
+class Policy(Protocol):
+    """The student, as far as an engine needs it."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast: ...
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence that it can read and write, in tokens."""
+        ...
+
+    def encode(self, prompt: ExamplePrompt, *, example: Example) -> tuple[int, ...]:
+        """The ids that it reads for a prompt of this example. Raises InvalidDataError, which names the example."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Their text, without special tokens."""
+        ...
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], *, temperature: float, top_p: float, max_new_tokens: int, seed: int
+    ) -> list[Written]:
+        """One response per prompt, all in one batch; what is drawn is a function of weights, arguments and seed."""
+        ...
+
+    def view(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[StudentView]:
+        """What it would have said at the tokens of responses that it did not write."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequest:
+    """Examples of one task to be rolled out in a step."""
+
+    examples: Sequence[Example]
+    first_slot: int = 0
+    """The slot of the first example; the others follow."""
+    step: int
+    """The optimizer step that the episodes are for; 0 for a measurement. The policy has made `step - 1` steps."""
+    seed: int
+    """Of the run."""
+    config: RolloutConfig
+    """As the task overrides it."""
+
+
+class RolloutEngine(Protocol):
+    """Rolls examples out. One class, named in TOML: rollout.engine = "package.module:Name"."""
+
+    def run(self, request: RolloutRequest, *, policy: Policy, on_bad: OnBad) -> Iterator[list[Episode]]:
+        """Yields the episodes in batches, each as soon as it is done, so that the teacher scores one while the next is
+        written. All episodes of a slot are in one batch, side by side. What is wrong with one example or one episode
+        goes to `on_bad`, and the rest goes on."""
+        ...
