@@ -19,9 +19,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from preceptor_client.train.data.examples import Example, PromptStream
 from preceptor_client.train.data.loading import load_examples
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import RolloutConfig, StudentConfig
+from preceptor_client.train.run.config import StudentConfig
 from preceptor_client.train.student.student import Student, load_student
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -10,8 +10,9 @@ import torch
 
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode, single_turn
-from preceptor_client.train.run.config import RolloutConfig, RunConfig
+from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.encoding import encode_prompt
 from preceptor_client.train.student.generation import Sampling, generate_recorded
 from preceptor_client.train.student.recorder import StudentRecorder

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.teacher.config import TeacherConfig
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -72,23 +73,6 @@ class DataConfig(Section):
     @property
     def _sources(self) -> dict[str, str]:
         return {"train": self.train, "heldout": self.heldout or ""}
-
-
-class RolloutConfig(Section):
-    """How the student writes."""
-
-    prompts_per_step: int = Field(ge=1)
-    """Prompts per optimizer step."""
-    max_new_tokens: int = Field(ge=1)
-    """Longest response, in tokens; longer ones are cut, and trained on up to there."""
-    responses_per_prompt: int = Field(1, ge=1)
-    """Responses to each prompt of a step."""
-    top_p: float = Field(0.9, gt=0, le=1)
-    """Nucleus of the student's distribution that tokens are drawn from."""
-    temperature: float = Field(1.0, gt=0, le=100)
-    """Divides the student's logits before tokens are drawn."""
-    batch_size: int = Field(16, ge=1)
-    """Responses that are written at once; the teacher scores one batch while the next is written."""
 
 
 class OptimizerConfig(Section):

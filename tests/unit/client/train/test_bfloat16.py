@@ -12,8 +12,9 @@ from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.weights import position_weights
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import EvalConfig, OptimizerConfig, RolloutConfig, RunConfig
+from preceptor_client.train.run.config import EvalConfig, OptimizerConfig, RunConfig
 from preceptor_client.train.run.directory import to_toml
 from preceptor_client.train.student.student import prepare_student
 from preceptor_client.train.teacher.config import TeacherConfig

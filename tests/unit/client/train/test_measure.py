@@ -7,8 +7,8 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.learner.columns import StudentColumns
 from preceptor_client.train.learner.measure import spread_rows, student_columns
 from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import RolloutConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode

@@ -8,9 +8,9 @@ from preceptor.wire import SegmentationPolicy
 from preceptor_client.errors import CorruptAnswerError, TeacherUnavailableError
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import RolloutConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scoring import Scoring, teacher_prompt

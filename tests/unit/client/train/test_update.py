@@ -16,8 +16,9 @@ from preceptor_client.train.learner.learner import Update, UpdateResult
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.weights import position_weights
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import OptimizerConfig, RolloutConfig
+from preceptor_client.train.run.config import OptimizerConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode

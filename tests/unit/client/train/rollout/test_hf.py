@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from preceptor_client.train.data.examples import Example
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import RolloutConfig
 from preceptor_client.train.student import writing
 from preceptor_client.train.student.generation import Sampling, generate
 from preceptor_client.train.student.student import Student

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from preceptor_client.train.data.examples import Example
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import RolloutConfig
 from preceptor_client.train.student.recorder import StudentRecorder
 from preceptor_client.train.student.student import Student
 
