@@ -22,7 +22,7 @@ from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.student import Student, load_student
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

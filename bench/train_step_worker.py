@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from preceptor_client.train.data.examples import Example
+from preceptor_client.train.learner.config import OptimizerConfig
 from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.rollout.episode import Episode, single_turn
-from preceptor_client.train.run.config import OptimizerConfig
 from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.types import ResponseScores

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.generation import Sampling, generate, generate_recorded
 from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
 from preceptor_client.train.student.recorder import StudentRecorder

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from preceptor_client.train.run.config import EvalConfig, StudentConfig
+from preceptor_client.train.run.config import EvalConfig
+from preceptor_client.train.student.config import StudentConfig
 
 
 def run(arguments: list[str]) -> int:

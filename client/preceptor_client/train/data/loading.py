@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preceptor_client.train.data.bad_examples import BadExamples, Source
+from preceptor_client.train.data.config import DataConfig
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.excerpts import message_of
 from preceptor_client.train.data.reading import Row, json_lines
 from preceptor_client.train.data.rows import KEYS, ExtraFields, parse_example
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.run.config import DataConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from preceptor_client.train.data.examples import Example, prompt_text
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.run.config import EvaluationConfig
+from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.student.encoding import encode_prompt
 from preceptor_client.train.student.generation import generate
 from preceptor_client.train.student.student import Student

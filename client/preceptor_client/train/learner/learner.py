@@ -14,10 +14,10 @@ import torch
 from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.learner.batches import micro_batches
 from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.learner.config import OptimizerConfig
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.learner.measure import StudentMeasure
 from preceptor_client.train.objective.weights import WeightArray
-from preceptor_client.train.run.config import OptimizerConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 

@@ -3,111 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from preceptor.settings import Section
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from preceptor_client.train.data.config import DataConfig
+from preceptor_client.train.evaluation.config import EvaluationConfig
+from preceptor_client.train.learner.config import OptimizerConfig
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.rollout.config import RolloutConfig
+from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.teacher.config import TeacherConfig
-
-_Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class StudentConfig(Section):
-    """The model to train."""
-
-    model: str = Field(min_length=1)
-    """Folder, or Hugging Face id, of the model to train."""
-    gguf_file: str | None = None
-    """Name of a GGUF file inside that folder, where the weights are stored as one."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the weights. bfloat16 is for `preceptor eval` alone: training keeps weights, gradients and
-    optimizer in it, where small steps round away."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the student runs; auto takes a GPU where there is one."""
-    end_token_ids: tuple[int, ...] = ()
-    """Ids that end the student's responses, the one to learn first; empty takes what model and tokenizer say."""
-    chat_template: str = ""
-    """Name of the chat template to use, where the student's tokenizer has several; empty takes the "default" one."""
-
-
-class DataConfig(Section):
-    """What the student practises on, and what it is measured on."""
-
-    train: str = Field(min_length=1)
-    """A JSONL file (its name ends with .jsonl), or the name of a dataset of Hugging Face `datasets`."""
-    heldout: str | None = None
-    """The same for examples that are never trained on, with answers unless evaluation.loss is all that is measured;
-    without it nothing is measured."""
-    subset: str | None = None
-    """Configuration of a named dataset."""
-    train_split: str = "train"
-    """Split of a named dataset to train on."""
-    heldout_split: str = "test"
-    """Split of a named dataset to measure on."""
-    prompt_field: str = "prompt"
-    """Column of a named dataset with the prompt: a text, or a list of messages."""
-    answer_field: str = "answer"
-    """Column of a named dataset with the expected answer; need not exist for training."""
-    extra_fields: Literal["refuse", "ignore"] = "refuse"
-    """Whether a JSONL file may have other keys, such as an id. By default it may not: one may be a misspelt name."""
-    on_bad_example: Literal["stop", "skip"] = "stop"
-    """What an example does that cannot be read, or that a chat template or the teacher refuses: it stops the run, which
-    is saved first, or it is left out, counted, and listed in the run's bad_examples.jsonl."""
-    max_bad_examples: int = Field(100, ge=0)
-    """Most examples to leave out, before the first step and since; one more stops the run."""
-
-    @model_validator(mode="after")
-    def _columns_are_for_named_datasets(self) -> Self:
-        is_named = {name: bool(source) and not source.endswith(".jsonl") for name, source in self._sources.items()}
-        readers = {"train_split": ("train",), "heldout_split": ("heldout",)}
-        for name in ("subset", "train_split", "heldout_split", "prompt_field", "answer_field"):
-            is_read = any(is_named[source] for source in readers.get(name, is_named))
-            if getattr(self, name) != type(self).model_fields[name].default and not is_read:
-                raise ValueError(f"data.{name} is for a named dataset, and none is read: a JSONL file has its own keys")
-        return self
-
-    @property
-    def _sources(self) -> dict[str, str]:
-        return {"train": self.train, "heldout": self.heldout or ""}
-
-
-class OptimizerConfig(Section):
-    """AdamW, and how a step is cut into pieces that fit memory."""
-
-    learning_rate: float = Field(gt=0)
-    """Learning rate, constant after the warm-up."""
-    betas: tuple[_Decay, _Decay] = (0.9, 0.95)
-    """Decay of AdamW's two moving averages."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay."""
-    gradient_clip: float = Field(1.0, gt=0)
-    """Largest norm of the gradient of a step."""
-    micro_batch_size: int = Field(16, ge=1)
-    """Responses per forward and backward; changes memory and speed, not the loss."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps over which the learning rate rises linearly from 0."""
-
-
-class EvaluationConfig(Section):
-    """How held-out answers are written and judged (they are greedy), and whether the held-out loss is measured."""
-
-    every_steps: int = Field(0, ge=0)
-    """Steps between measurements; 0 measures only before the first step and after the last."""
-    max_new_tokens: int = Field(32, ge=1)
-    """Longest answer, in tokens."""
-    match: Literal["starts_with", "contains", "exact"] = "starts_with"
-    """How an answer must relate to the expected one; case counts, white space around either does not."""
-    batch_size: int = Field(32, ge=1)
-    """Answers that are written at once."""
-    teacher_prompts: bool = False
-    """Measure the untrained student with the teacher's prompts too: the mark to reach where both share weights."""
-    loss: bool = False
-    """Also measure the loss on held-out examples, which then need no answers: each is rolled out once with the
-    rollout's settings, by the same draws every time, and scored by the teacher."""
 
 
 class RunSection(Section):

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.config import StudentConfig
 
 _PARTS: tuple[Part, ...] = ("config", "weights", "tokenizer")
 _AutoClass = type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from preceptor_client.train.data.examples import ExamplePrompt
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.head import Head
 from preceptor_client.train.student.head.matching import head_of
 from preceptor_client.train.student.loading import load_parts

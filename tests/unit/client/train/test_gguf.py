@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.generation import generate
 from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.types import ChatMessage

@@ -11,8 +11,8 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.data.rows import ExtraFields, parse_example
 from preceptor_client.train.errors import InvalidDataError
+from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.evaluation.evaluate import evaluate
-from preceptor_client.train.run.config import EvaluationConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.types import ChatMessage
 

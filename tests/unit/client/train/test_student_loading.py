@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.student import load_student
 from safetensors.torch import load_file, save_file
 

@@ -12,13 +12,13 @@ from preceptor_client.objectives.lsm import lsm
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.learner.config import OptimizerConfig
 from preceptor_client.train.learner.learner import Update, UpdateResult
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import OptimizerConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode

@@ -9,7 +9,7 @@ import pytest
 import torch
 from preceptor.fingerprint import tokenizer_id
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.run.config import StudentConfig
+from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.generation import Sampling, generate
 from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
 from preceptor_client.train.student.student import Student, load_student, prepare_student
