@@ -7,6 +7,8 @@ from typing import Literal, Self
 from preceptor.settings import Section
 from pydantic import Field, model_validator
 
+from preceptor_client.train.parts import PartConfig
+
 ObjectiveKind = Literal[
     "lsm",
     "tail_bucket",
@@ -110,3 +112,7 @@ class ObjectiveConfig(Section):
     def min_support(self) -> int:
         """Tokens that a position's support must hold for the loss to say anything there."""
         return 1 if self.needs_normaliser and self.kind != "full_vocabulary" else 2
+
+
+class CreditConfig(PartConfig):
+    """STUB until merge."""
