@@ -15,7 +15,7 @@ from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.instruments.verdicts import verdicts
 from preceptor_client.train.learner.measure import student_columns
-from preceptor_client.train.record.views import view_teacher
+from preceptor_client.train.teacher.views import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.start.handshake import check_teacher

@@ -5,15 +5,16 @@ from __future__ import annotations
 from preceptor.wire import SegmentationPolicy
 
 from preceptor_client.train.errors import UnsuitableTeacherError
-from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.types import Limits
 
 
-def check_objective(agreement: Agreement, limits: Limits, *, config: RunConfig, student: Student) -> None:
+def check_objective(agreement: Agreement, limits: Limits, *, objective: ObjectiveConfig, student: Student) -> None:
     """Raises UnsuitableTeacherError where the teacher cannot answer what the objective asks for."""
-    objective, name = config.objective, agreement.teacher.name
+    name = agreement.teacher.name
     if objective.kind == "full_vocabulary":
         size = min(student.vocabulary_size, agreement.teacher.vocabulary_size)
         if limits.max_top_k < size:
@@ -46,9 +47,9 @@ def can_name_tokens(agreement: Agreement) -> bool:
     return has_ids and agreement.teacher.capabilities.candidates
 
 
-def objective_warnings(config: RunConfig) -> tuple[str, ...]:
-    """What is allowed and may surprise."""
-    kind, rollout, temperature = config.objective.kind, config.rollout, config.teacher.temperature
+def objective_warnings(objective: ObjectiveConfig, *, rollout: RolloutConfig, temperature: float) -> tuple[str, ...]:
+    """What is allowed and may surprise. `temperature` is that of the loss."""
+    kind = objective.kind
     warnings: list[str] = []
     if kind in ("sampled_token", "ema_pg") and (rollout.top_p < 1 or rollout.temperature != temperature):
         warnings.append(

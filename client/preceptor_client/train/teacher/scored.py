@@ -47,7 +47,9 @@ class ScoredEpisode:
     teacher_prompt_ids: TokenArray | None = None
     """The prompt as that teacher read it, in its own ids."""
     by_teacher: tuple[TeacherScores, ...] = ()
-    """Each teacher's own answer; empty where one teacher scored it."""
+    """Each teacher's own answer, one or several; empty where the run has one teacher, without a name."""
+    task: str = ""
+    """The name of its task in the settings."""
 
     @property
     def sampled_ids_N(self) -> TokenArray:

@@ -12,7 +12,7 @@ from preceptor_client.train.learner.columns import StudentColumns, unmeasured
 from preceptor_client.train.learner.learner import UpdateResult
 from preceptor_client.train.record.metrics import MetricRow, Metrics
 from preceptor_client.train.record.rollout_log import RolloutLog, RolloutRow, is_kept, rollout_rows
-from preceptor_client.train.record.views import TeacherView, view_responses
+from preceptor_client.train.teacher.views import TeacherView, view_responses
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
