@@ -1,6 +1,6 @@
-"""Scored rollouts a few at a time: which go together, the student's hidden states for them, and columns cut back."""
+"""Scored rollouts a few at a time: which go together, what the student is run on for them, and columns cut back."""
 
-# N = scored positions of a batch, D = hidden size
+# N = scored positions of a batch
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.student.student import Student
+from preceptor_client.train.student.hidden import ScoredSequence
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 
@@ -24,10 +22,10 @@ def micro_batches(scored: Sequence[ScoredEpisode], *, size: int) -> Iterator[lis
         yield eligible[start : start + size]
 
 
-def hidden_states(student: Student, batch: Sequence[ScoredEpisode]) -> torch.Tensor:
-    """Of the rows that predict the scored tokens, [N, D]. `positions_N` of the scores already excludes prompt,
-    padding, masked and failed positions; nothing here re-derives it."""
-    sequences = [
+def scored_sequences(batch: Sequence[ScoredEpisode]) -> list[ScoredSequence]:
+    """Prompts, responses and scored tokens. `positions_N` of the scores already excludes prompt, padding, masked and
+    failed positions; nothing here re-derives it."""
+    return [
         ScoredSequence(
             prompt_ids=one.episode.prompt_ids,
             response_ids=one.episode.response_ids,
@@ -35,7 +33,6 @@ def hidden_states(student: Student, batch: Sequence[ScoredEpisode]) -> torch.Ten
         )
         for one in batch
     ]
-    return scored_hidden_states(student, sequences)
 
 
 def split_by_rollout(

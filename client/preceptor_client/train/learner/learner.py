@@ -42,11 +42,10 @@ class Update:
 
     def __init__(self, student: Student, *, config: OptimizerConfig, loss: Loss, temperature: float) -> None:
         """`temperature` is that of the loss."""
-        self._student = student
         self._config = config
         self._loss = loss
         self._temperature = temperature
-        self._parameters = [parameter for parameter in student.model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in student.module.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._parameters,
             lr=config.learning_rate,
@@ -90,15 +89,16 @@ class Update:
         """Adds the gradient of the mean loss over the step, and returns that mean. It is global: micro-batches do not
         change it."""
         total = sum(float(weights_N.sum()) for weights_N in weights)
-        measure = StudentMeasure(self._student, scored, temperature=self._temperature)
+        measure = StudentMeasure(scored, temperature=self._temperature)
         loss = 0.0
         for indices in micro_batches(scored, size=self._config.micro_batch_size):
-            batch = self._loss.of([scored[index] for index in indices])
+            batch = self._loss.of([scored[index] for index in indices], dense_rows_M=measure.rows_of(indices))
             weights_N = torch.from_numpy(np.concatenate([weights[index] for index in indices]))
             weighted_N = batch.losses_N * weights_N.to(batch.losses_N)
             torch.autograd.backward(weighted_N.sum() / total)
             loss += float(weighted_N.detach().double().sum()) / total
-            measure.add(indices, batch.hidden_ND, batch.losses_N.detach())
+            assert batch.dense_logits_MV is not None
+            measure.add(indices, batch.dense_logits_MV, batch.losses_N.detach())
         return loss, measure.finish()
 
     def _learning_rate(self, step: int) -> float:

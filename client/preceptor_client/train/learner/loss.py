@@ -1,27 +1,25 @@
 """The loss of scored rollouts, position by position: one forward of the student, the objective. Moves no weights."""
 
-# N = scored positions, K = width of the supports, V = vocabulary, D = hidden size
+# N = scored positions, K = width of the supports, M = positions that are measured, V = vocabulary
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from preceptor_client.objectives import objective_for
 from preceptor_client.objectives.positions import Positions
-from preceptor_client.train.learner.batches import hidden_states
+from preceptor_client.train.learner.batches import scored_sequences
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.objective.targets import Targets, targets_of
+from preceptor_client.train.student.module import TokenLogprobs, TokenQuery
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
-
-ENTRIES_AT_ONCE = 1 << 24
-"""Entries of supports, N x K, whose gradients are kept; beyond them a part of the positions at a time is computed again
-in the backward. Only full_vocabulary has as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,8 +28,8 @@ class BatchLoss:
 
     losses_N: torch.Tensor
     """Nats, with gradients."""
-    hidden_ND: torch.Tensor
-    """Without gradients."""
+    dense_logits_MV: torch.Tensor | None
+    """All logits at the rows that were asked for, before the temperature and without gradients."""
 
 
 class Loss:
@@ -54,36 +52,34 @@ class Loss:
         self._reference = reference
         self._objective = objective_for(config)
 
-    def of(self, batch: Sequence[ScoredEpisode]) -> BatchLoss:
-        """The losses of a micro-batch, in the order of its rollouts."""
-        hidden_ND = hidden_states(self._student, batch)
-        targets = targets_of(batch, config=self._config, device=hidden_ND.device)
+    def of(self, batch: Sequence[ScoredEpisode], *, dense_rows_M: npt.NDArray[np.int64] | None = None) -> BatchLoss:
+        """The losses of a micro-batch, in the order of its rollouts; `dense_rows_M` are those of its positions whose
+        logits are wanted whole."""
+        targets = targets_of(batch, config=self._config, device=self._student.device)
         if self._reference:
             targets = self._reference.extrapolated(targets, batch, strength=self._config.extrapolation)
-        return BatchLoss(losses_N=self._in_parts(hidden_ND, targets), hidden_ND=hidden_ND.detach())
-
-    def _in_parts(self, hidden_ND: torch.Tensor, targets: Targets) -> torch.Tensor:
-        size = max(1, ENTRIES_AT_ONCE // targets.ids_NK.shape[1])
-        if len(hidden_ND) <= size:
-            return self._losses(hidden_ND, targets)
-        parts = [slice(start, start + size) for start in range(0, len(hidden_ND), size)]
-        return torch.cat(
-            [checkpoint(self._losses, hidden_ND[part], targets.rows(part), use_reentrant=False) for part in parts]
+        outputs = self._student.module(
+            scored_sequences(batch),
+            TokenQuery(
+                ids_NK=targets.ids_NK,
+                sampled_ids_N=targets.sampled_ids_N,
+                temperature=self._temperature,
+                needs_normaliser=self._objective.needs_normaliser,
+            ),
+            then=lambda logprobs, rows: self._losses(logprobs, targets.rows(rows)),
+            dense_rows_M=dense_rows_M,
         )
+        assert outputs.values_N is not None
+        return BatchLoss(losses_N=outputs.values_N, dense_logits_MV=outputs.dense_logits_MV)
 
-    def _losses(self, hidden_ND: torch.Tensor, targets: Targets) -> torch.Tensor:
-        ids = torch.cat([targets.ids_NK, targets.sampled_ids_N[:, None]], dim=1)
-        logprobs = self._student.head.logits_at(hidden_ND, ids) / self._temperature
-        if self._objective.needs_normaliser:
-            log_z_N = self._student.head.log_partition(hidden_ND, temperature=self._temperature)
-            logprobs = logprobs - log_z_N[:, None]
+    def _losses(self, student: TokenLogprobs, targets: Targets) -> torch.Tensor:
         return self._objective.loss(
             Positions(
-                student_logprobs_NK=logprobs[:, :-1],
+                student_logprobs_NK=student.logprobs_NK,
                 teacher_logprobs_NK=targets.teacher_logprobs_NK,
                 teacher_log_tail_N=targets.teacher_log_tail_N,
                 is_normalised=self._objective.needs_normaliser,
-                student_sampled_logprobs_N=logprobs[:, -1],
+                student_sampled_logprobs_N=student.sampled_logprobs_N,
                 teacher_sampled_logprobs_N=targets.teacher_sampled_logprobs_N,
                 old_logprobs_N=targets.old_logprobs_N,
                 is_sampled_inside_N=targets.is_sampled_inside_N,

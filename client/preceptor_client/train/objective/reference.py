@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import torch
 
-from preceptor_client.train.learner.batches import hidden_states
+from preceptor_client.train.learner.batches import scored_sequences
 from preceptor_client.train.objective.targets import Targets
+from preceptor_client.train.student.module import TokenQuery
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
@@ -31,12 +32,18 @@ class Reference:
     @torch.no_grad()
     def extrapolated(self, targets: Targets, batch: Sequence[ScoredEpisode], *, strength: float) -> Targets:
         """The same with the target's logprobs in place of the teacher's; `strength` is lambda."""
-        hidden_ND = hidden_states(self._start, batch)
-        ids = torch.cat([targets.ids_NK, targets.sampled_ids_N[:, None]], dim=1)
-        log_z_N = self._start.head.log_partition(hidden_ND, temperature=self._temperature)
-        logprobs = self._start.head.logits_at(hidden_ND, ids) / self._temperature - log_z_N[:, None]
+        query = TokenQuery(
+            ids_NK=targets.ids_NK,
+            sampled_ids_N=targets.sampled_ids_N,
+            temperature=self._temperature,
+            needs_normaliser=True,
+        )
+        start = self._start.module(scored_sequences(batch), query).tokens
+        assert start is not None
         return replace(
             targets,
-            teacher_logprobs_NK=strength * targets.teacher_logprobs_NK - (strength - 1) * logprobs[:, :-1],
-            teacher_sampled_logprobs_N=strength * targets.teacher_sampled_logprobs_N - (strength - 1) * logprobs[:, -1],
+            teacher_logprobs_NK=strength * targets.teacher_logprobs_NK - (strength - 1) * start.logprobs_NK,
+            teacher_sampled_logprobs_N=(
+                strength * targets.teacher_sampled_logprobs_N - (strength - 1) * start.sampled_logprobs_N
+            ),
         )

@@ -117,7 +117,7 @@ def _load_start(config: RunConfig) -> Student | None:
     if config.objective.extrapolation == 1.0:
         return None
     start = load_student(config.student)
-    start.model.requires_grad_(False)
+    start.module.requires_grad_(False)
     return start
 
 

@@ -20,6 +20,7 @@ from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.head import Head
 from preceptor_client.train.student.head.matching import head_of
 from preceptor_client.train.student.loading import load_parts
+from preceptor_client.train.student.module import StudentForScoring
 from preceptor_client.train.student.vocabulary import chosen_template, fit_vocabulary
 from preceptor_client.train.student.ways import ExactWays, KnownWays
 
@@ -30,14 +31,12 @@ _log = logging.getLogger(__name__)
 class Student:
     """A causal language model in evaluation mode (no dropout), with its tokenizer."""
 
-    model: PreTrainedModel
-    head: Head
-    ways: KnownWays
-    """How its batches are run."""
+    module: StudentForScoring
+    """What training calls, and nothing else of the student. May be what wraps it and holds it as its own `module`, as
+    DistributedDataParallel does."""
     tokenizer: PreTrainedTokenizerFast
     tokenizer_id: str
     end_token_ids: tuple[int, ...]
-    pad_token_id: int
     notes: tuple[str, ...] = ()
     """What the user should know about it."""
     saved_chat_template: str | dict[str, str] | None = None
@@ -46,8 +45,34 @@ class Student:
     """What the model came with. Kept off the model while it trains: its penalties would bend the rollouts."""
 
     @property
+    def unwrapped(self) -> StudentForScoring:
+        """The module without what wraps it."""
+        module: torch.nn.Module = self.module
+        while not isinstance(module, StudentForScoring):
+            module = module.get_submodule("module")
+        return module
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """To generate, to load and to save."""
+        return self.unwrapped.model
+
+    @property
+    def head(self) -> Head:
+        return self.unwrapped.head
+
+    @property
+    def ways(self) -> KnownWays:
+        """How its batches are run."""
+        return self.unwrapped.ways
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.unwrapped.pad_token_id
+
+    @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self.unwrapped.device
 
     @property
     def base(self) -> torch.nn.Module:
@@ -143,14 +168,12 @@ def prepare_student(
     if end_token_ids:
         generation_config.eos_token_id = list(vocabulary.end_token_ids)
     head, pad_token_id = head_of(model), vocabulary.pad_token_id
+    ways = ExactWays(model, head=head, pad_token_id=pad_token_id, max_length=max_length_of(model))
     student = Student(
-        model=model,
-        head=head,
-        ways=ExactWays(model, head=head, pad_token_id=pad_token_id, max_length=max_length_of(model)),
+        module=StudentForScoring(model, head=head, ways=ways, pad_token_id=pad_token_id),
         tokenizer=tokenizer,
         tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
         end_token_ids=vocabulary.end_token_ids,
-        pad_token_id=pad_token_id,
         notes=(*template_notes, *vocabulary.notes),
         saved_chat_template=saved_chat_template,
         saved_generation_config=generation_config,
