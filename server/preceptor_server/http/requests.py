@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from preceptor.chat import MAX_TOOLS
 from pydantic import (
@@ -90,11 +90,17 @@ class Message(Body):
         return content
 
 
+def _described_as_one_kind(schema: dict[str, Any]) -> None:  # Any: whatever JSON holds
+    absent = {"properties": dict.fromkeys(PromptBody.OF_MESSAGES, False)}
+    schema["oneOf"] = [{"required": [kind]} | ({} if kind == "messages" else absent) for kind in PromptBody.KINDS]
+
+
 class PromptBody(Body):
     """What stands before the responses: exactly one of text, messages, student_ids, teacher_ids."""
 
     KINDS: ClassVar = ("text", "messages", "student_ids", "teacher_ids")
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [kind]} for kind in KINDS]})
+    OF_MESSAGES: ClassVar = ("tools", "chat_template_kwargs")
+    model_config = ConfigDict(json_schema_extra=_described_as_one_kind)
 
     text: str = Field("", min_length=1)
     """Text, cut by the teacher's tokenizer."""
@@ -119,8 +125,8 @@ class PromptBody(Body):
             raise ValueError(f"give exactly one of {', '.join(self.KINDS)}, not {' and '.join(given) or 'none'}")
         if self.omit_special_tokens and not self.text:
             raise ValueError(f"omit_special_tokens belongs to text, not to {given[0]}")
-        for name in ("tools", "chat_template_kwargs"):
-            if getattr(self, name) and not self.messages:
+        for name in self.OF_MESSAGES:
+            if name in self.model_fields_set and not self.messages:
                 raise ValueError(f"{name} belongs to messages, not to {given[0]}")
         return self
 

@@ -146,7 +146,7 @@ MISTAKES: dict[str, tuple[Body, str]] = {
         "prompt.messages[0].content",
     ),
     "tools beside a text": ({"text": "a", "tools": [TOOL]}, "prompt"),
-    "kwargs beside ids": ({"teacher_ids": [3], "chat_template_kwargs": {"a": 1}}, "prompt"),
+    "kwargs beside ids": ({"teacher_ids": [3], "chat_template_kwargs": {}}, "prompt"),
 }
 
 
