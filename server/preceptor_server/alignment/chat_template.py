@@ -16,10 +16,10 @@ from typing import Any
 
 import jinja2
 from preceptor.json_values import Json
+from preceptor.template_inputs import TemplateInputError, TemplateInputs, refuse_unread
+from preceptor.template_names import names_in
 from transformers import PreTrainedTokenizerBase
 
-from preceptor_server.alignment.template_inputs import TemplateInputs, refuse_unread
-from preceptor_server.alignment.template_names import names_in
 from preceptor_server.errors import InvalidRequestError
 
 MAX_SECONDS = 5.0
@@ -32,6 +32,7 @@ TOOL_USE = "tool_use"
 """Of several templates by name, the one that transformers takes for a conversation with tools."""
 _FILE_OF_TEMPLATES = "<template>"
 """What jinja2 calls the code that it makes of a template given as text."""
+_TEMPLATE = "the teacher's chat template"
 _MAX_SAID = 500
 """Characters of an error that are repeated: it travels in metadata, whose size is bounded."""
 
@@ -77,20 +78,20 @@ class ChatTemplate:
         if text is None:
             raise InvalidRequestError(field, f"{self._why_there_is_none()}: send the prompt as text or ids")
         try:
-            refuse_unread(chat, names_in(text), special_tokens=self._tokenizer.special_tokens_map)
+            refuse_unread(chat, names_in(text), special_tokens=self._tokenizer.special_tokens_map, template=_TEMPLATE)
             written = self._apply(text, chat)
-        except InvalidRequestError:
-            raise
+        except TemplateInputError as error:
+            raise InvalidRequestError(error.field, error.message) from error
         except TemplateTooLongError as error:
-            message = f"the teacher's chat template needs more than {self._max_seconds:g} s for these messages"
+            message = f"{_TEMPLATE} needs more than {self._max_seconds:g} s for these messages"
             raise InvalidRequestError(field, message) from error
         except jinja2.TemplateError as error:
             culprit, these = self._culprit(text, chat)
-            message = f"the teacher's chat template refuses these {these}: {_said(error)}"
+            message = f"{_TEMPLATE} refuses these {these}: {_said(error)}"
             raise InvalidRequestError(culprit, message) from error
         except Exception as error:  # a template is a program, and fails with whatever its expressions raise
             culprit, these = self._culprit(text, chat)
-            message = f"the teacher's chat template fails on these {these} with {type(error).__name__}: {_said(error)}"
+            message = f"{_TEMPLATE} fails on these {these} with {type(error).__name__}: {_said(error)}"
             raise InvalidRequestError(culprit, message) from error
         return self._checked(written, field=field)
 
@@ -126,7 +127,7 @@ class ChatTemplate:
     def _checked(text: Any, *, field: str) -> str:  # Any: as above
         assert isinstance(text, str), "tokenize=False returns text"
         if len(text) > MAX_CHARACTERS:
-            message = f"the teacher's chat template writes {len(text):,} characters, more than {MAX_CHARACTERS:,}"
+            message = f"{_TEMPLATE} writes {len(text):,} characters, more than {MAX_CHARACTERS:,}"
             raise InvalidRequestError(field, message)
         return text
 

@@ -120,7 +120,7 @@ MISTAKES: dict[str, tuple[Change, str, str]] = {
     "argument that is the server's": (
         lambda c: setattr(c, "template_arguments", '{"add_generation_prompt": false}'),
         "template_arguments",
-        "'add_generation_prompt' is set by the server",
+        "'add_generation_prompt' is set by Preceptor",
     ),
     "call without a name": (
         lambda c: c.messages[1].tool_calls.add(arguments="{}"),

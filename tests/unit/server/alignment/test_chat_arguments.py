@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 
-import jinja2
 import pytest
-from jinja2 import meta
 from preceptor.chat import ChatMessage, ToolCall
 from preceptor.json_values import JsonObject
+from preceptor.template_inputs import RESERVED
 from preceptor_server.alignment.chat_template import ChatTemplate
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
-from preceptor_server.alignment.template_inputs import SET_BY_SERVER
-from preceptor_server.alignment.template_names import names_in
 from preceptor_server.errors import InvalidRequestError
 from transformers import PreTrainedTokenizerFast
 
@@ -235,7 +231,7 @@ def test_refusal_names_the_field_and_the_reason(case: str) -> None:
 )
 def test_names_that_the_server_sets_are_refused(name: str) -> None:
     template = templated("{{ bos_token }}{{ tools }}{{ messages }}{{ add_generation_prompt }}{{ tokenize }}")
-    with pytest.raises(InvalidRequestError, match=f"'{name}' is set by the server: leave it out") as caught:
+    with pytest.raises(InvalidRequestError, match=f"'{name}' is set by Preceptor: leave it out") as caught:
         ChatTemplate(template).render(dicts(*EPISODE[:2]), arguments={name: "x"}, field=FIELD)
     assert caught.value.field == "prompt.chat.template_arguments"
 
@@ -243,8 +239,8 @@ def test_names_that_the_server_sets_are_refused(name: str) -> None:
 def test_no_parameter_of_transformers_can_be_taken_for_a_template_argument() -> None:
     parameters = set(inspect.signature(PreTrainedTokenizerFast.apply_chat_template).parameters) - {"kwargs"}
     # Documents reach the template under their own name, so a template that reads them may be given them.
-    assert parameters - SET_BY_SERVER == {"documents"}
-    assert set(tiny_tokenizer().SPECIAL_TOKENS_ATTRIBUTES) <= SET_BY_SERVER
+    assert parameters - RESERVED == {"documents"}
+    assert set(tiny_tokenizer().SPECIAL_TOKENS_ATTRIBUTES) <= RESERVED
 
 
 def test_a_special_token_of_the_tokenizers_own_name_is_the_servers() -> None:
@@ -253,7 +249,7 @@ def test_a_special_token_of_the_tokenizers_own_name_is_the_servers() -> None:
     )
     tokenizer.chat_template = "{{ image_token }}{{ messages[0].content }}"
     assert "image_token" in tokenizer.special_tokens_map
-    with pytest.raises(InvalidRequestError, match="'image_token' is set by the server"):
+    with pytest.raises(InvalidRequestError, match="'image_token' is set by Preceptor"):
         ChatTemplate(tokenizer).render(dicts(*EPISODE[:2]), arguments={"image_token": "x"}, field=FIELD)
 
 
@@ -276,42 +272,6 @@ def test_calls_and_thoughts_that_the_template_never_reads_are_refused_by_their_t
 def test_thoughts_reach_a_template_that_has_another_name_for_them() -> None:
     template = ChatTemplate(templated("{% for m in messages %}{{ m['thinking'] }}{% endfor %}"))
     assert template.render(dicts(ChatMessage("assistant", "4", reasoning_content="2 + 2")), field=FIELD) == "2 + 2"
-
-
-@pytest.mark.parametrize(
-    ("source", "read"),
-    [
-        ("{% macro turn(m, n=d) %}{{ m.x }}{{ n }}{{ deep }}{{ varargs }}{% endmacro %}{{ turn(1) }}", {"d", "deep"}),
-        ("{% for m in messages if m.a %}{{ loop.index }}{{ m }}{% break %}{% endfor %}{{ m }}", {"messages", "m"}),
-        ("{% for m in [] %}{% set x = 1 %}{{ x }}{% else %}{{ y }}{% endfor %}{{ x }}", {"x", "y"}),
-        ("{% generation %}{% set x = z %}{{ x }}{% endgeneration %}{{ x }}", {"x", "z"}),
-        ("{% set x %}{{ y }}{% set z = 1 %}{% endset %}{{ x }}{{ z }}", {"y", "z"}),
-        ("{% with x = y %}{{ x }}{% endwith %}{{ x }}", {"x", "y"}),
-        ("{% set x = x | default(1) %}{{ x }}", {"x"}),
-        ("{% if x is not defined %}{% set x = 1 %}{% endif %}{{ x }}", {"x"}),
-        ("{% set ns = namespace(a=b) %}{% set ns.a = c %}{{ ns.a }}{{ range(3) }}{{ dict() }}", {"b", "c"}),
-        ("{{ raise_exception('') if strftime_now is defined else x }}", {"x"}),
-        ("{% set a, b = pair %}{{ a }}{{ b }}{% filter upper %}{{ c }}{% endfilter %}", {"pair", "c"}),
-        ("{% macro f() %}{{ caller(1) }}{% endmacro %}{% call(v) f() %}{{ v }}{{ w }}{% endcall %}", {"w"}),
-    ],
-)
-def test_variables_are_those_that_a_template_has_not_certainly_set(source: str, read: set[str]) -> None:
-    assert names_in(source).variables == read
-
-
-@pytest.mark.parametrize("template", [QWEN2_5, QWEN3, LLAMA3_1, MISTRAL, PLAIN])
-def test_no_variable_is_found_that_jinja2_does_not_find(template: str) -> None:
-    tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
-        re.sub(r"{%- (end)?generation %}", "", template)
-    )
-    assert {"messages", "add_generation_prompt"} & names_in(template).variables
-    assert names_in(template).variables <= meta.find_undeclared_variables(tree)
-
-
-@pytest.mark.parametrize("written", ["m.tool_calls", "m['tool_calls']", "m.get('tool_calls')", "'tool_calls' in m"])
-def test_a_key_of_a_message_is_found_however_it_is_read(written: str) -> None:
-    assert "tool_calls" in names_in("{% for m in messages %}{{ " + written + " }}{% endfor %}").keys
-    assert "tool_calls" not in names_in("tool_calls {# m.tool_calls #}{{ m }}").keys
 
 
 def test_a_list_of_many_variables_and_a_long_name_are_shortened() -> None:

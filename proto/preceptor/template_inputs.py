@@ -1,4 +1,7 @@
-"""What is given to a chat template, and the refusal of what it would leave out in silence. Renders nothing."""
+"""What is given to a chat template, and the refusal of what it would leave out in silence. Renders nothing.
+
+Both sides render chats, the server the teacher's and the trainer the student's; both refuse the same things.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from preceptor.json_values import JsonObject
+from preceptor.template_names import TemplateNames
 
-from preceptor_server.alignment.template_names import TemplateNames
-from preceptor_server.errors import InvalidRequestError
-
-SET_BY_SERVER = frozenset(
+RESERVED = frozenset(
     {
         "messages", "tools", "add_generation_prompt",
         # Further parameters of apply_chat_template and of what it calls: they would not reach the template.
@@ -28,6 +29,15 @@ _REASONING_KEYS = ("reasoning_content", "thinking")
 _MAX_SHOWN_NAMES = 16
 _MAX_SHOWN_NAME = 64
 """Characters of a name that an error repeats: it travels in metadata, whose size is bounded."""
+
+
+class TemplateInputError(ValueError):
+    """Something that the template would ignore, or that is not the caller's to give. `field` names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,26 +63,27 @@ class TemplateInputs:
         return f"{parent}{dot}{name}"
 
 
-def refuse_unread(chat: TemplateInputs, names: TemplateNames, *, special_tokens: Iterable[str]) -> None:
-    """Raises InvalidRequestError where a template with these names would ignore what was given, or where an argument
-    has a name that is not the caller's to set."""
-    own = SET_BY_SERVER.union(special_tokens)
+def refuse_unread(chat: TemplateInputs, names: TemplateNames, *, special_tokens: Iterable[str], template: str) -> None:
+    """Raises TemplateInputError where a template with these names would ignore what was given, or where an argument
+    has a name that is not the caller's to set. `special_tokens` are names, such as the keys of a tokenizer's
+    `special_tokens_map`; `template` says whose it is, such as "the teacher's chat template"."""
+    own = RESERVED.union(special_tokens)
     for name in chat.arguments:
         shown = repr(name[:_MAX_SHOWN_NAME])
         if name in own:
-            raise InvalidRequestError(chat.arguments_field, f"{shown} is set by the server: leave it out")
+            raise TemplateInputError(chat.arguments_field, f"{shown} is set by Preceptor: leave it out")
         if name not in names.variables:
             readable = _listed(names.variables - own)
-            message = f"{shown} is never read by the teacher's chat template, which reads {readable}"
-            raise InvalidRequestError(chat.arguments_field, f"{message}: correct the name or leave it out")
+            message = f"{shown} is never read by {template}, which reads {readable}"
+            raise TemplateInputError(chat.arguments_field, f"{message}: correct the name or leave it out")
     if chat.tools and "tools" not in names.variables:
-        message = "the teacher's chat template never reads tools: leave them out, or describe them in a message"
-        raise InvalidRequestError(chat.tools_field, message)
+        message = f"{template} never reads tools: leave them out, or describe them in a message"
+        raise TemplateInputError(chat.tools_field, message)
     for index, turn in enumerate(chat.messages):
         for key, read_as in (("tool_calls", ("tool_calls",)), ("reasoning_content", _REASONING_KEYS)):
             if turn.get(key) and names.keys.isdisjoint(read_as):
-                message = f"the teacher's chat template never reads {key}: leave it out, or write it into the content"
-                raise InvalidRequestError(f"{chat.field}[{index}].{key}", message)
+                message = f"{template} never reads {key}: leave it out, or write it into the content"
+                raise TemplateInputError(f"{chat.field}[{index}].{key}", message)
 
 
 def _listed(names: Iterable[str]) -> str:
