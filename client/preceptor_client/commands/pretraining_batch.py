@@ -15,7 +15,6 @@ from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.instruments.verdicts import verdicts
 from preceptor_client.train.learner.measure import student_columns
-from preceptor_client.train.teacher.views import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.start.handshake import check_teacher
@@ -24,6 +23,7 @@ from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.train.teacher.scoring import Scorer, Scoring
+from preceptor_client.train.teacher.views import view_teacher
 
 MAX_MEASURED_POSITIONS = 128
 """Positions at which the student's whole distribution is computed, for its mass and the overlap."""

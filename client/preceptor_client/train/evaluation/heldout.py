@@ -15,16 +15,16 @@ import torch
 
 from preceptor_client.train.data.bad_examples import BadExamples, Skipping
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.errors import InvalidDataError, TrainingStoppedError
+from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.evaluation.evaluate import PromptsOf, evaluate
 from preceptor_client.train.record.metrics import MetricRow
-from preceptor_client.train.teacher.views import view_teacher
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.train.teacher.scoring import Scoring
+from preceptor_client.train.teacher.views import view_teacher
 
 MAX_SAVED_ANSWERS = 32
 """Held-out answers that a row of metrics keeps, for the report."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from preceptor_client.train.student.hidden import ScoredSequence
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 
@@ -20,19 +19,6 @@ def micro_batches(scored: Sequence[ScoredEpisode], *, size: int) -> Iterator[lis
     eligible.sort(key=lambda index: len(scored[index].episode.prompt_ids) + len(scored[index].episode.response_ids))
     for start in range(0, len(eligible), size):
         yield eligible[start : start + size]
-
-
-def scored_sequences(batch: Sequence[ScoredEpisode]) -> list[ScoredSequence]:
-    """Prompts, responses and scored tokens. `positions_N` of the scores already excludes prompt, padding, masked and
-    failed positions; nothing here re-derives it."""
-    return [
-        ScoredSequence(
-            prompt_ids=one.episode.prompt_ids,
-            response_ids=one.episode.response_ids,
-            positions_N=one.scores.positions_N,
-        )
-        for one in batch
-    ]
 
 
 def split_by_rollout(

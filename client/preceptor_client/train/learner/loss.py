@@ -13,7 +13,6 @@ import torch
 
 from preceptor_client.objectives import objective_for
 from preceptor_client.objectives.positions import Positions
-from preceptor_client.train.learner.batches import scored_sequences
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.objective.targets import Targets, targets_of
@@ -59,7 +58,7 @@ class Loss:
         if self._reference:
             targets = self._reference.extrapolated(targets, batch, strength=self._config.extrapolation)
         outputs = self._student.module(
-            scored_sequences(batch),
+            [one.sequence for one in batch],
             TokenQuery(
                 ids_NK=targets.ids_NK,
                 sampled_ids_N=targets.sampled_ids_N,

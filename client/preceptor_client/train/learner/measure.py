@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from preceptor_client.train.learner.batches import micro_batches, scored_sequences, split_by_rollout
+from preceptor_client.train.learner.batches import micro_batches, split_by_rollout
 from preceptor_client.train.learner.columns import FloatColumn, StudentColumns, unmeasured
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
@@ -98,7 +98,7 @@ def student_columns(
     """Masses and overlaps of a step without training on it; its losses are NaN."""
     measure = StudentMeasure(scored, temperature=temperature, max_positions=max_positions)
     for indices in micro_batches(scored, size=micro_batch_size):
-        sequences = scored_sequences([scored[index] for index in indices])
+        sequences = [scored[index].sequence for index in indices]
         outputs = student.module(sequences, dense_rows_M=measure.rows_of(indices))
         assert outputs.dense_logits_MV is not None
         measure.add(indices, outputs.dense_logits_MV)

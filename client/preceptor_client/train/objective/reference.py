@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import torch
 
-from preceptor_client.train.learner.batches import scored_sequences
 from preceptor_client.train.objective.targets import Targets
 from preceptor_client.train.student.module import TokenQuery
 from preceptor_client.train.student.student import Student
@@ -38,7 +37,7 @@ class Reference:
             temperature=self._temperature,
             needs_normaliser=True,
         )
-        start = self._start.module(scored_sequences(batch), query).tokens
+        start = self._start.module([one.sequence for one in batch], query).tokens
         assert start is not None
         return replace(
             targets,

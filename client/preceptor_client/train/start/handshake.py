@@ -9,7 +9,7 @@ from dataclasses import replace
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import UnsuitableTeacherError
-from preceptor_client.train.start.examples import check_examples, checked_sample
+from preceptor_client.train.start.example_check import check_examples, checked_sample
 from preceptor_client.train.start.objective_fit import check_objective, objective_warnings
 from preceptor_client.train.start.student_check import check_student
 from preceptor_client.train.student.student import Student

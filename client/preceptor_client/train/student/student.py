@@ -19,7 +19,7 @@ from preceptor_client.train.errors import InvalidStudentError
 from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.head import Head
 from preceptor_client.train.student.head.matching import head_of
-from preceptor_client.train.student.loading import load_parts
+from preceptor_client.train.student.model_files import load_parts
 from preceptor_client.train.student.module import StudentForScoring
 from preceptor_client.train.student.vocabulary import chosen_template, fit_vocabulary
 from preceptor_client.train.student.ways import ExactWays, KnownWays

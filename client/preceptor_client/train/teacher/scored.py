@@ -11,6 +11,7 @@ import numpy.typing as npt
 from preceptor.wire import TokenArray
 
 from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.student.hidden import ScoredSequence
 from preceptor_client.types import ResponseScores
 
 
@@ -50,6 +51,16 @@ class ScoredEpisode:
     """Each teacher's own answer, one or several; empty where the run has one teacher, without a name."""
     task: str = ""
     """The name of its task in the settings."""
+
+    @property
+    def sequence(self) -> ScoredSequence:
+        """What the student is run on. `positions_N` of the scores already excludes prompt, padding, masked and failed
+        positions; nothing after it re-derives it."""
+        return ScoredSequence(
+            prompt_ids=self.episode.prompt_ids,
+            response_ids=self.episode.response_ids,
+            positions_N=self.scores.positions_N,
+        )
 
     @property
     def sampled_ids_N(self) -> TokenArray:

@@ -13,10 +13,10 @@ from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.weights import position_weights
+from preceptor_client.train.record.settings_file import to_toml
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.run.config import EvalConfig, RunConfig
-from preceptor_client.train.run.directory import to_toml
 from preceptor_client.train.student.student import prepare_student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
