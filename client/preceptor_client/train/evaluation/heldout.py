@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 import torch
 
 from preceptor_client.train.data.bad_examples import BadExamples
@@ -19,7 +18,9 @@ from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.evaluation.evaluate import PromptsOf, evaluate
 from preceptor_client.train.learner.batches import micro_batches
 from preceptor_client.train.learner.loss import Loss
-from preceptor_client.train.objective.weights import position_weights
+from preceptor_client.train.objective.asking import scoring_for
+from preceptor_client.train.objective.context import StepContext
+from preceptor_client.train.objective.shaping import Shaping
 from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.record.views import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
@@ -28,7 +29,7 @@ from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scorer, Scoring
+from preceptor_client.train.teacher.scoring import Scorer
 
 MAX_SAVED_ANSWERS = 32
 """Held-out answers that a row of metrics keeps, for the report."""
@@ -61,9 +62,16 @@ class Heldout:
         self._stop = stop or StopRequest()
         once = config.rollout.model_copy(update={"responses_per_prompt": 1})
         self._rollouts = HfRollouts.of_run(student, config=config.model_copy(update={"rollout": once}))
-        self._scoring = Scoring.of_run(
-            scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size, stop=self._stop
+        self._scoring = scoring_for(
+            scorer,
+            teacher=config.teacher,
+            objective=config.objective,
+            agreement=agreement,
+            vocabulary_size=student.vocabulary_size,
+            stop=self._stop,
+            is_measurement=True,
         )
+        self._shaping = Shaping.of_settings(objective=config.objective)
 
     def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:
         """The row. Where `evaluation.loss` is measured and no example has an answer, it holds no answers. The teacher's
@@ -103,7 +111,7 @@ class Heldout:
         finally:
             self._scoring.cancel()
         num_positions = sum(len(one.scores.positions_N) for one in scored)
-        loss = self._mean_loss(scored) if num_positions else None
+        loss = self._mean_loss(scored, step=step) if num_positions else None
         if loss is not None and not math.isfinite(loss):
             raise TrainingStoppedError(f"the held-out loss after step {step} is {loss}: the student's numbers overflow")
         return {
@@ -114,10 +122,16 @@ class Heldout:
         }
 
     @torch.no_grad()
-    def _mean_loss(self, scored: Sequence[ScoredEpisode]) -> float:
-        weights = position_weights(scored, reduction=self._config.objective.reduction)
-        total = 0.0
-        for indices in micro_batches(scored, size=self._config.optimizer.micro_batch_size):
-            losses_N = self._loss_of.of([scored[index] for index in indices]).losses_N.double().cpu().numpy()
-            total += float(losses_N @ np.concatenate([weights[index] for index in indices]))
-        return total / sum(float(weights_N.sum()) for weights_N in weights)
+    def _mean_loss(self, scored: Sequence[ScoredEpisode], *, step: int) -> float:
+        at = StepContext(
+            step=step,
+            num_steps=self._config.run.num_steps,
+            tokenizer=self._student.tokenizer,
+            end_token_ids=self._student.end_token_ids,
+        )
+        shaped = self._shaping.measure(scored, at)
+        total, term = 0.0, shaped.terms.objective
+        for indices in micro_batches(shaped.scored, size=self._config.optimizer.micro_batch_size):
+            losses_N = self._loss_of.of([shaped.scored[index] for index in indices]).losses_N.double().cpu().numpy()
+            total += float(losses_N @ term.of(indices))
+        return total / term.denominator

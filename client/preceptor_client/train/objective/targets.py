@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from preceptor_client.train.objective.config import ObjectiveConfig
-from preceptor_client.train.objective.support import Support, support_of
 from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.support import Support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,18 +25,18 @@ class Targets:
     sampled_ids_N: torch.Tensor
     teacher_sampled_logprobs_N: torch.Tensor
     old_logprobs_N: torch.Tensor
+    advantage_N: torch.Tensor
+    """0 where nothing gives credit."""
+    turn_N: torch.Tensor
 
-    def rows(self, part: slice) -> Targets:
+    def rows(self, part: slice | torch.Tensor) -> Targets:
         """Those of some positions."""
         return Targets(**{name: getattr(self, name)[part] for name in Targets.__dataclass_fields__})
 
 
-def targets_of(batch: Sequence[ScoredEpisode], *, config: ObjectiveConfig, device: torch.device) -> Targets:
-    """What the settings compare the student with, at every scored position of a batch, in its order."""
-    sampled = [one.sampled_ids_N for one in batch]
-    supports = [
-        support_of(one.scores, sampled_ids_N=ids_N, config=config) for one, ids_N in zip(batch, sampled, strict=True)
-    ]
+def targets_of(batch: Sequence[ScoredEpisode], *, device: torch.device) -> Targets:
+    """What the student is compared with, at every scored position of a batch, in its order."""
+    supports = [one.support for one in batch]
     width = max(support.ids_NK.shape[1] for support in supports)
     ids_NK, logprobs_NK = zip(*(_widened(support, width) for support in supports), strict=True)
     old = [one.episode.student.logprobs_T[one.scores.positions_N] for one in batch]
@@ -51,10 +50,16 @@ def targets_of(batch: Sequence[ScoredEpisode], *, config: ObjectiveConfig, devic
         teacher_logprobs_NK=tensor(logprobs_NK),
         teacher_log_tail_N=tensor([support.teacher_log_tail_N for support in supports]),
         is_sampled_inside_N=tensor([support.is_sampled_inside_N for support in supports]),
-        sampled_ids_N=tensor(sampled),
+        sampled_ids_N=tensor([one.sampled_ids_N for one in batch]),
         teacher_sampled_logprobs_N=tensor([one.scores.sampled_logprobs_N for one in batch]),
         old_logprobs_N=tensor(old),
+        advantage_N=tensor([_advantages(one) for one in batch]),
+        turn_N=tensor([one.episode.turns_T[one.scores.positions_N] for one in batch]),
     )
+
+
+def _advantages(one: ScoredEpisode) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.zeros(len(one.scores.positions_N)) if one.advantages_N is None else one.advantages_N
 
 
 def _widened(

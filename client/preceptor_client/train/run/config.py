@@ -12,7 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from preceptor_client.train.data.config import DataConfig
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig, check_terms
+from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.teacher.config import TeacherConfig
@@ -62,6 +63,10 @@ class RunConfig(BaseSettings):
     """How the student writes."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """The loss."""
+    weights: PartConfig | None = None
+    """A part that says how much each position counts in the loss."""
+    credit: CreditConfig | None = None
+    """A policy gradient beside the loss: a part that makes an advantage for each position."""
     optimizer: OptimizerConfig
     """AdamW, and how a step is cut into pieces that fit memory."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -76,6 +81,7 @@ class RunConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
+        check_terms(self.objective, self.credit)
         asked = [name for name in ("every_steps", "teacher_prompts", "loss") if getattr(self.evaluation, name)]
         if self.data.heldout is None and asked:
             raise ValueError(

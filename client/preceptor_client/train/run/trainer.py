@@ -22,8 +22,11 @@ from preceptor_client.train.learner.checkpoint import load_optimizer, save_check
 from preceptor_client.train.learner.checkpoint_folders import checkpoint_step
 from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.objective.asking import scoring_for
+from preceptor_client.train.objective.context import StepContext
 from preceptor_client.train.objective.reference import Reference
-from preceptor_client.train.objective.weights import PositionWeights, position_weights
+from preceptor_client.train.objective.shaping import Shaping
+from preceptor_client.train.objective.weights import PositionWeights
 from preceptor_client.train.record.metrics import MetricRow, Metrics
 from preceptor_client.train.record.rollout_log import RolloutLog
 from preceptor_client.train.record.step_log import StepLog
@@ -74,11 +77,15 @@ class Trainer:
         position of a step counts; `stop` may ask the run to end early."""
         self.student = student
         self.config = config
-        self.weigh = weigh
+        self.shaping = Shaping.of_settings(
+            objective=config.objective, weights=config.weights, credit=config.credit, weigh=weigh
+        )
         self.stop = stop or StopRequest()
         temperature = config.teacher.temperature
         reference = Reference(start, temperature=temperature) if start else None
-        loss = Loss(student, config=config.objective, temperature=temperature, reference=reference)
+        loss = Loss(
+            student, config=config.objective, temperature=temperature, credit=config.credit, reference=reference
+        )
         self.bad = BadExamples() if bad is None else bad
         self.heldout = Heldout(
             student,
@@ -95,9 +102,10 @@ class Trainer:
         self.display = display
         self.stream = PromptStream(examples, prompts_per_step=config.rollout.prompts_per_step, seed=config.run.seed)
         self.rollouts = HfRollouts.of_run(student, config=config)
-        self.scoring = Scoring.of_run(
+        self.scoring = scoring_for(
             scorer,
-            config=config,
+            teacher=config.teacher,
+            objective=config.objective,
             agreement=agreement,
             vocabulary_size=student.vocabulary_size,
             stop=self.stop,
@@ -172,8 +180,8 @@ class Trainer:
         self._stop_at_non_finite(view, step=step)
         if scored:
             self._warn_of_few_scores(view, step=step)
-        weights = position_weights(scored, reduction=self.config.objective.reduction, given=self.weigh)
-        result = self.update.apply(scored, weights=weights, step=step)
+        shaped = self.shaping.shape(scored, self._context(step))
+        result = self.update.apply(shaped.scored, terms=shaped.terms, step=step)
         finished = time.perf_counter()
         self.step = step
         if result is None:
@@ -191,6 +199,14 @@ class Trainer:
                 "train_seconds": finished - answered,
                 "step_seconds": finished - started,
             },
+        )
+
+    def _context(self, step: int) -> StepContext:
+        return StepContext(
+            step=step,
+            num_steps=self.config.run.num_steps,
+            tokenizer=self.student.tokenizer,
+            end_token_ids=self.student.end_token_ids,
         )
 
     def save(self) -> Path:

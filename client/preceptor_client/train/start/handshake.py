@@ -11,7 +11,7 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.start.examples import check_examples, checked_sample
-from preceptor_client.train.start.objective_fit import check_objective, objective_warnings
+from preceptor_client.train.start.objective_fit import check_objective, check_parts, objective_warnings
 from preceptor_client.train.start.student_check import check_student
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
@@ -40,11 +40,12 @@ def check_teacher(
     UnsuitableTeacherError or InvalidDataError, which name what to change; `bad` may take what is an example's own
     fault, and `notice` hears what takes a while."""
     bad = BadExamples() if bad is None else bad
+    check_parts(objective=config.objective, weights=config.weights, credit=config.credit)
     info = scorer.info()
     teacher = _find(info, name=config.teacher.name)
     _check_settings(teacher, info.limits, config=config)
     agreement = align(scorer, teacher=teacher, config=config.teacher, student=student)
-    check_objective(agreement, info.limits, config=config, student=student)
+    check_objective(agreement, info.limits, objective=config.objective, student=student)
     warnings = check_examples(
         scorer,
         agreement=agreement,
@@ -61,7 +62,12 @@ def check_teacher(
         adapter=config.teacher.adapter,
         warnings=(
             *agreement.warnings,
-            *objective_warnings(config),
+            *objective_warnings(
+                config.objective,
+                rollout=config.rollout,
+                temperature=config.teacher.temperature,
+                credit=config.credit,
+            ),
             *warnings,
             *_check_lengths(student, config=config, examples=examples, heldout=heldout, bad=bad),
         ),
