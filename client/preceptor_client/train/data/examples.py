@@ -56,8 +56,11 @@ class PromptStream:
 
     def step(self, step: int) -> list[Example]:
         """The examples of a step; steps count from 1."""
-        first = (step - 1) * self._prompts_per_step
-        return [self._example_at(position) for position in range(first, first + self._prompts_per_step)]
+        return self.deal((step - 1) * self._prompts_per_step, self._prompts_per_step)
+
+    def deal(self, first: int, count: int) -> list[Example]:
+        """So many examples from the one on that has this number, counted over all epochs."""
+        return [self._example_at(position) for position in range(first, first + count)]
 
     def _example_at(self, position: int) -> Example:
         epoch, place = divmod(position, len(self._examples))

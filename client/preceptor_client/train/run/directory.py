@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,21 +30,13 @@ CONFIG_FILE = "config.toml"
 LOG_FILE = "train.log"
 _LOCK_FILE = ".lock"
 
-_FREE_TO_CHANGE = {
-    "data.extra_fields",
-    "data.max_bad_examples",
-    "data.on_bad_example",
-    "teacher.address",
-    "teacher.page",
-    "teacher.patience_seconds",
-    "run.directory",
-    "run.num_steps",
-    "run.checkpoint_every_steps",
-    "run.keep_checkpoints",
-    "run.sample_rollouts",
-    "run.resume",
-    "run.max_non_finite_share",
-}
+_FREE_TO_CHANGE = re.compile(
+    r"data\.(extra_fields|max_bad_examples|on_bad_example)"
+    r"|(teacher|teachers\.[^.]+)\.(address|page|patience_seconds)"
+    r"|rollout\.environment_timeout_seconds"
+    r"|run\.(directory|num_steps|checkpoint_every_steps|keep_checkpoints|sample_rollouts|resume|max_non_finite_share)"
+    r"|run\.max_failed_share"
+)
 """Settings that do not change what the steps done so far have computed, nor what they were measured with."""
 
 Settings = Mapping[str, Any]  # Any: the leaves are whatever TOML holds
@@ -72,20 +65,34 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
 
 
 def to_toml(settings: Settings) -> str:
-    """Settings of two levels, whose values may be tables of texts, as TOML; what is None is left out."""
-    lines: list[str] = []
+    """Settings as TOML: a table for each section, lists of tables before them; what is None is left out."""
+    lists = [f"{name} = {_toml_value(value)}" for name, value in settings.items() if isinstance(value, list) and value]
+    lines = [*lists, ""] if lists else []
     for section, fields in settings.items():
-        lines.append(f"[{section}]")
-        lines += [f"{name} = {_toml_value(value)}" for name, value in fields.items() if value is not None]
-        lines.append("")
+        if isinstance(fields, Mapping) and fields:
+            lines += [f"[{section}]", *_entries(fields), ""]
     return "\n".join(lines)
+
+
+def _entries(table: Mapping[str, object]) -> list[str]:
+    return [f"{_toml_key(name)} = {_toml_value(value)}" for name, value in table.items() if value is not None]
 
 
 def _toml_value(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_value(str(key))} = {_toml_value(entry)}" for key, entry in value.items()) + "}"
-    # A JSON text, number, boolean or list of them is TOML too, but for two things that TOML does not have: escapes of
-    # half a character, and a bare DEL.
+        return "{" + ", ".join(_entries(value)) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(entry) for entry in value) + "]"
+    return _toml_text(value)
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml_text(name)
+
+
+def _toml_text(value: object) -> str:
+    # A JSON text, number or boolean is TOML too, but for two things that TOML does not have: escapes of half a
+    # character, and a bare DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -105,7 +112,9 @@ def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> Non
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
     before, now = _flat(previous), _flat(tomllib.loads(to_toml(settings)))
     changed = sorted(
-        key for key in before.keys() | now.keys() if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key)
+        key
+        for key in before.keys() | now.keys()
+        if not _FREE_TO_CHANGE.fullmatch(key) and before.get(key) != now.get(key)
     )
     if changed:
         key = changed[0]
@@ -129,8 +138,15 @@ def _replace(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
-def _flat(settings: Settings) -> dict[str, object]:
-    return {f"{section}.{name}": value for section, fields in settings.items() for name, value in fields.items()}
+def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Every setting by its full name; a table without entries is none."""
+    flat: dict[str, object] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 @contextmanager
