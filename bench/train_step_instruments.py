@@ -24,6 +24,7 @@ from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.learner.measure import StudentMeasure
 from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.shaping import weighted_mean
 from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout import hf as rollouts_module
 from preceptor_client.train.student.head import Head
@@ -73,8 +74,8 @@ def _step(student: Student, update: Update, scored: list[ScoredEpisode], clock: 
     ):
         for _ in demo_rollouts(student).generate(demo_examples(), step=1):
             pass
-        weights = position_weights(scored, reduction="position_mean")
-        result = update.apply(scored, weights=weights, step=1)
+        terms = weighted_mean(position_weights(scored, reduction="position_mean"))
+        result = update.apply(scored, terms=terms, step=1)
         assert result is not None
         with clock.runs("instruments"):
             table = position_table(scored, result.columns, end_token_ids=student.end_token_ids)

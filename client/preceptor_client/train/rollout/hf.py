@@ -49,7 +49,7 @@ class HfRollouts:
             config=config.rollout,
             seed=config.run.seed,
             loss_temperature=config.teacher.temperature,
-            num_top_ids=config.num_student_tokens,
+            num_top_ids=config.teacher.top_k if config.objective.needs_student_tokens else 0,
         )
 
     def generate(

@@ -65,7 +65,7 @@ def check_teacher(
         adapter=config.adapter,
         warnings=(
             *agreement.warnings,
-            *objective_warnings(task.objective, rollout=task.rollout, temperature=task.temperature),
+            *objective_warnings(task.objective, rollout=task.rollout, temperature=task.temperature, credit=task.credit),
             *warnings,
             *_check_lengths(student, task=task, examples=examples, heldout=heldout, bad=bad),
         ),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.objective.asking import scoring_for
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.rollout.config import RolloutConfig
@@ -19,7 +20,6 @@ from preceptor_client.train.student import module as student_module
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scoring
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
@@ -34,9 +34,9 @@ def _scored(
     student: Student, scorer: FakeScorer, config: ObjectiveConfig, *, top_k: int = TOP_K
 ) -> list[ScoredEpisode]:
     rollout = RolloutConfig(prompts_per_step=3, max_new_tokens=5, batch_size=8, top_p=1.0)
-    scoring = Scoring(
+    scoring = scoring_for(
         scorer,
-        config=TeacherConfig(address="a:1", top_k=top_k, temperature=TEMPERATURE),
+        teacher=TeacherConfig(address="a:1", top_k=top_k, temperature=TEMPERATURE),
         objective=config,
         agreement=agreement_with(scorer.teacher),
         vocabulary_size=VOCABULARY_SIZE,

@@ -11,9 +11,18 @@ from preceptor_client.train.start.objective_fit import check_objective, objectiv
 from preceptor_client.train.student.student import Student
 
 from tests.unit.client.train.fake_scorer import REPORT, FakeScorer, agreement_with
-from tests.unit.client.train.runs import task_of
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
+
+
+def _warnings(settings: Settings) -> tuple[str, ...]:
+    config = RunConfig.model_validate(settings)
+    return objective_warnings(
+        config.objective,
+        rollout=config.rollout,
+        temperature=config.teacher.temperature,
+        credit=config.credit,
+    )
 
 
 @pytest.mark.parametrize("support", ["student", "union"])
@@ -49,11 +58,6 @@ def test_full_vocabulary_needs_a_server_that_gives_it(settings: Settings, studen
     strangers = agreement_with(scorer.teacher, report=replace(REPORT, is_one_to_one=False))
     with pytest.raises(UnsuitableTeacherError, match="correspond one to one"):
         check_objective(strangers, wide, objective=config.objective, student=student)
-
-
-def _warnings(settings: Settings) -> tuple[str, ...]:
-    task = task_of(settings)
-    return objective_warnings(task.objective, rollout=task.rollout, temperature=task.temperature)
 
 
 @pytest.mark.parametrize("kind", ["sampled_token", "ema_pg"])
