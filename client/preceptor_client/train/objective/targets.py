@@ -51,7 +51,8 @@ def targets_of(batch: Sequence[ScoredEpisode], *, device: torch.device) -> Targe
 def targets_by_teacher(batch: Sequence[ScoredEpisode], *, device: torch.device) -> list[Targets]:
     """The same for each of the teachers of the episodes, which are equally many and in one order."""
     num_teachers = len(batch[0].by_teacher)
-    assert num_teachers and all(len(one.by_teacher) == num_teachers for one in batch)
+    assert num_teachers, "an objective by teacher, and an episode of one without a name"
+    assert all(len(one.by_teacher) == num_teachers for one in batch)
     return [
         _targets(
             batch,
