@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from preceptor.chat import Chat as Chat
+from preceptor.chat import ChatMessage as ChatMessage
+from preceptor.chat import ToolCall as ToolCall
 from preceptor.wire import LogprobArray, PositionStatus, SegmentationPolicy, StatusArray, TokenArray, VocabularyRelation
 
 
@@ -32,21 +35,6 @@ class Text:
 
     text: str
     omit_special_tokens: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A prompt rendered with the teacher's own chat template, followed by its opening of an assistant's turn."""
-
-    messages: tuple[ChatMessage, ...]
 
 
 Prompt = StudentIds | TeacherIds | Text | Chat
