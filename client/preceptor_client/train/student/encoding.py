@@ -5,16 +5,49 @@ fault, and is told with the example's place. Knows nothing of teachers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
+from preceptor.json_values import Json
 
 from preceptor_client.errors import PreceptorError
-from preceptor_client.train.data.examples import ExamplePrompt
+from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.data.excerpts import message_of
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.student.student import Student
 
 
-def encode_prompt(student: Student, prompt: ExamplePrompt, *, where: str, field: str = "prompt") -> list[int]:
+def encode_example(
+    student: Student, example: Example, *, where: str = "", template_kwargs: Mapping[str, Json] | None = None
+) -> list[int]:
+    """Ids of the example's prompt, with its tools, and with its own template variables over those of the run. Raises
+    InvalidDataError, which names `where`, or else the example."""
+    where = where or example.name
+    if isinstance(example.prompt, str) and (example.tools or example.chat_template_kwargs):
+        name = "tools" if example.tools else "chat_template_kwargs"
+        raise InvalidDataError(
+            f"its '{name}' are for a chat template, and its prompt is a text, which is given to none: write the prompt "
+            "as a list of messages",
+            where=where,
+        )
+    return encode_prompt(
+        student,
+        example.prompt,
+        where=where,
+        tools=example.tools,
+        template_kwargs={**(template_kwargs or {}), **example.chat_template_kwargs},
+    )
+
+
+def encode_prompt(
+    student: Student,
+    prompt: ExamplePrompt,
+    *,
+    where: str,
+    field: str = "prompt",
+    tools: Sequence[str] = (),
+    template_kwargs: Mapping[str, Json] | None = None,
+) -> list[int]:
     """Ids that the student's model knows, at least one. Raises InvalidDataError, which names `where` and `field`."""
     if not isinstance(prompt, str) and not student.tokenizer.chat_template:
         raise InvalidDataError(
@@ -22,7 +55,13 @@ def encode_prompt(student: Student, prompt: ExamplePrompt, *, where: str, field:
             "text, or put a template into the student's folder",
             where=where,
         )
-    ids = encoded(student, prompt, where=where, field=field)
+    ids = encoded(student, prompt, where=where, field=field, tools=tools, template_kwargs=template_kwargs)
+    refuse_unknown_ids(student, ids, where=where, field=field)
+    return ids
+
+
+def refuse_unknown_ids(student: Student, ids: Sequence[int], *, where: str, field: str) -> None:
+    """Raises InvalidDataError for an id that the student's model has no row for."""
     weight_VD = student.model.get_input_embeddings().weight
     assert isinstance(weight_VD, torch.Tensor)
     if (largest := max(ids)) >= len(weight_VD):
@@ -32,13 +71,20 @@ def encode_prompt(student: Student, prompt: ExamplePrompt, *, where: str, field:
             f"{len(weight_VD)}: add rows to the model (resize_token_embeddings), or take the token out of the {field}",
             where=where,
         )
-    return ids
 
 
-def encoded(student: Student, prompt: ExamplePrompt, *, where: str, field: str) -> list[int]:
+def encoded(
+    student: Student,
+    prompt: ExamplePrompt,
+    *,
+    where: str,
+    field: str,
+    tools: Sequence[str] = (),
+    template_kwargs: Mapping[str, Json] | None = None,
+) -> list[int]:
     """At least one id, whether or not the student's model knows it. Raises InvalidDataError."""
     try:
-        ids = student.encode_prompt(prompt)
+        ids = student.encode_prompt(prompt, tools=tools, template_kwargs=template_kwargs)
     except (PreceptorError, MemoryError):
         raise
     except Exception as error:

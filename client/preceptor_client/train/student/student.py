@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from preceptor.fingerprint import tokenizer_id
+from preceptor.json_values import Json
 from preceptor.turns import joined_ids, turn_end_id
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -20,6 +21,7 @@ from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.head import Head
 from preceptor_client.train.student.head.matching import head_of
 from preceptor_client.train.student.loading import load_parts
+from preceptor_client.train.student.rendering import render_chat
 from preceptor_client.train.student.vocabulary import chosen_template, fit_vocabulary
 from preceptor_client.train.student.ways import ExactWays, KnownWays
 
@@ -64,14 +66,15 @@ class Student:
         """Longest sequence that the model's positions cover."""
         return max_length_of(self.model)
 
-    def encode_prompt(self, prompt: ExamplePrompt) -> list[int]:
+    def encode_prompt(
+        self, prompt: ExamplePrompt, *, tools: Sequence[str] = (), template_kwargs: Mapping[str, Json] | None = None
+    ) -> list[int]:
         """A text with the tokenizer's default special tokens; a conversation with its chat template, which opens the
-        assistant's turn."""
+        assistant's turn and is given the tools (JSON texts) and variables."""
         if isinstance(prompt, str):
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
             return ids
-        messages = [{"role": message.role, "content": message.content} for message in prompt]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = render_chat(self.tokenizer, prompt, tools=tools, template_kwargs=template_kwargs)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
