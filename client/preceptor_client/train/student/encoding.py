@@ -1,29 +1,31 @@
 """An example's prompt in the student's ids. A chat template is a foreign program: whatever it raises is the example's
 fault, and is told with the example's place. Knows nothing of teachers."""
 
-# V = rows of the student's embedding, D = hidden size
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from preceptor.json_values import Json
 
 from preceptor_client.errors import PreceptorError
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.data.excerpts import message_of
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.train.student.student import Student
+from preceptor_client.train.student.student import Student, num_rows_of
 
 
 def encode_example(
-    student: Student, example: Example, *, where: str = "", template_kwargs: Mapping[str, Json] | None = None
+    student: Student,
+    example: Example,
+    *,
+    prompt: ExamplePrompt | None = None,
+    where: str = "",
+    template_kwargs: Mapping[str, Json] | None = None,
 ) -> list[int]:
-    """Ids of the example's prompt, with its tools, and with its own template variables over those of the run. Raises
-    InvalidDataError, which names `where`, or else the example."""
-    where = where or example.name
-    if isinstance(example.prompt, str) and (example.tools or example.chat_template_kwargs):
+    """Ids of the example's prompt, or of `prompt` in its place, with its tools, and with its own template variables
+    over those of the run. Raises InvalidDataError, which names `where`, or else the example."""
+    prompt, where = example.prompt if prompt is None else prompt, where or example.name
+    if isinstance(prompt, str) and (example.tools or example.chat_template_kwargs):
         name = "tools" if example.tools else "chat_template_kwargs"
         raise InvalidDataError(
             f"its '{name}' are for a chat template, and its prompt is a text, which is given to none: write the prompt "
@@ -32,7 +34,7 @@ def encode_example(
         )
     return encode_prompt(
         student,
-        example.prompt,
+        prompt,
         where=where,
         tools=example.tools,
         template_kwargs={**(template_kwargs or {}), **example.chat_template_kwargs},
@@ -56,21 +58,15 @@ def encode_prompt(
             where=where,
         )
     ids = encoded(student, prompt, where=where, field=field, tools=tools, template_kwargs=template_kwargs)
-    refuse_unknown_ids(student, ids, where=where, field=field)
-    return ids
-
-
-def refuse_unknown_ids(student: Student, ids: Sequence[int], *, where: str, field: str) -> None:
-    """Raises InvalidDataError for an id that the student's model has no row for."""
-    weight_VD = student.model.get_input_embeddings().weight
-    assert isinstance(weight_VD, torch.Tensor)
-    if (largest := max(ids)) >= len(weight_VD):
+    num_rows, largest = num_rows_of(student.model), max(ids)
+    if largest >= num_rows:
         text = student.tokenizer.convert_ids_to_tokens(largest)
         raise InvalidDataError(
             f"its {field} has token {text!r} (id {largest}), and the student's model has rows for ids below "
-            f"{len(weight_VD)}: add rows to the model (resize_token_embeddings), or take the token out of the {field}",
+            f"{num_rows}: add rows to the model (resize_token_embeddings), or take the token out of the {field}",
             where=where,
         )
+    return ids
 
 
 def encoded(

@@ -137,7 +137,7 @@ def prepare_student(
     model.generation_config = GenerationConfig()
     vocabulary = fit_vocabulary(
         tokenizer,
-        num_rows=_num_rows(model),
+        num_rows=num_rows_of(model),
         named_end_ids=_checked_end_ids(end_token_ids, model)
         or joined_ids(
             generation_config.eos_token_id, _config_end(model), tokenizer.eos_token_id, turn_end_id(tokenizer)
@@ -181,7 +181,8 @@ def _config_end(model: PreTrainedModel) -> int | list[int] | None:
     return next((end for one in configs if (end := getattr(one, "eos_token_id", None)) is not None), None)
 
 
-def _num_rows(model: PreTrainedModel) -> int:
+def num_rows_of(model: PreTrainedModel) -> int:
+    """Of its embedding: ids below have one."""
     embeddings_VD = model.get_input_embeddings().weight
     assert isinstance(embeddings_VD, torch.Tensor)
     return len(embeddings_VD)
@@ -189,7 +190,7 @@ def _num_rows(model: PreTrainedModel) -> int:
 
 def _checked_end_ids(ids: Sequence[int], model: PreTrainedModel) -> tuple[int, ...]:
     """Those of the settings, each once."""
-    size = _num_rows(model)
+    size = num_rows_of(model)
     if outside := [token for token in ids if not 0 <= token < size]:
         raise InvalidStudentError(f"student.end_token_ids holds {outside[0]}, the student's ids are in [0, {size})")
     return tuple(dict.fromkeys(ids))
