@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -61,10 +61,9 @@ class Environment(Protocol):
     """One episode's counterpart: made for it, asked by nobody else, and closed with it. Its methods run in a thread of
     its own, so that they may block.
 
-    An attribute `tools`, a list of JSON schemas ({"type": "function", "function": {...}}), is read after `reset` and
-    given to the chat template. Without it, the example's own tools are."""
-
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("close",)
+    It may have more. An attribute `tools`, a list of JSON schemas ({"type": "function", "function": {...}}), is read
+    after `reset` and given to the chat template; without it, the example's own tools are. A method `async def
+    close(self) -> None` frees what it holds, and is called once, however the episode ended."""
 
     async def reset(self, example: Example) -> Messages:
         """The conversation that the student answers first."""
@@ -73,10 +72,6 @@ class Environment(Protocol):
     async def step(self, text: str) -> Turn:
         """What follows the student's turn. `text` is all that it wrote, special tokens included, without its end
         token. A tuple (messages, reward, done) does too."""
-        ...
-
-    async def close(self) -> None:
-        """Frees what it holds. Called once, however the episode ended."""
         ...
 
 
