@@ -12,7 +12,7 @@ from preceptor_client.train.data.bad_examples import BadExamples, Source
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
 from preceptor_client.train.evaluation.config import EvaluationConfig
-from preceptor_client.train.student.encoding import encode_prompt, encoded
+from preceptor_client.train.student.encoding import encode_example, encode_prompt, encoded
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
@@ -98,7 +98,7 @@ def _exceeded(needs: Sequence[_Need], *, num_new: int) -> Iterator[tuple[str, _N
 
 
 def _check_answered(example: Example, *, config: EvaluationConfig, student: Student) -> None:
-    encode_prompt(student, example.prompt, where=example.name)
+    encode_example(student, example)
     if config.teacher_prompts and example.teacher_prompt is not None:
         encode_prompt(student, example.teacher_prompt, field="teacher_prompt", where=example.name)
 
@@ -114,7 +114,7 @@ def _check_templates(group: _Group, *, agreement: Agreement) -> None:
 
 def _needs(group: _Group, *, num_new: int, agreement: Agreement, limits: Limits, student: Student) -> Iterator[_Need]:
     teacher, theirs = agreement.teacher, group.example.teacher_prompt
-    num_prompt = len(encode_prompt(student, group.example.prompt, where=group.name))
+    num_prompt = len(encode_example(student, group.example, where=group.name))
     is_read_alike = teacher.tokenizer_id == student.tokenizer_id
     num_theirs = (
         num_prompt

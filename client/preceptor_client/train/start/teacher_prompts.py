@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from preceptor_client.errors import PreceptorError
 from preceptor_client.train.data.bad_examples import BadExamples, Source
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.encoding import encode_example
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.config import TeacherConfig
@@ -80,7 +80,7 @@ class TeacherPrompts:
             return prompt
         if self._agreement.registration.report.mapped_share == 1.0:
             return None
-        return StudentIds(encode_prompt(self._student, example.prompt, where=example.name))
+        return StudentIds(encode_example(self._student, example))
 
     def _submit(self, prompt: Prompt) -> Future[GroupScores]:
         """A response of one token that is not to be scored: the server reads the prompt, and computes nothing."""

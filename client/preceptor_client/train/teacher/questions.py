@@ -21,7 +21,7 @@ from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.config import TeacherConfig
-from preceptor_client.train.teacher.prompts import PromptMaker, TeacherPrompts
+from preceptor_client.train.teacher.prompt_source import PromptMaker, PromptSource
 from preceptor_client.train.teacher.refusals import OnRefused, as_refusal
 from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.types import GroupScores, ResponseScores
@@ -69,7 +69,7 @@ class Questions:
         self._top_k = top_k
         self._num_student_tokens = num_student_tokens
         self._vocabulary_size = vocabulary_size
-        self._prompts = TeacherPrompts(
+        self._prompts = PromptSource(
             is_one_to_one=agreement.is_one_to_one,
             maker=prompt_maker,
             chat_template_kwargs=config.chat_template_kwargs,

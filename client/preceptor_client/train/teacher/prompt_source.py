@@ -27,7 +27,7 @@ class PromptMaker(Protocol):
 PROMPTS: Seam[PromptMaker] = Seam(what="a maker of the teacher's prompts", protocol=PromptMaker, builtins={})
 
 
-class TeacherPrompts:
+class PromptSource:
     """Says what one teacher reads."""
 
     def __init__(
