@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from pydantic import Field
 
+from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.data.excerpts import excerpt, printable
 from preceptor_client.train.data.matching import Match, is_match
 from preceptor_client.train.errors import InvalidEpisodeError, InvalidPartError
@@ -111,7 +112,7 @@ def rewarded(
     parts the last part is rewarded, so that its rewards count once.
 
     An episode whose reward is no finite number, raises or is late goes to `on_bad`, and is left out with all its
-    parts."""
+    parts. TeacherUnavailableError and InvalidPartError are no episode's fault, and are raised."""
     if not rewards:
         return list(episodes)
     last = _last_parts(episodes)
@@ -166,7 +167,9 @@ def _call(reward: Reward, episode: Episode, text: str) -> Callable[[], float | A
 
 
 def _finite(outcome: object, *, of: WeightedReward, where: str) -> float | InvalidEpisodeError:
-    """The number, or what is wrong."""
+    """The number, or what is wrong with the episode. Raises what is no episode's fault."""
+    if isinstance(outcome, TeacherUnavailableError | InvalidPartError):
+        raise outcome
     if isinstance(outcome, BaseException):
         words = printable(f"{type(outcome).__name__}: {outcome}"[:_MAX_WORDS])
         return InvalidEpisodeError(f"its reward {of.name} failed: {words}", where=where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,32 +76,6 @@ class FakePolicy:
             entropies_T=-(logprobs_TV.exp() * logprobs_TV).sum(1).numpy().astype(np.float32),
             top_ids_TK=tops,
         )
-
-
-@dataclass
-class OwnWords:
-    """An engine that lets the policy write, one batch for each example."""
-
-    num_top_ids = 0
-
-    def run(self, request: RolloutRequest, *, policy: FakePolicy, on_bad: OnBadList) -> Iterator[list[Episode]]:
-        for slot, example in enumerate(request.examples, start=request.first_slot):
-            prompt = policy.encode(example.prompt, example=example)
-            (written,) = policy.write([prompt], temperature=1.0, top_p=1.0, max_new_tokens=8, seed=request.seed)
-            yield [episode_of(example, slot=slot, prompt_ids=prompt, written=written)]
-
-
-def episode_of(example: Example, *, slot: int, prompt_ids: tuple[int, ...], written: Written) -> Episode:
-    from preceptor_client.train.rollout.episode import single_turn
-
-    return single_turn(
-        example=example,
-        slot=slot,
-        prompt_ids=prompt_ids,
-        response_ids=written.ids,
-        finish_reason=written.finish_reason,
-        student=written.student,
-    )
 
 
 @dataclass

@@ -181,7 +181,7 @@ def test_one_that_hangs_is_given_up_and_the_rest_is_rewarded(release: threading.
     bad = OnBadList()
     episodes = [episode(5, slot=slot) for slot in range(5)]
     rewards = [
-        WeightedReward(name=name, reward=Calling(function), timeout_seconds=0.3)
+        WeightedReward(name=name, reward=Calling(function), timeout_seconds=1.0)
         for name, function in (("hangs", hangs), ("sleeps", sleeps), ("blocks", blocks_its_loop))
     ]
     done = rewarded(episodes, rewards=rewards, decode=decode, on_bad=bad)
