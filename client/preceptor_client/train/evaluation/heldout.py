@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ import torch
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import TrainingStoppedError
-from preceptor_client.train.evaluation.evaluate import PromptsOf, evaluate
+from preceptor_client.train.evaluation.evaluate import Answer, PromptsOf, evaluate
+from preceptor_client.train.evaluation.metric import HeldoutMetrics
 from preceptor_client.train.learner.batches import micro_batches
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.weights import position_weights
@@ -53,6 +53,7 @@ class Heldout:
     ) -> None:
         """`bad` decides what an example does that cannot be encoded, or that the teacher refuses; `stop` ends a
         measurement, with StopRequestedError."""
+        self._metrics = HeldoutMetrics.of(config.evaluation.metrics)
         self._bad = BadExamples() if bad is None else bad
         self.examples = examples
         self._loss_of = loss
@@ -66,8 +67,9 @@ class Heldout:
         )
 
     def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:
-        """The row. Where `evaluation.loss` is measured and no example has an answer, it holds no answers. The teacher's
-        prompts are only ever answered: what the teacher reads is its own business in the loss."""
+        """The row. Where no example has an answer and there is something else to measure, `evaluation.loss` or
+        `evaluation.metrics`, it holds no accuracy, and without metrics no answers. The teacher's prompts are only ever
+        answered: what the teacher reads is its own business in the loss."""
         started = time.perf_counter()
         has_loss = self._config.evaluation.loss and prompts == "student"
         row: MetricRow = {
@@ -76,21 +78,34 @@ class Heldout:
             "num_examples": len(self.examples),
         }
         with self._stop.checked_by(self._student.base):
-            if not has_loss or any(example.answer is not None for example in self.examples):
+            if not has_loss or self._metrics or self._has_answers:
                 row |= self._answers(step, prompts=prompts)
             if has_loss:
                 row |= self._loss(step)
         return row | {"seconds": time.perf_counter() - started}
 
+    @property
+    def _has_answers(self) -> bool:
+        return any(example.answer is not None for example in self.examples)
+
     def _answers(self, step: int, *, prompts: PromptsOf) -> MetricRow:
         on_bad = self._bad.at_step(step, of="heldout")
-        result = evaluate(self._student, self.examples, config=self._config.evaluation, prompts=prompts, on_bad=on_bad)
+        is_judged = self._has_answers or not self._metrics
+        result = evaluate(
+            self._student,
+            self.examples,
+            config=self._config.evaluation,
+            prompts=prompts,
+            on_bad=on_bad,
+            needs_answers=is_judged,
+        )
+        judged: MetricRow = {"accuracy": result.accuracy, "num_correct": result.num_correct} if is_judged else {}
         return {
             "num_examples": len(result.answers),
-            "accuracy": result.accuracy,
-            "num_correct": result.num_correct,
+            **judged,
             "mean_answer_length": result.mean_answer_length,
-            "answers": [asdict(answer) for answer in result.answers[:MAX_SAVED_ANSWERS]],
+            "answers": [_saved(answer) for answer in result.answers[:MAX_SAVED_ANSWERS]],
+            **self._metrics.measure(result.answers),
         }
 
     def _loss(self, step: int) -> MetricRow:
@@ -121,3 +136,12 @@ class Heldout:
             losses_N = self._loss_of.of([scored[index] for index in indices]).losses_N.double().cpu().numpy()
             total += float(losses_N @ np.concatenate([weights[index] for index in indices]))
         return total / sum(float(weights_N.sum()) for weights_N in weights)
+
+
+def _saved(answer: Answer) -> dict[str, str | bool]:
+    return {
+        "prompt": answer.prompt,
+        "expected": answer.expected,
+        "answer": answer.answer,
+        "is_correct": answer.is_correct,
+    }

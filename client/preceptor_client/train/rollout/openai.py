@@ -18,7 +18,7 @@ from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError, InvalidPartError
 from preceptor_client.train.parts import PartConfig
-from preceptor_client.train.rollout.calls import call_all
+from preceptor_client.train.rollout.calls import Call, call_all
 from preceptor_client.train.rollout.chat_server import ChatServer, Completion
 from preceptor_client.train.rollout.choosing import Choice, Choose
 from preceptor_client.train.rollout.drafts import Draft, DraftSegment, episodes_of, text_ids
@@ -126,8 +126,9 @@ class TeacherWrites:
     def _written(
         self, asked: Sequence[_Asked], *, request: RolloutRequest, policy: Policy, on_bad: OnBad
     ) -> list[Episode]:
+        calls: list[Call[Completion]] = [partial(self._complete, one, request=request) for one in asked]
         completions = call_all(
-            [partial(self._complete, one, request=request) for one in asked],
+            calls,
             timeout_seconds=self._timeout_seconds + _GRACE_SECONDS,
             max_concurrency=self._max_concurrency,
         )

@@ -72,19 +72,25 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
 
 
 def to_toml(settings: Settings) -> str:
-    """Settings of two levels, whose values may be tables of texts, as TOML; what is None is left out."""
+    """Settings as TOML: tables, and lists of tables, of fields whose values are whatever JSON holds. What is None is
+    left out, which TOML has no word for."""
     lines: list[str] = []
     for section, fields in settings.items():
-        lines.append(f"[{section}]")
-        lines += [f"{name} = {_toml_value(value)}" for name, value in fields.items() if value is not None]
-        lines.append("")
+        is_list = not isinstance(fields, Mapping)
+        for table in fields if is_list else [fields]:
+            lines.append(f"[[{section}]]" if is_list else f"[{section}]")
+            lines += [f"{name} = {_toml_value(value)}" for name, value in table.items() if value is not None]
+            lines.append("")
     return "\n".join(lines)
 
 
 def _toml_value(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_value(str(key))} = {_toml_value(entry)}" for key, entry in value.items()) + "}"
-    # A JSON text, number, boolean or list of them is TOML too, but for two things that TOML does not have: escapes of
+        entries = [(key, entry) for key, entry in value.items() if entry is not None]
+        return "{" + ", ".join(f"{_toml_value(str(key))} = {_toml_value(entry)}" for key, entry in entries) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(entry) for entry in value if entry is not None) + "]"
+    # A JSON text, number or boolean is TOML too, but for two things that TOML does not have: escapes of
     # half a character, and a bare DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -130,7 +136,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _flat(settings: Settings) -> dict[str, object]:
-    return {f"{section}.{name}": value for section, fields in settings.items() for name, value in fields.items()}
+    """Each field by its key; a list of tables as one."""
+    tables = {section: fields for section, fields in settings.items() if isinstance(fields, Mapping)}
+    lists = {section: tables for section, tables in settings.items() if not isinstance(tables, Mapping)}
+    return {f"{section}.{name}": value for section, fields in tables.items() for name, value in fields.items()} | lists
 
 
 @contextmanager

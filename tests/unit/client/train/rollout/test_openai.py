@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from preceptor_client.train.rollout.episode import Episode, Segment
 from preceptor_client.train.rollout.openai import TeacherWrites
 from preceptor_client.train.rollout.seam import ENGINE
 from preceptor_client.types import ChatMessage
+from pydantic import JsonValue
 
 from tests.unit.client.train.rollout.chat_servers import Answer, Asked, said, serving, unused_port
 from tests.unit.client.train.rollout.fake_policy import FakePolicy, OnBadList, batches_of, request_of, texts_of
@@ -156,13 +158,13 @@ def test_what_passes_is_asked_again_and_the_wait_that_the_server_asks_for_is_kep
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[float] = []
-    sleep = chat_server.asyncio.sleep
+    sleep = asyncio.sleep
 
     async def noted(seconds: float) -> None:
         waits.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(chat_server.asyncio, "sleep", noted)
+    monkeypatch.setattr(asyncio, "sleep", noted)
     answers = iter([Answer(status=503), Answer(status=429, headers={"retry-after": "7"}), said("at last")])
     with serving(lambda asked: next(answers)) as server:
         policy = FakePolicy()
@@ -311,7 +313,11 @@ def test_prompt_that_the_student_cannot_encode_costs_its_example() -> None:
 
 
 def test_options_of_the_settings_are_checked() -> None:
-    options = {"base_url": "http://h:1", "model": "m", "reward": {"kind": "match", "options": {"how": "exact"}}}
+    options: dict[str, JsonValue] = {
+        "base_url": "http://h:1",
+        "model": "m",
+        "reward": {"kind": "match", "options": {"how": "exact"}},
+    }
     key = "rollout.engine"
     assert isinstance(ENGINE.make("openai", options, key=key), TeacherWrites)
     for wrong, why in (
