@@ -54,12 +54,15 @@ class StepDone(RunState):
 
 
 class Hook(Protocol):
-    """Runs between steps. One class, named in TOML: [[hooks]] kind = "package.module:Name"."""
-
-    OPTIONAL = ("on_start", "save", "load")
+    """Runs between steps. One class, named in TOML: [[hooks]] kind = "package.module:Name". It may have any of the
+    methods of `WholeHook` besides."""
 
     def on_step(self, done: StepDone) -> None:
         """After each step, before it is saved or measured. What it raises stops the run once the step is saved."""
+
+
+class WholeHook(Hook, Protocol):
+    """A hook with all that it may have."""
 
     def on_start(self, at: RunState) -> None:
         """Before the first step of this process; after `load`, where the run goes on."""

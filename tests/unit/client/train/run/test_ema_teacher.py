@@ -44,7 +44,7 @@ def _move(student: Student, *, step: int) -> None:
     generator = torch.Generator().manual_seed(step)
     with torch.no_grad():
         for parameter in student.model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
 
 
 def _hook(folder: Path, *, every_steps: int = 2) -> EmaTeacher:
@@ -175,7 +175,7 @@ def test_what_is_not_there_is_told_before_the_first_step(tmp_path: Path, student
         ("is not there: give the server's engine.weights_folder", {"one": client, "folder": tmp_path / "no"}),
     ):
         with pytest.raises(InvalidPartError, match=r"^hooks\[0\]\.kind='ema_teacher': on_start failed") as raised:
-            start(**arguments)  # type: ignore[arg-type]  # of several kinds
+            start(**arguments)
         assert expected in str(raised.value)
 
 
