@@ -13,6 +13,23 @@ MetricValue = float | int | str | bool | None | list[dict[str, str | bool]]
 MetricRow = dict[str, MetricValue]
 
 METRICS_FILE = "metrics.jsonl"
+HELDOUT_NAMES = frozenset(
+    {
+        "kind",
+        "step",
+        "num_examples",
+        "accuracy",
+        "num_correct",
+        "mean_answer_length",
+        "answers",
+        "loss",
+        "num_positions",
+        "scored_share",
+        "num_refused_groups",
+        "seconds",
+    }
+)
+"""What a row of held-out measurements holds beside the numbers of `evaluation.metrics`."""
 _WHAT = "a row of metrics"
 
 

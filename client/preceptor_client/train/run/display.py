@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from preceptor_client.train.record.metrics import MetricRow, MetricValue
+from preceptor_client.train.record.metrics import HELDOUT_NAMES, MetricRow, MetricValue
 
 _SECONDS_BETWEEN_PLAIN_NOTICES = 10.0
 
@@ -177,6 +177,9 @@ def _heldout_text(row: MetricRow) -> str:
             f"held-out loss after step {row['step']}: {_number(row['loss'], '.4f')} over {row['num_positions']} "
             f"positions, {_number(row['scored_share'], '.0%')} of those asked for"
         )
+    own = [f"{name} {_number(row[name], '.4g')}" for name in row if name not in HELDOUT_NAMES]
+    if own:
+        parts.append(f"held-out metrics after step {row['step']}{whose}: {', '.join(own)}")
     return "\n".join(parts)
 
 

@@ -78,3 +78,14 @@ def test_live_display_shows_numbers_and_notice() -> None:
         display._live.refresh()
     assert "loss 0.5000" in file.getvalue()
     assert "waiting (3 s of 60 s)" in file.getvalue()
+
+
+def test_heldout_metrics_are_shown_with_and_without_answers() -> None:
+    file = io.StringIO()
+    display = PlainDisplay(Console(file=file, width=200))
+    display.heldout({**HELDOUT, "match_exact": 0.25, "odd": None})
+    display.heldout({"kind": "heldout", "step": 2, "num_examples": 19, "mean_answer_length": 4.0, "tokens": 12.0})
+    assert file.getvalue().splitlines()[1:] == [
+        "held-out metrics after step 0: match_exact 0.25, odd -",
+        "held-out metrics after step 2: tokens 12",
+    ]
