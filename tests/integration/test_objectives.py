@@ -13,9 +13,9 @@ import torch
 from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.record.metrics import read_rows
 from preceptor_client.train.record.rollout_log import read_rollouts
-from preceptor_client.train.run.build import train
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.display import SilentDisplay
+from preceptor_client.train.run.train import train
 from transformers import AutoModelForCausalLM
 
 from tests.integration.servers import RunningServer, running_server

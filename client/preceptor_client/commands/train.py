@@ -49,8 +49,8 @@ def _train(config: RunConfig, *, stop: StopRequest) -> None:
     from preceptor_client.train.record.settings_file import to_toml
     from preceptor_client.train.record.summary import RunSummary
     from preceptor_client.train.report import REPORT_FILE
-    from preceptor_client.train.run.build import train
     from preceptor_client.train.run.display import display_for
+    from preceptor_client.train.run.train import train
 
     def show(summary: RunSummary) -> None:
         if summary.heldout_total is not None:

@@ -60,8 +60,9 @@ class Heldout:
         bad: BadExamples | None = None,
         stop: StopRequest | None = None,
     ) -> None:
-        """`is_answered` is False where the student talks to an environment; `source` names the examples to `bad`, which decides what an example does that cannot be encoded, or that the teacher refuses; `stop` ends a
-        measurement, with StopRequestedError."""
+        """`is_answered` is False where the student talks to an environment; `source` names the examples to `bad`, which
+        decides what an example does that cannot be encoded, or that the teacher refuses; `stop` ends a measurement,
+        with StopRequestedError."""
         self.examples = examples
         self.task = task
         self._student = student

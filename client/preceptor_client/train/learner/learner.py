@@ -87,10 +87,17 @@ class Learner:
         )
 
     def step(self, scored: Sequence[ScoredEpisode], *, step: int) -> StepResult | None:
-        """Moves the student. None where no position counts in any term: the step is skipped and the weights stay."""
+        """Moves the student toward what its teachers said. None where no position counts in any term: the step is
+        skipped and the weights stay."""
         at = self._context(step)
         members = {name: [one for one in scored if one.task == name] for name in self._tasks}
-        shaped = {name: self._tasks[name].shaping.shape(of_task, at) for name, of_task in members.items() if of_task}
+        return self.apply(
+            {name: self._tasks[name].shaping.shape(of_task, at) for name, of_task in members.items() if of_task},
+            step=step,
+        )
+
+    def apply(self, shaped: Mapping[str, ShapedStep], *, step: int) -> StepResult | None:
+        """The same with the terms of each task's loss at hand."""
         if all(one.terms.is_empty for one in shaped.values()):
             return None
         gradients = self.accumulate_gradients(shaped)

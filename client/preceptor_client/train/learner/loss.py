@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +102,7 @@ class Loss:
         widths = [one.ids_NK.shape[1] for one in targets]
         losses = [
             self._objective_losses(_positions(logprobs_NK, student.sampled_logprobs_N, one, is_normalised))
-            for logprobs_NK, one in zip(student.logprobs_NK.split(widths, dim=1), targets, strict=True)
+            for logprobs_NK, one in zip(torch.split(student.logprobs_NK, widths, dim=1), targets, strict=True)
         ]
         if len(targets) > 1:
             losses = [one.share_N * losses_N for one, losses_N in zip(targets, losses, strict=True)]
@@ -156,4 +157,7 @@ def _positions(
 def _detached(at: Positions, is_kept_N: torch.Tensor) -> Positions:
     """Some of the positions, without gradients."""
     columns = {field.name: getattr(at, field.name) for field in fields(at)}
-    return replace(at, **{name: one.detach()[is_kept_N] for name, one in columns.items() if torch.is_tensor(one)})
+    kept: dict[str, Any] = {  # Any: all columns, but for the one field that is none
+        name: one.detach()[is_kept_N] for name, one in columns.items() if torch.is_tensor(one)
+    }
+    return replace(at, **kept)

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preceptor_client.train.objective.config import ObjectiveConfig
-from preceptor_client.train.stop import StopRequest
-from preceptor_client.train.teacher.agreement import Agreement
-from preceptor_client.train.teacher.config import TeacherConfig
-from preceptor_client.train.teacher.scoring import Scorer, Scoring
 from preceptor_client.train.teacher.support import SupportRule
 
 
@@ -34,34 +30,4 @@ def asking_of(objective: ObjectiveConfig, *, top_k: int, num_common: int, is_mea
         min_support=made.min_support if objective.coefficient or is_measurement else 0,
         top_k=num_common if made.is_over_whole_vocabulary else top_k,
         num_student_tokens=top_k if support.needs_student_tokens else 0,
-    )
-
-
-def scoring_for(
-    scorer: Scorer,
-    *,
-    teacher: TeacherConfig,
-    objective: ObjectiveConfig,
-    agreement: Agreement,
-    vocabulary_size: int,
-    stop: StopRequest | None = None,
-    is_measurement: bool = False,
-) -> Scoring:
-    """A run's scoring; `vocabulary_size` is the student's."""
-    asking = asking_of(
-        objective,
-        top_k=teacher.top_k,
-        num_common=min(vocabulary_size, agreement.teacher.vocabulary_size),
-        is_measurement=is_measurement,
-    )
-    return Scoring(
-        scorer,
-        config=teacher,
-        support=asking.support,
-        min_support=asking.min_support,
-        top_k=asking.top_k,
-        num_student_tokens=asking.num_student_tokens,
-        agreement=agreement,
-        vocabulary_size=vocabulary_size,
-        stop=stop,
     )

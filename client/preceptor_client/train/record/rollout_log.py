@@ -207,7 +207,7 @@ def _add_scores(token: TokenRow, one: ScoredEpisode, row: int, column: StudentCo
 
 
 def _said_by(answer: TeacherScores, row: int) -> TeacherToken:
-    logprob, weight = float(answer.scores.sampled_logprobs_N[row]), float(answer.weights_N[row])
+    logprob, weight = float(answer.scores.sampled_logprobs_N[row]), float(answer.shares_N[row])
     return {"logprob": _finite(logprob), "weight": _short(weight)}
 
 

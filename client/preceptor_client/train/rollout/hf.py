@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Self
 
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
@@ -13,7 +12,6 @@ from preceptor_client.train.rollout.engine import OnBad, Policy, RolloutRequest
 from preceptor_client.train.rollout.episode import Episode, single_turn
 from preceptor_client.train.rollout.policy import HfPolicy
 from preceptor_client.train.rollout.turns import roll_out_turns
-from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
 
 
@@ -81,17 +79,6 @@ class HfRollouts:
         self._policy = HfPolicy(student, loss_temperature=loss_temperature, num_top_ids=num_top_ids)
         self._config = config
         self._seed = seed
-
-    @classmethod
-    def of_run(cls, student: Student, *, config: RunConfig) -> Self:
-        """As a run's settings say."""
-        return cls(
-            student,
-            config=config.rollout,
-            seed=config.run.seed,
-            loss_temperature=config.teacher.temperature,
-            num_top_ids=config.teacher.top_k if config.objective.needs_student_tokens else 0,
-        )
 
     def generate(
         self, examples: Sequence[Example], *, step: int, on_bad: Callable[[InvalidDataError], None] | None = None

@@ -33,14 +33,12 @@ class HfPolicy:
         *,
         loss_temperature: float = 1.0,
         num_top_ids: int = 0,
-        chat_template_kwargs: Mapping[str, Json] | None = None,
     ) -> None:
         """`loss_temperature` is that of the student's logprobs in a view; `num_top_ids` asks for that many of its
         likeliest tokens there."""
         self._student = student
         self._loss_temperature = loss_temperature
         self._num_top_ids = num_top_ids
-        self._chat_template_kwargs = dict(chat_template_kwargs or {})
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -60,11 +58,11 @@ class HfPolicy:
 
     @property
     def chat_template_kwargs(self) -> Mapping[str, Json]:
-        return self._chat_template_kwargs
+        return self._student.chat_template_kwargs
 
     def encode(self, prompt: ExamplePrompt, *, example: Example) -> tuple[int, ...]:
         """As `Policy.encode`."""
-        return tuple(encode_example(self._student, example, prompt=prompt, template_kwargs=self._chat_template_kwargs))
+        return tuple(encode_example(self._student, example, prompt=prompt))
 
     def decode(self, ids: Sequence[int]) -> str:
         """As `Policy.decode`."""

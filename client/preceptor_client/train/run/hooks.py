@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,15 @@ _FOLDER = "hooks"
 """Of a checkpoint: what the hooks keep, each in a folder of its own."""
 
 
+class Measure(Protocol):
+    """Measures held-out examples."""
+
+    def __call__(self, task: str = "") -> MetricRow:
+        """Of the task with this name; of the first one that has any, without a name. Raises InvalidDataError where
+        there are none."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """A run between two steps. Nothing is in flight: weights, optimizer and step agree, and a hook may change the
@@ -38,9 +47,8 @@ class RunState:
     teachers: Mapping[str, object]
     """The client of each teacher by its name in the settings; of a run with one teacher by the name on its server,
     which may be empty. `update_weights` of a client gives a teacher new weights."""
-    measure: Callable[[], MetricRow]
-    """Measures the student as it is on the held-out examples; the row is not written down. Raises InvalidDataError
-    where there are none."""
+    measure: Measure
+    """Measures the student as it is on the held-out examples of a task; the row is not written down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from preceptor_client.train.student.encoding import encode_example, encode_promp
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
-from preceptor_client.train.teacher.scoring import teacher_prompt
+from preceptor_client.train.teacher.prompt_source import PromptSource
 from preceptor_client.types import Chat, Limits
 
 
@@ -45,6 +45,7 @@ def check_prompts(
     *,
     limits: Limits,
     task: Task,
+    prompts: PromptSource | None = None,
     student: Student,
     examples: Sequence[Example],
     heldout: Sequence[Example] = (),
@@ -59,6 +60,7 @@ def check_prompts(
     student answers greedily.
     """
     bad = BadExamples() if bad is None else bad
+    prompts = prompts or PromptSource(is_one_to_one=agreement.is_one_to_one)
     num_responses, train, measured = task.rollout.responses_per_prompt, task.source("train"), task.source("heldout")
     groups = [_Group(name=one.name, of=train, example=one, num_responses=num_responses) for one in examples]
     groups += [
@@ -68,7 +70,7 @@ def check_prompts(
     too_long: dict[str, list[str]] = defaultdict(list)
     for group in groups:
         try:
-            _check_templates(group, agreement=agreement)
+            _check_templates(group, agreement=agreement, prompts=prompts)
             needs = list(_needs(group, num_new=num_new, agreement=agreement, limits=limits, student=student))
             for message, need in _exceeded(needs, num_new=num_new):
                 if not need.is_estimate:
@@ -103,8 +105,8 @@ def _check_answered(example: Example, *, config: EvaluationConfig, student: Stud
         encode_prompt(student, example.teacher_prompt, field="teacher_prompt", where=example.name)
 
 
-def _check_templates(group: _Group, *, agreement: Agreement) -> None:
-    prompt = teacher_prompt(group.example, prompt_ids=(), is_one_to_one=agreement.is_one_to_one)
+def _check_templates(group: _Group, *, agreement: Agreement, prompts: PromptSource) -> None:
+    prompt = prompts.of_example(group.example)
     if isinstance(prompt, Chat) and not agreement.teacher.has_chat_template:
         raise UnsuitableTeacherError(
             f"{group.name}: teacher {agreement.teacher.name!r} would read its prompt as a conversation, and has no "

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -41,6 +41,8 @@ class Student:
     end_token_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
     """What the user should know about it."""
+    chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict)
+    """Variables for its chat template."""
     saved_chat_template: str | dict[str, str] | None = None
     """What the tokenizer came with, where it has several and one was chosen."""
     saved_generation_config: GenerationConfig
@@ -95,11 +97,12 @@ class Student:
         self, prompt: ExamplePrompt, *, tools: Sequence[str] = (), template_kwargs: Mapping[str, Json] | None = None
     ) -> list[int]:
         """A text with the tokenizer's default special tokens; a conversation with its chat template, which opens the
-        assistant's turn and is given the tools (JSON texts) and variables."""
+        assistant's turn and is given the tools (JSON texts) and variables, which beat the student's own."""
         if isinstance(prompt, str):
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
             return ids
-        text = render_chat(self.tokenizer, prompt, tools=tools, template_kwargs=template_kwargs)
+        kwargs = {**self.chat_template_kwargs, **(template_kwargs or {})}
+        text = render_chat(self.tokenizer, prompt, tools=tools, template_kwargs=kwargs)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -136,6 +139,7 @@ def load_student(config: StudentConfig, *, folder: Path | None = None, field: st
         device=_device(config.device),
         end_token_ids=config.end_token_ids,
         chat_template=config.chat_template,
+        chat_template_kwargs=config.chat_template_kwargs,
     )
 
 
@@ -146,10 +150,11 @@ def prepare_student(
     device: torch.device | None = None,
     end_token_ids: Sequence[int] = (),
     chat_template: str = "",
+    chat_template_kwargs: Mapping[str, Json] | None = None,
 ) -> Student:
     """Makes a loaded model ready to be trained. `end_token_ids` replace what the model and its tokenizer say; the saved
-    model names them. `chat_template` is the name of one of several. Raises InvalidStudentError where that cannot be
-    done."""
+    model names them. `chat_template` is the name of one of several, `chat_template_kwargs` its variables. Raises
+    InvalidStudentError where that cannot be done."""
     saved_chat_template = tokenizer.chat_template
     tokenizer.chat_template, template_notes = chosen_template(tokenizer, name=chat_template)
     # transformers' wrappers hide the signature of `to`.
@@ -178,6 +183,7 @@ def prepare_student(
         tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
         end_token_ids=vocabulary.end_token_ids,
         notes=(*template_notes, *vocabulary.notes),
+        chat_template_kwargs=dict(chat_template_kwargs or {}),
         saved_chat_template=saved_chat_template,
         saved_generation_config=generation_config,
     )

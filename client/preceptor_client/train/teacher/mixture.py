@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import TokenArray
 
 from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.types import ResponseScores
@@ -38,7 +37,9 @@ def at_common_positions(answers: Sequence[ResponseScores]) -> list[ResponseScore
     return [rows_of(scores, np.searchsorted(scores.positions_N, common)) for scores in answers]
 
 
-def ids_to_ask_about(scores: ResponseScores, *, student_ids_TC: TokenArray | None) -> TokenArray:
+def ids_to_ask_about(
+    scores: ResponseScores, *, student_ids_TC: npt.NDArray[np.integer] | None
+) -> npt.NDArray[np.int64]:
     """What the other teachers are asked about, [T, C]: the first teacher's support, and the student's tokens where it
     was asked about those. At tokens without a score the ids mean nothing."""
     num_tokens, top_k = len(scores.status_T), scores.support_ids_NK.shape[1]

@@ -9,9 +9,7 @@ import torch
 from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.learner.loss import Loss
-from preceptor_client.train.objective.asking import scoring_for
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.shaping import weighted_mean
 from preceptor_client.train.objective.weights import position_weights
@@ -24,6 +22,7 @@ from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.unit.client.train.assembled import learner_for, one_task, scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.runs import Settings
 
@@ -63,11 +62,11 @@ def _moved(dtype: torch.dtype, scored: list[ScoredEpisode]) -> tuple[float, floa
     for parameter in student.model.parameters():
         parameter.data = parameter.data.to(dtype)
     loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
-    update = Update(student, config=OptimizerConfig(learning_rate=LEARNING_RATE), loss=loss, temperature=1.0)
+    update = learner_for(student, config=OptimizerConfig(learning_rate=LEARNING_RATE), loss=loss)
     before = [parameter.detach().clone() for parameter in student.model.parameters()]
     for step in range(1, NUM_STEPS + 1):
         terms = weighted_mean(position_weights(scored, reduction="position_mean"))
-        assert update.apply(scored, terms=terms, step=step)
+        assert update.apply(one_task(scored, terms), step=step)
     changes = [
         (parameter.detach().double() - old.double()).abs()[update.optimizer.state[parameter]["exp_avg"] != 0]
         for parameter, old in zip(student.model.parameters(), before, strict=True)

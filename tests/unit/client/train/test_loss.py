@@ -11,7 +11,6 @@ import pytest
 import torch
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.learner.loss import Loss
-from preceptor_client.train.objective.asking import scoring_for
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.rollout.config import RolloutConfig
@@ -21,6 +20,7 @@ from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
+from tests.unit.client.train.assembled import scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 

@@ -6,7 +6,6 @@ import torch
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.learner.columns import StudentColumns
 from preceptor_client.train.learner.measure import spread_rows, student_columns
-from preceptor_client.train.objective.asking import scoring_for
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
@@ -14,6 +13,7 @@ from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
+from tests.unit.client.train.assembled import scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.rollouts import scored_rollout
 

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.learner.measure import student_columns
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reference import Reference
+from preceptor_client.train.objective.shaping import weighted_mean
 from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
@@ -25,12 +25,12 @@ from preceptor_client.train.student.module import StudentForScoring, StudentOutp
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scoring
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 
+from tests.unit.client.train.assembled import learner_for, one_task, scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 
@@ -68,8 +68,8 @@ def gradients(request: pytest.FixtureRequest, scorer: FakeScorer, monkeypatch: p
     def measure(student: Student) -> list[torch.Tensor]:
         loss = Loss(student, config=config, temperature=TEMPERATURE)
         optimizer = OptimizerConfig(learning_rate=1e-3, micro_batch_size=2)
-        update = Update(student, config=optimizer, loss=loss, temperature=TEMPERATURE)
-        update.accumulate_gradients(scored, weights=weights)
+        update = learner_for(student, config=optimizer, loss=loss)
+        update.accumulate_gradients(one_task(scored, weighted_mean(weights)))
         return [_whole(parameter.grad) for parameter in student.module.parameters()]
 
     return measure
@@ -84,9 +84,9 @@ def _whole(gradient: torch.Tensor | None) -> torch.Tensor:
 
 def _scored(student: Student, scorer: FakeScorer, config: ObjectiveConfig) -> list[ScoredEpisode]:
     rollout = RolloutConfig(prompts_per_step=3, max_new_tokens=5, batch_size=8, top_p=1.0)
-    scoring = Scoring(
+    scoring = scoring_for(
         scorer,
-        config=TeacherConfig(address="a:1", top_k=TOP_K, temperature=TEMPERATURE),
+        teacher=TeacherConfig(address="a:1", top_k=TOP_K, temperature=TEMPERATURE),
         objective=config,
         agreement=agreement_with(scorer.teacher),
         vocabulary_size=VOCABULARY_SIZE,
@@ -175,10 +175,10 @@ def test_a_step_reads_no_parameter_outside_the_forward(student: Student, scorer:
     start = tiny_student(seed=5)
     scored = _scored(student, scorer, config)
     loss = Loss(student, config=config, temperature=TEMPERATURE, reference=Reference(start, temperature=TEMPERATURE))
-    update = Update(student, config=OptimizerConfig(learning_rate=1e-3), loss=loss, temperature=TEMPERATURE)
+    update = learner_for(student, config=OptimizerConfig(learning_rate=1e-3), loss=loss)
     weights = position_weights(scored, reduction="position_mean")
     with _SeenOutside(student.module, start.module) as seen:
-        update.accumulate_gradients(scored, weights=weights)
+        update.accumulate_gradients(one_task(scored, weighted_mean(weights)))
         student_columns(student, scored, temperature=TEMPERATURE)
     assert seen.functions == []
     with seen:

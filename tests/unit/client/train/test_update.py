@@ -13,9 +13,8 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.learner.columns import StudentColumns
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.learner.learner import Update, UpdateResult
+from preceptor_client.train.learner.learner import Learner, StepResult
 from preceptor_client.train.learner.loss import Loss
-from preceptor_client.train.objective.asking import scoring_for
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reduction import WeightArray
 from preceptor_client.train.objective.shaping import weighted_mean
@@ -27,6 +26,7 @@ from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.types import ResponseScores
 
+from tests.unit.client.train.assembled import learner_for, one_task, scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 
@@ -47,10 +47,10 @@ def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts
     return scoring.gather()
 
 
-def _update(student: Student, *, micro_batch_size: int = 16, warmup_steps: int = 0, lr: float = 1e-3) -> Update:
+def _update(student: Student, *, micro_batch_size: int = 16, warmup_steps: int = 0, lr: float = 1e-3) -> Learner:
     config = OptimizerConfig(learning_rate=lr, micro_batch_size=micro_batch_size, warmup_steps=warmup_steps)
     loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
-    return Update(student, config=config, loss=loss, temperature=1.0)
+    return learner_for(student, config=config, loss=loss)
 
 
 def _accumulate(
@@ -61,15 +61,15 @@ def _accumulate(
 
 
 def _gradients_of(
-    update: Update, scored: Sequence[ScoredEpisode], weights: Sequence[WeightArray]
+    update: Learner, scored: Sequence[ScoredEpisode], weights: Sequence[WeightArray]
 ) -> tuple[float, list[StudentColumns]]:
-    gradients = update.accumulate_gradients(scored, terms=weighted_mean(weights))
+    gradients = update.accumulate_gradients(one_task(scored, weighted_mean(weights)))
     return gradients.loss, gradients.columns
 
 
-def _apply(update: Update, scored: Sequence[ScoredEpisode], *, step: int) -> UpdateResult | None:
+def _apply(update: Learner, scored: Sequence[ScoredEpisode], *, step: int) -> StepResult | None:
     terms = weighted_mean(position_weights(scored, reduction="position_mean"))
-    return update.apply(scored, terms=terms, step=step)
+    return update.apply(one_task(scored, terms), step=step)
 
 
 def _masses(columns: Sequence[StudentColumns]) -> list[float]:
@@ -229,7 +229,7 @@ def test_weights_make_a_weighted_mean(student: Student, scorer: FakeScorer) -> N
 def test_step_without_any_weight_is_skipped(student: Student, scorer: FakeScorer) -> None:
     scored = _scored(student, scorer)
     weights = [np.zeros(len(one.scores.positions_N)) for one in scored]
-    assert _update(student).apply(scored, terms=weighted_mean(weights), step=1) is None
+    assert _update(student).apply(one_task(scored, weighted_mean(weights)), step=1) is None
 
 
 def _first_two(scores: ResponseScores) -> ResponseScores:

@@ -11,12 +11,12 @@ from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.evaluation.evaluate import Answer, evaluate
 from preceptor_client.train.evaluation.heldout import Heldout
 from preceptor_client.train.evaluation.metric import HeldoutMetrics, Metric
-from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.record.metrics import HELDOUT_NAMES
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
 
+from tests.unit.client.train.assembled import heldout_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
@@ -112,9 +112,8 @@ def _heldout(settings: Settings, student: Student, scorer: FakeScorer, *, exampl
         {"kind": "match", "options": {"how": "contains"}},
     ]
     config = RunConfig.model_validate(settings)
-    loss = Loss(student, config=config.objective, temperature=config.teacher.temperature)
-    return Heldout(
-        student, examples=examples, config=config, loss=loss, scorer=scorer, agreement=agreement_with(scorer.teacher)
+    return heldout_for(
+        student, config=config, examples=examples, scorer=scorer, agreement=agreement_with(scorer.teacher)
     )
 
 

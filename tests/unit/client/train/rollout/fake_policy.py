@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from preceptor.json_values import Json
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
 from preceptor_client.train.rollout.config import RolloutConfig
@@ -38,6 +39,14 @@ class FakePolicy:
     @property
     def end_token_ids(self) -> tuple[int, ...]:
         return self.student.end_token_ids
+
+    @property
+    def num_ids(self) -> int:
+        return self.student.vocabulary_size
+
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Json]:
+        return {}
 
     @property
     def max_length(self) -> int:

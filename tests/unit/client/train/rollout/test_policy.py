@@ -101,7 +101,7 @@ def test_single_turns_are_drawn_as_by_one_generation_per_batch(student: Student)
 
 def test_variables_of_an_example_beat_those_of_the_run(student: Student) -> None:
     student.tokenizer.chat_template = "{{ a }}{{ b }}{{ tools[0].function.name }}"
-    policy = HfPolicy(student, chat_template_kwargs={"a": "1", "b": "2"})
+    policy = HfPolicy(replace(student, chat_template_kwargs={"a": "1", "b": "2"}))
     example = Example(
         index=0,
         prompt=(ChatMessage(role="user", content="hi"),),
