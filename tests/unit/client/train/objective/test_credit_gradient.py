@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,7 @@ def _scored(scorer: FakeScorer, objective: ObjectiveConfig) -> list[ScoredEpisod
 
 def _advantage(reward: float, among: Sequence[float]) -> float:
     mean = sum(among) / len(among)
-    deviation = (sum((one - mean) ** 2 for one in among) / (len(among) - 1)) ** 0.5
+    deviation = math.sqrt(sum((one - mean) ** 2 for one in among) / (len(among) - 1))
     return (reward - mean) / (deviation + 1e-6)
 
 

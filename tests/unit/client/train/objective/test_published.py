@@ -37,7 +37,7 @@ def _gaps(student: Student, scorer: FakeScorer, one: ScoredEpisode) -> list[floa
 
 
 def _advantage(reward: float) -> float:
-    return (reward - np.mean(REWARDS)) / (np.std(REWARDS, ddof=1) + 1e-6)
+    return (reward - float(np.mean(REWARDS))) / (float(np.std(REWARDS, ddof=1)) + 1e-6)
 
 
 def test_rlsd_scales_the_advantage_by_the_teachers_clipped_ratio(student: Student, scorer: FakeScorer) -> None:
