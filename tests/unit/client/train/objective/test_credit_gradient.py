@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.learner.learner import Update
+from preceptor_client.train.learner.learner import Gradients, Update
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig
 from preceptor_client.train.objective.grpo import Grpo
-from preceptor_client.train.objective.shaping import Shaping
+from preceptor_client.train.objective.shaping import ShapedStep, Shaping
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
@@ -116,6 +116,24 @@ def _oracle(
     return float(loss.detach()), list(torch.autograd.grad(loss, list(model.parameters()))), ratios
 
 
+def _accumulate(
+    student: Student,
+    shaped: ShapedStep,
+    *,
+    objective: ObjectiveConfig,
+    credit: CreditConfig,
+    micro_batch_size: int = 16,
+) -> Gradients:
+    """As a run does; the gradients stand in the student's parameters then."""
+    update = Update(
+        student,
+        config=OptimizerConfig(learning_rate=1e-3, micro_batch_size=micro_batch_size),
+        loss=Loss(student, config=objective, temperature=TEMPERATURE, credit=credit),
+        temperature=TEMPERATURE,
+    )
+    return update.accumulate_gradients(shaped.scored, terms=shaped.terms)
+
+
 @pytest.mark.parametrize("micro_batch_size", [16, 2])
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -136,13 +154,7 @@ def test_gradient_of_rewards_and_divergence_equals_a_dense_computation_in_float6
     assert max(ratios) > DUAL_CLIP
     shaping = Shaping.of_settings(objective=objective, credit=credit, weigh=_weigh)
     shaped = shaping.shape(_scored(scorer, objective), context(student))
-    update = Update(
-        student,
-        config=OptimizerConfig(learning_rate=1e-3, micro_batch_size=micro_batch_size),
-        loss=Loss(student, config=objective, temperature=TEMPERATURE, credit=credit),
-        temperature=TEMPERATURE,
-    )
-    found = update.accumulate_gradients(shaped.scored, terms=shaped.terms)
+    found = _accumulate(student, shaped, objective=objective, credit=credit, micro_batch_size=micro_batch_size)
     # fp32 through two layers.
     assert found.loss == pytest.approx(expected, rel=1e-4)
     scale = max(float(gradient.abs().max()) for gradient in gradients)
@@ -161,15 +173,9 @@ def test_with_coefficient_0_the_credit_alone_moves_the_student_and_the_divergenc
     scored = _scored(scorer, objective)
     assert sum(len(one.scores.positions_N) for one in scored) == 48
     shaped = Shaping.of_settings(objective=objective, credit=credit).shape(scored, context(student))
-    update = Update(
-        student,
-        config=OptimizerConfig(learning_rate=1e-3),
-        loss=Loss(student, config=objective, temperature=TEMPERATURE, credit=credit),
-        temperature=TEMPERATURE,
-    )
     scorer.support_of = lambda position: None
     expected, gradients, _ = _oracle(student, scorer, objective, is_weighted=False)
-    result = update.accumulate_gradients(shaped.scored, terms=shaped.terms)
+    result = _accumulate(student, shaped, objective=objective, credit=credit)
     assert result.loss == result.credit_loss == pytest.approx(expected / 0.7, rel=1e-4)
     scale = max(float(gradient.abs().max()) for gradient in gradients)
     for parameter, gradient in zip(student.model.parameters(), gradients, strict=True):
