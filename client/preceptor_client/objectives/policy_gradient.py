@@ -28,8 +28,8 @@ def clipped_policy_gradient(
         r = p(y) / old(y),  clip(r) = r kept within [1 - clip_low, 1 + clip_high]
         loss = -min(r A, clip(r) A),  and where A < 0 at most -dual_clip A
 
-    arXiv 1707.06347 (PPO), Eq. 7; a clip_high of its own is arXiv 2503.14476 (DAPO), Eq. 10; the dual clip is
-    arXiv 1912.09729, Eq. 5, and None leaves it out. A is held constant. Raises ValueError for shapes other than [N],
+    arXiv 1707.06347 (PPO), Eq. 7; a clip_high of its own is arXiv 2503.14476 (DAPO), section 3.1; the dual clip
+    is arXiv 1912.09729, and None leaves it out. A is held constant. Raises ValueError for shapes other than [N],
     an advantage or an old logprob that is not finite.
     """
     check_student_column(student_logprobs_N)

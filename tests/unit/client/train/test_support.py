@@ -60,7 +60,7 @@ def _members(support: Support, row: int) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("include_sampled", [False, True])
-@pytest.mark.parametrize("kind", ["teacher", "teacher_top_p", "student", "union"])
+@pytest.mark.parametrize("kind", ["teacher", "teacher_top_p", "student", "union", "intersection"])
 def test_support_holds_the_tokens_of_its_definition_and_all_other_mass_is_tail(
     kind: str, include_sampled: bool
 ) -> None:
@@ -92,6 +92,8 @@ def test_support_holds_the_tokens_of_its_definition_and_all_other_mass_is_tail(
         expected = {"student": set(), "union": set(teacher)}.get(kind, set(teacher))
         if kind in ("student", "union"):
             expected |= set(student_NC[row].tolist())
+        if kind == "intersection":
+            expected &= set(student_NC[row].tolist())
         if include_sampled:
             expected.add(int(sampled_N[row]))
         members = _members(support, row)
@@ -136,7 +138,7 @@ def test_what_fills_a_row_up_is_never_a_member() -> None:
 
 
 def test_no_scored_position_is_an_empty_support() -> None:
-    for kind in ("teacher", "teacher_top_p", "student", "union"):
+    for kind in ("teacher", "teacher_top_p", "student", "union", "intersection"):
         config = ObjectiveConfig.model_validate({"support": kind, "include_sampled": True})
         nothing = np.zeros(0, np.int64)
         scores = _answer(_teacher(0), sampled_N=nothing, candidates_NC=np.zeros((0, 4), np.int64))
@@ -147,3 +149,25 @@ def test_an_answer_without_the_students_tokens_is_refused() -> None:
     scores = _answer(_teacher(2), sampled_N=np.array([0, 1]))
     with pytest.raises(CorruptAnswerError, match="asked for"):
         ObjectiveConfig(support="union").make_support().select(scores, sampled_ids_N=np.array([0, 1]))
+
+
+def test_a_rule_of_ones_own_is_named_in_the_settings_and_takes_the_sampled_token_too() -> None:
+    logprobs_NV = _teacher(1)
+    sampled_N, student_NC = np.array([20]), np.array([[20, 3, 9, 4]])
+    scores = _answer(logprobs_NV, sampled_N=sampled_N, candidates_NC=student_NC)
+    own = {"support": "tests.unit.client.train.objective.own:StudentsFirst", "support_options": {"num_tokens": 3}}
+    config = ObjectiveConfig.model_validate(own)
+    assert config.needs_student_tokens
+    assert set(_members(config.make_support().select(scores, sampled_ids_N=sampled_N), 0)) == {20, 3, 9}
+    fewer = {"support": own["support"], "support_options": {"num_tokens": 1}, "include_sampled": True}
+    rule = ObjectiveConfig.model_validate(fewer).make_support()
+    assert rule.needs_student_tokens
+    other_N = np.array([11])
+    support = rule.select(_answer(logprobs_NV, sampled_N=other_N, candidates_NC=student_NC), sampled_ids_N=other_N)
+    assert set(_members(support, 0)) == {20, 11}
+    assert support.is_sampled_inside_N.tolist() == [True]
+
+
+def test_a_rule_that_does_not_say_what_it_needs_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not say whether it needs_student_tokens"):
+        ObjectiveConfig(support="tests.unit.client.train.objective.own:SilentSupport")
