@@ -15,7 +15,6 @@ from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.instruments.verdicts import verdicts
 from preceptor_client.train.learner.measure import student_columns
-from preceptor_client.train.record.views import view_teacher
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.start.handshake import check_teacher
@@ -23,7 +22,8 @@ from preceptor_client.train.start.objective_fit import can_name_tokens
 from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scorer, Scoring
+from preceptor_client.train.teacher.scoring import Scorer
+from preceptor_client.train.teacher.views import view_teacher
 
 MAX_MEASURED_POSITIONS = 128
 """Positions at which the student's whole distribution is computed, for its mass and the overlap."""
@@ -54,7 +54,13 @@ def roll_out(
     are all that a run would check before its first step; empty = the same."""
     agreement = check_teacher(scorer, config=config, student=student, examples=checked or examples)
     rollouts = HfRollouts.of_run(student, config=config)
-    scoring = Scoring.of_run(scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size)
+    scoring = scoring_for(
+        scorer,
+        teacher=config.teacher,
+        objective=config.objective,
+        agreement=agreement,
+        vocabulary_size=student.vocabulary_size,
+    )
     try:
         for batch in rollouts.generate(examples, step=_BEFORE_TRAINING):
             scoring.submit(batch, name="doctor")

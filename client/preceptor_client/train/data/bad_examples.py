@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 BAD_EXAMPLES_FILE = "bad_examples.jsonl"
 
 OnBadExample = Literal["stop", "skip"]
-Source = Literal["train", "heldout"]
+Source = str
+"""Where examples are from: "train" or "heldout", or "math/train" where a task named math has its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class BadExamples:
         if num_left == 0:
             first = next(one for one in self._found.values() if one.of == of)
             raise InvalidDataError(
-                f"data.{of}: every example is bad{self._listed()}; the first: {first.where}: {first.why}"
+                f"{setting_of(of)}: every example is bad{self._listed()}; the first: {first.where}: {first.why}"
             )
         if len(self._found) > self._limit and self.policy == "skip":
             raise InvalidDataError(
@@ -181,6 +182,12 @@ class Skipping:
         """Raises where the run stops at it."""
         self._bad.skip(error, of=self._of, step=self._step)
         self.num_skipped += 1
+
+
+def setting_of(source: Source) -> str:
+    """The setting that names a source of examples: "data.train", or "tasks.math.data.train"."""
+    task, _, which = source.rpartition("/")
+    return f"tasks.{task}.data.{which}" if task else f"data.{which}"
 
 
 def _read(path: Path) -> list[BadExample]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from preceptor.json_values import Json
 
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.types import ChatMessage
@@ -28,6 +30,12 @@ class Example:
     """What is as right as `answer`."""
     task: str = ""
     """What it belongs to, in metrics and plots; empty where all examples are of one kind."""
+    tools: tuple[str, ...] = ()
+    """What the student may call, and the teacher may read about: one JSON object each, as chat templates take them."""
+    chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict, hash=False)
+    """Variables for the student's chat template, such as {"enable_thinking": False}; they beat those of the run."""
+    teacher_chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict, hash=False)
+    """The same for the teacher's."""
 
     @property
     def name(self) -> str:
@@ -56,8 +64,11 @@ class PromptStream:
 
     def step(self, step: int) -> list[Example]:
         """The examples of a step; steps count from 1."""
-        first = (step - 1) * self._prompts_per_step
-        return [self._example_at(position) for position in range(first, first + self._prompts_per_step)]
+        return self.deal((step - 1) * self._prompts_per_step, self._prompts_per_step)
+
+    def deal(self, first: int, count: int) -> list[Example]:
+        """So many examples from the one on that has this number, counted over all epochs."""
+        return [self._example_at(position) for position in range(first, first + count)]
 
     def _example_at(self, position: int) -> Example:
         epoch, place = divmod(position, len(self._examples))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from preceptor_client.train.data.bad_examples import BadExamples, Source
+from preceptor_client.train.data.bad_examples import BadExamples, Source, setting_of
 from preceptor_client.train.data.config import DataConfig
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.excerpts import message_of
@@ -33,16 +33,16 @@ class DatasetRow:
         return {key: self.columns[named.get(key, key)] for key in KEYS if named.get(key, key) in self.columns}
 
 
-def load_train_examples(data: DataConfig, *, bad: BadExamples | None = None) -> list[Example]:
+def load_train_examples(data: DataConfig, *, of: Source = "train", bad: BadExamples | None = None) -> list[Example]:
     """The examples to practise on."""
-    return _load(data, data.train, split=data.train_split, of="train", bad=bad)
+    return _load(data, data.train, split=data.train_split, of=of, bad=bad)
 
 
-def load_heldout_examples(data: DataConfig, *, bad: BadExamples | None = None) -> list[Example]:
+def load_heldout_examples(data: DataConfig, *, of: Source = "heldout", bad: BadExamples | None = None) -> list[Example]:
     """The examples to measure on; none where the settings name none."""
     if data.heldout is None:
         return []
-    return _load(data, data.heldout, split=data.heldout_split, of="heldout", bad=bad)
+    return _load(data, data.heldout, split=data.heldout_split, of=of, bad=bad)
 
 
 def load_examples(
@@ -95,7 +95,7 @@ def _load(data: DataConfig, source: str, *, split: str, of: Source, bad: BadExam
     except InvalidDataError as error:
         if error.where:
             raise
-        raise InvalidDataError(f"data.{of}: {error.why}") from error
+        raise InvalidDataError(f"{setting_of(of)}: {error.why}") from error
     bad.refuse_too_many(of=of, num_left=len(examples))
     return examples
 

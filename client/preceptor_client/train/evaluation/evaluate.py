@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from preceptor_client.train.data.answer_match import is_match as is_match
 from preceptor_client.train.data.examples import Example, prompt_text
-from preceptor_client.train.data.matching import is_match as is_match
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.config import EvaluationConfig
-from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.encoding import encode_example, encode_prompt
 from preceptor_client.train.student.generation import generate
 from preceptor_client.train.student.student import Student
 
@@ -106,7 +106,7 @@ def _expected_answers(example: Example) -> tuple[str, ...]:
 
 def _encoded(student: Student, example: Example, *, prompts: PromptsOf) -> list[int]:
     if prompts == "student":
-        return encode_prompt(student, example.prompt, where=example.name)
+        return encode_example(student, example)
     if example.teacher_prompt is None:
         raise InvalidDataError(f"data.heldout: {example.name} has no teacher_prompt to measure")
     return encode_prompt(student, example.teacher_prompt, where=example.name, field="teacher_prompt")

@@ -14,7 +14,7 @@ from preceptor_client.train.instruments import bounds
 from preceptor_client.train.instruments.bounds import Level
 from preceptor_client.train.instruments.measures import FLOOR_LOGPROB, Measures
 from preceptor_client.train.record.metrics import MetricRow, MetricValue
-from preceptor_client.train.record.views import REMEDIES
+from preceptor_client.train.teacher.views import REMEDIES
 
 
 class Failure(StrEnum):

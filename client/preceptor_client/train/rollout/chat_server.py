@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from preceptor.json_values import JsonObject, object_text
 from pydantic import JsonValue
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.retry import RetryPolicy
 from preceptor_client.train.data.examples import ExamplePrompt
 from preceptor_client.train.data.excerpts import excerpt, message_of
-from preceptor_client.train.data.message_rows import message_row
+from preceptor_client.train.data.messages import template_message
 from preceptor_client.train.errors import InvalidEpisodeError, InvalidPartError
+from preceptor_client.types import ChatMessage
 from preceptor_client.url import checked_url
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class ChatServer:
         if isinstance(prompt, str):
             path, asked["prompt"] = "/v1/completions", prompt
         else:
-            path, asked["messages"] = "/v1/chat/completions", [message_row(message) for message in prompt]
+            path, asked["messages"] = "/v1/chat/completions", [_message(message) for message in prompt]
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         async with httpx.AsyncClient(headers=self._headers, timeout=timeout, verify=self._certificates) as client:
             content = await self._until_answered(client, self._url + path, asked)
@@ -141,6 +143,21 @@ class ChatServer:
         if status in _WRONG_SETTINGS:
             raise InvalidPartError(f"{self._url} refuses model {self._model!r}, {why}: check {_WRONG_SETTINGS[status]}")
         raise InvalidEpisodeError(f"{self._url} refuses the question, {why}")
+
+
+def _message(message: ChatMessage) -> JsonObject:
+    """As OpenAI's API has it: the arguments of a call are a text there."""
+    asked = template_message(message)
+    if message.tool_calls:
+        asked["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": object_text(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return asked
 
 
 def _headers(api_key_variable: str) -> dict[str, str]:

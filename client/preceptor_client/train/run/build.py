@@ -114,10 +114,10 @@ def _agree(
 
 def _load_start(config: RunConfig) -> Student | None:
     """The untrained student, where the objective needs it: also when the run goes on from a checkpoint."""
-    if config.objective.extrapolation == 1.0:
+    if not config.objective.needs_reference:
         return None
     start = load_student(config.student)
-    start.model.requires_grad_(False)
+    start.module.requires_grad_(False)
     return start
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
 from preceptor.settings import Section
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from preceptor_client.train.data.config import DataConfig
+from preceptor_client.train.environment.config import EnvironmentConfig
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig
+from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.student.config import StudentConfig
+from preceptor_client.train.tasks.config import SectionChanges, TaskConfig
+from preceptor_client.train.tasks.mixing import TaskOrder
+from preceptor_client.train.tasks.resolve import resolved_tasks, resolved_teachers
+from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.config import TeacherConfig
 
 
@@ -35,8 +42,12 @@ class RunSection(Section):
     """Newest checkpoints to keep."""
     resume: bool = True
     """Continue the run that the directory holds; false refuses a directory that holds one."""
+    task_order: TaskOrder = "mix"
+    """With several tasks: every step has prompts of several (mix), or of one (alternate)."""
     max_non_finite_share: float = Field(0.1, ge=0, le=1)
     """Stop when a larger share of a step's positions came back from the teacher as NaN or infinity."""
+    max_failed_share: float = Field(0.5, ge=0, le=1)
+    """Stop when a larger share of a step's episodes failed, through an environment, an engine or a reward."""
 
 
 class RunConfig(BaseSettings):
@@ -54,38 +65,54 @@ class RunConfig(BaseSettings):
 
     student: StudentConfig
     """The model to train."""
-    teacher: TeacherConfig
-    """The server to ask, and what to ask it for."""
-    data: DataConfig
+    teacher: TeacherConfig = TeacherConfig()
+    """The server to ask, and what to ask it for; with [teachers.NAME], what those have in common."""
+    teachers: dict[str, SectionChanges] = Field(default_factory=dict)
+    """Several teachers by name: each table holds settings of [teacher] that are its own."""
+    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
+    """Several tasks by name: each table holds its teachers, and what differs from the run's sections."""
+    data: DataConfig = DataConfig()
     """What the student practises on, and what it is measured on."""
+    environment: EnvironmentConfig | None = None
+    """What answers the student, turn by turn; without it each rollout is one response to a prompt."""
     rollout: RolloutConfig
     """How the student writes."""
+    rewards: tuple[PartConfig, ...] = ()
+    """Parts that reward episodes; their rewards are added up."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """The loss."""
+    weights: PartConfig | None = None
+    """A part that says how much each position counts in the loss."""
+    credit: CreditConfig | None = None
+    """A policy gradient beside the loss: a part that makes an advantage for each position."""
     optimizer: OptimizerConfig
     """AdamW, and how a step is cut into pieces that fit memory."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How held-out answers are written and judged."""
+    hooks: tuple[PartConfig, ...] = ()
+    """Parts that are called after each step."""
     run: RunSection
     """Where a run lives, how long it is, and when it is saved."""
 
-    @property
-    def num_student_tokens(self) -> int:
-        """How many of its own likeliest tokens the student names at each position, for the teacher to score."""
-        return self.teacher.top_k if self.objective.needs_student_tokens else 0
+    def all_teachers(self) -> dict[str, TeacherConfig]:
+        """By name; one at least."""
+        return resolved_teachers(self)
+
+    def all_tasks(self) -> tuple[Task, ...]:
+        """One at least, each with every setting that its parts need."""
+        return resolved_tasks(self, seed=self.run.seed)
+
+    @field_validator("tasks", "teachers")
+    @classmethod
+    def _names_can_be_written_anywhere(cls, tables: dict[str, object]) -> dict[str, object]:
+        for name in tables:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"{name!r} is no name: letters, digits, _ and - are")
+        return tables
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
-        asked = [name for name in ("every_steps", "teacher_prompts", "loss") if getattr(self.evaluation, name)]
-        if self.data.heldout is None and asked:
-            raise ValueError(
-                f"evaluation.{asked[0]} is set, and there is nothing to measure on: set data.heldout, or remove it"
-            )
-        if self.rollout.responses_per_prompt > self.rollout.batch_size:
-            raise ValueError(
-                f"rollout.responses_per_prompt={self.rollout.responses_per_prompt} is above rollout.batch_size="
-                f"{self.rollout.batch_size}: raise one or lower the other, since a prompt's responses are one batch"
-            )
+        self.all_tasks()
         if self.optimizer.warmup_steps > self.run.num_steps:
             raise ValueError(
                 f"optimizer.warmup_steps={self.optimizer.warmup_steps} is above run.num_steps={self.run.num_steps}: "

@@ -10,43 +10,32 @@ rollouts.jsonl  a few rollouts, token by token  bad_examples.jsonl  see bad_exam
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from preceptor.settings import dump_settings
 
 from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.record.metrics import METRICS_FILE
+from preceptor_client.train.record.settings_file import CONFIG_FILE, Settings, flat_settings, to_toml
 from preceptor_client.train.run.config import RunConfig
 
-CONFIG_FILE = "config.toml"
 LOG_FILE = "train.log"
 _LOCK_FILE = ".lock"
 
-_FREE_TO_CHANGE = {
-    "data.extra_fields",
-    "data.max_bad_examples",
-    "data.on_bad_example",
-    "teacher.address",
-    "teacher.page",
-    "teacher.patience_seconds",
-    "run.directory",
-    "run.num_steps",
-    "run.checkpoint_every_steps",
-    "run.keep_checkpoints",
-    "run.sample_rollouts",
-    "run.resume",
-    "run.max_non_finite_share",
-}
+_FREE_TO_CHANGE = re.compile(
+    r"data\.(extra_fields|max_bad_examples|on_bad_example)"
+    r"|(teacher|teachers\.[^.]+)\.(address|page|patience_seconds)"
+    r"|rollout\.environment_timeout_seconds"
+    r"|run\.(directory|num_steps|checkpoint_every_steps|keep_checkpoints|sample_rollouts|resume|max_non_finite_share)"
+    r"|run\.max_failed_share"
+)
 """Settings that do not change what the steps done so far have computed, nor what they were measured with."""
-
-Settings = Mapping[str, Any]  # Any: the leaves are whatever TOML holds
 
 
 @contextmanager
@@ -71,30 +60,6 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
             yield directory
 
 
-def to_toml(settings: Settings) -> str:
-    """Settings as TOML: tables, and lists of tables, of fields whose values are whatever JSON holds. What is None is
-    left out, which TOML has no word for."""
-    lines: list[str] = []
-    for section, fields in settings.items():
-        is_list = not isinstance(fields, Mapping)
-        for table in fields if is_list else [fields]:
-            lines.append(f"[[{section}]]" if is_list else f"[{section}]")
-            lines += [f"{name} = {_toml_value(value)}" for name, value in table.items() if value is not None]
-            lines.append("")
-    return "\n".join(lines)
-
-
-def _toml_value(value: object) -> str:
-    if isinstance(value, Mapping):
-        entries = [(key, entry) for key, entry in value.items() if entry is not None]
-        return "{" + ", ".join(f"{_toml_value(str(key))} = {_toml_value(entry)}" for key, entry in entries) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(entry) for entry in value if entry is not None) + "]"
-    # A JSON text, number or boolean is TOML too, but for two things that TOML does not have: escapes of
-    # half a character, and a bare DEL.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
 def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> None:
     path = directory / CONFIG_FILE
     if not path.is_file():
@@ -109,9 +74,11 @@ def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> Non
         previous = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
-    before, now = _flat(previous), _flat(tomllib.loads(to_toml(settings)))
+    before, now = flat_settings(previous), flat_settings(tomllib.loads(to_toml(settings)))
     changed = sorted(
-        key for key in before.keys() | now.keys() if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key)
+        key
+        for key in before.keys() | now.keys()
+        if not _FREE_TO_CHANGE.fullmatch(key) and before.get(key) != now.get(key)
     )
     if changed:
         key = changed[0]
@@ -133,13 +100,6 @@ def _replace(path: Path, text: str) -> None:
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
-
-
-def _flat(settings: Settings) -> dict[str, object]:
-    """Each field by its key; a list of tables as one."""
-    tables = {section: fields for section, fields in settings.items() if isinstance(fields, Mapping)}
-    lists = {section: tables for section, tables in settings.items() if not isinstance(tables, Mapping)}
-    return {f"{section}.{name}": value for section, fields in tables.items() for name, value in fields.items()} | lists
 
 
 @contextmanager

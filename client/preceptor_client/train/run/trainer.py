@@ -1,4 +1,4 @@
-"""The loop: roll out, score, update; measure and save when due. Owns the order of things and none of their insides."""
+"""The loop: roll out, score, learn; measure and save when due. Owns the order of things and none of their insides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.data.bad_examples import BadExamples
-from preceptor_client.train.data.examples import Example, PromptStream
 from preceptor_client.train.errors import (
     InvalidDataError,
     RunDirectoryError,
@@ -20,22 +19,19 @@ from preceptor_client.train.evaluation.evaluate import PromptsOf
 from preceptor_client.train.evaluation.heldout import Heldout
 from preceptor_client.train.learner.checkpoint import load_optimizer, save_checkpoint
 from preceptor_client.train.learner.checkpoint_folders import checkpoint_step
-from preceptor_client.train.learner.learner import Update
-from preceptor_client.train.learner.loss import Loss
-from preceptor_client.train.objective.reference import Reference
-from preceptor_client.train.objective.weights import PositionWeights, position_weights
+from preceptor_client.train.learner.learner import Learner
 from preceptor_client.train.record.metrics import MetricRow, Metrics
-from preceptor_client.train.record.rollout_log import RolloutLog
-from preceptor_client.train.record.step_log import StepLog
-from preceptor_client.train.record.views import TeacherView, advice, view_teacher
-from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.config import RunSection
 from preceptor_client.train.run.display import Display
+from preceptor_client.train.run.hooks import Hooks, StepDone
+from preceptor_client.train.run.step_log import StepLog
+from preceptor_client.train.run.task_run import Failures, TaskRun
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
-from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.tasks.mixing import TaskMix
 from preceptor_client.train.teacher.revisions import Revisions
-from preceptor_client.train.teacher.scoring import Scorer, Scoring
+from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.views import TeacherView, advice, view_teacher
 
 _log = logging.getLogger(__name__)
 
@@ -46,64 +42,37 @@ LOW_SCORED_SHARE = 0.5
 class Trainer:
     """One run, from the step that it is at to its last."""
 
-    stream: PromptStream
-    rollouts: HfRollouts
-    scoring: Scoring
-    update: Update
-
     def __init__(
         self,
         student: Student,
         *,
-        scorer: Scorer,
-        agreement: Agreement,
-        config: RunConfig,
-        examples: Sequence[Example],
-        heldout: Sequence[Example],
+        config: RunSection,
+        tasks: Sequence[TaskRun],
+        mix: TaskMix,
+        learner: Learner,
+        hooks: Hooks,
+        bad: BadExamples,
+        revisions: Revisions,
         metrics: Metrics,
-        rollout_log: RolloutLog,
+        log: StepLog,
         display: Display,
+        stop: StopRequest,
         checkpoint: Path | None = None,
-        start: Student | None = None,
-        bad: BadExamples | None = None,
-        weigh: PositionWeights | None = None,
-        stop: StopRequest | None = None,
     ) -> None:
-        """`checkpoint` is the one that `student` was loaded from; `start` is the untrained student, frozen, where
-        `objective.extrapolation` needs it; `bad` decides what a bad example does; `weigh` says how much each scored
-        position of a step counts; `stop` may ask the run to end early."""
+        """`checkpoint` is the one that `student` was loaded from; `bad` decides what a bad example does; `stop` may ask
+        the run to end early."""
         self.student = student
         self.config = config
-        self.weigh = weigh
-        self.stop = stop or StopRequest()
-        temperature = config.teacher.temperature
-        reference = Reference(start, temperature=temperature) if start else None
-        loss = Loss(student, config=config.objective, temperature=temperature, reference=reference)
-        self.bad = BadExamples() if bad is None else bad
-        self.heldout = Heldout(
-            student,
-            examples=heldout,
-            config=config,
-            loss=loss,
-            scorer=scorer,
-            agreement=agreement,
-            bad=self.bad,
-            stop=self.stop,
-        )
+        self.tasks = tasks
+        self.mix = mix
+        self.learner = learner
+        self.hooks = hooks
+        self.bad = bad
+        self.revisions = revisions
         self.metrics = metrics
-        self.log = StepLog(student, config=config, metrics=metrics, rollouts=rollout_log)
+        self.log = log
         self.display = display
-        self.stream = PromptStream(examples, prompts_per_step=config.rollout.prompts_per_step, seed=config.run.seed)
-        self.rollouts = HfRollouts.of_run(student, config=config)
-        self.scoring = Scoring.of_run(
-            scorer,
-            config=config,
-            agreement=agreement,
-            vocabulary_size=student.vocabulary_size,
-            stop=self.stop,
-        )
-        self.update = Update(student, config=config.optimizer, loss=loss, temperature=temperature)
-        self.revisions = Revisions(agreement.revision)
+        self.stop = stop
         self.step = 0
         self._has_warned_of_few_scores = False
         if checkpoint:
@@ -111,11 +80,11 @@ class Trainer:
 
     def _resume(self, checkpoint: Path) -> None:
         self.step = checkpoint_step(checkpoint)
-        load_optimizer(checkpoint, optimizer=self.update.optimizer)
-        run = self.config.run
-        if self.step > run.num_steps:
+        load_optimizer(checkpoint, optimizer=self.learner.optimizer)
+        self.hooks.load(checkpoint)
+        if self.step > self.config.num_steps:
             raise RunDirectoryError(
-                f"{run.directory} is at step {self.step} already: raise run.num_steps={run.num_steps}"
+                f"{self.config.directory} is at step {self.step} already: raise run.num_steps={self.config.num_steps}"
             )
 
     def run(self) -> Path:
@@ -134,17 +103,16 @@ class Trainer:
                 raise self._stopped_at_bad_data(error) from error
 
     def _run(self) -> Path:
-        num_steps, run = self.config.run.num_steps, self.config.run
+        num_steps = self.config.num_steps
         if self.step == 0:
             self._measure("student")
-            if self.config.evaluation.teacher_prompts:
-                self._measure("teacher")
+            self._measure("teacher")
         self.display.begin(step=self.step, num_steps=num_steps)
         self._measure_if_due()  # a run that ended after this step may have had no time to
         while self.step < num_steps:
             self.stop.check()
             self.display.step(self.train_step())
-            if self.step % run.checkpoint_every_steps == 0:
+            if self.step % self.config.checkpoint_every_steps == 0:
                 self.save()
             self._measure_if_due()
         folder = self.save()
@@ -156,33 +124,33 @@ class Trainer:
         they were."""
         step = self.step + 1
         started = time.perf_counter()
-        examples = self.stream.step(step)
-        refused = self.bad.at_step(step, of="train")
+        failures = [task.failures(self.bad, step=step) for task in self.tasks]
         try:
             with self.stop.checked_by(self.student.base):
-                for batch in self.rollouts.generate(examples, step=step, on_bad=refused):
-                    self.scoring.submit(batch, name=f"step-{step}")
+                num_episodes = self._roll_out(step, failures)
             rolled_out = time.perf_counter()
-            scored = self.scoring.gather(on_refused=refused)
+            scored = [one for task, bad in zip(self.tasks, failures, strict=True) for one in task.gather(bad)]
         finally:
-            self.scoring.cancel()
+            for task in self.tasks:
+                task.scoring.cancel()
             self.display.notice("")
         answered = time.perf_counter()
+        self._tell_failed_episodes(failures, num_episodes=num_episodes, step=step)
         view = view_teacher(scored)
         self._stop_at_non_finite(view, step=step)
         if scored:
             self._warn_of_few_scores(view, step=step)
-        weights = position_weights(scored, reduction=self.config.objective.reduction, given=self.weigh)
-        result = self.update.apply(scored, weights=weights, step=step)
+        result = self.learner.step(scored, step=step)
         finished = time.perf_counter()
         self.step = step
         if result is None:
             _log.warning("step skipped, no position has a score: step=%d statuses=%s", step, view.num_by_status)
-        return self.log.write(
+        row = self.log.write(
             step,
             scored,
             view=view,
-            num_refused_groups=refused.num_skipped,
+            num_refused_groups=sum(one.skipping.num_skipped for one in failures),
+            num_failed_episodes=sum(len(one.episodes) for one in failures),
             teacher_revision=self.revisions.see(scored, step=step),
             result=result,
             seconds={
@@ -192,35 +160,90 @@ class Trainer:
                 "step_seconds": finished - started,
             },
         )
+        self._call_hooks(row, scored)
+        return row
+
+    def _roll_out(self, step: int, failures: Sequence[Failures]) -> int:
+        """Has the teachers score each batch while the next is written. Returns the number of episodes."""
+        num_episodes = slot = 0
+        for task, (first, count), bad in zip(self.tasks, self.mix.step(step), failures, strict=True):
+            if count:
+                num_episodes += task.submit(first=first, count=count, slot=slot, step=step, failures=bad)
+            slot += count
+        return num_episodes
 
     def save(self) -> Path:
         """Saves the step that the run is at."""
         return save_checkpoint(
-            self.config.run.directory,
+            self.config.directory,
             step=self.step,
             student=self.student,
-            optimizer=self.update.optimizer,
-            keep=self.config.run.keep_checkpoints,
+            optimizer=self.learner.optimizer,
+            keep=self.config.keep_checkpoints,
+            also=self.hooks.save,
         )
 
-    def _measure_if_due(self) -> None:
-        every_steps = self.config.evaluation.every_steps
-        if every_steps and self.step and self.step % every_steps == 0:
-            self._measure("student")
-
-    def _measure(self, prompts: PromptsOf) -> None:
-        """Answers the held-out examples, unless that is done for this step."""
-        examples = self.heldout.examples
-        kind = "heldout" if prompts == "student" else "heldout_teacher"
-        if not examples or self.metrics.has(kind=kind, step=self.step):
-            return
-        self.display.notice(f"answering {len(examples)} held-out examples")
+    def measure(self, heldout: Heldout, prompts: PromptsOf = "student") -> MetricRow:
+        """Measures one task's held-out examples as the student is; writes nothing."""
+        self.display.notice(f"answering {len(heldout.examples)} held-out examples")
         try:
-            row = self.heldout.measure(step=self.step, prompts=prompts)
+            return heldout.measure(step=self.step, prompts=prompts)
         finally:
             self.display.notice("")
+
+    def _measure_if_due(self) -> None:
+        if not self.step:
+            return
+        for task in self.tasks:
+            every_steps = task.task.evaluation.every_steps
+            if every_steps and self.step % every_steps == 0:
+                self._measure_one(task, "student")
+
+    def _measure(self, prompts: PromptsOf) -> None:
+        for task in self.tasks:
+            if prompts == "student" or task.task.evaluation.teacher_prompts:
+                self._measure_one(task, prompts)
+
+    def _measure_one(self, task: TaskRun, prompts: PromptsOf) -> None:
+        """Measures the held-out examples of a task, unless that is done for this step."""
+        kind = "heldout" if prompts == "student" else "heldout_teacher"
+        if not task.heldout.examples or self.metrics.has(kind=kind, step=self.step, task=task.task.name):
+            return
+        row = self.measure(task.heldout, prompts)
         self.metrics.write(row)
         self.display.heldout(row)
+
+    def _call_hooks(self, row: MetricRow, scored: Sequence[ScoredEpisode]) -> None:
+        done = StepDone(
+            step=self.step,
+            num_steps=self.config.num_steps,
+            row=row,
+            scored=scored,
+            student=self.student,
+            optimizer=self.learner.optimizer,
+            directory=self.config.directory,
+            measure=lambda: [self.measure(task.heldout) for task in self.tasks if task.heldout.examples],
+        )
+        try:
+            self.hooks.on_step(done)
+        except TrainingStoppedError as error:
+            folder = self.save()
+            raise TrainingStoppedError(f"{error}. Step {self.step} is saved in {folder}") from error
+
+    def _tell_failed_episodes(self, failures: Sequence[Failures], *, num_episodes: int, step: int) -> None:
+        """Names them; raises TrainingStoppedError where too many failed."""
+        failed = [error for one in failures for error in one.episodes]
+        if not failed:
+            return
+        for error in failed:
+            _log.warning("episode failed: step=%d error=%s", step, error)
+        self.display.warning(f"step {step} goes on without {len(failed)} episode(s); the first: {failed[0]}")
+        share, limit = len(failed) / (len(failed) + num_episodes), self.config.max_failed_share
+        if share > limit:
+            raise self._stopped(
+                f"step {step}: {share:.0%} of the episodes failed, more than run.max_failed_share={limit}; the first: "
+                f"{failed[0]}"
+            )
 
     def _warn_of_few_scores(self, view: TeacherView, *, step: int) -> None:
         if view.scored_share >= LOW_SCORED_SHARE or self._has_warned_of_few_scores:
@@ -231,12 +254,20 @@ class Trainer:
         self.display.warning(text)
 
     def _stop_at_non_finite(self, view: TeacherView, *, step: int) -> None:
-        limit = self.config.run.max_non_finite_share
+        limit = self.config.max_non_finite_share
         if view.non_finite_share > limit:
             raise TrainingStoppedError(
                 f"step {step}: {view.non_finite_share:.0%} of the positions came back from the teacher as NaN or "
                 f"infinity, more than run.max_non_finite_share={limit}: the teacher's numbers overflow (its dtype?)"
             )
+
+    def _stopped(self, why: str) -> TrainingStoppedError:
+        if not self.step:
+            return TrainingStoppedError(f"{why}. Nothing is saved: this was the first step")
+        folder = self.save()
+        return TrainingStoppedError(
+            f"{why}. Step {self.step} is saved in {folder}; the same command continues from there"
+        )
 
     def _stopped_at_bad_data(self, error: InvalidDataError) -> TrainingStoppedError:
         folder = self.save()
@@ -246,10 +277,11 @@ class Trainer:
 
     def _stopped_without_teacher(self, error: TeacherUnavailableError) -> TrainingStoppedError:
         folder = self.save()
+        teachers = {teacher.address: teacher for task in self.tasks for teacher in task.task.teachers.values()}
+        patience = max(teacher.patience_seconds for teacher in teachers.values())
         return TrainingStoppedError(
-            f"no answer from the teacher at {self.config.teacher.address} for "
-            f"{self.config.teacher.patience_seconds:.0f} s ({error}). Step {self.step} is saved in {folder}; the same "
-            "command continues from there once the teacher is back"
+            f"no answer from the teacher at {' or '.join(teachers)} for {patience:.0f} s ({error}). Step {self.step} "
+            f"is saved in {folder}; the same command continues from there once the teacher is back"
         )
 
     def _stopped_on_request(self) -> StopRequestedError:
@@ -261,6 +293,6 @@ class Trainer:
         self.display.notice(f"saving step {self.step}")
         folder = self.save()
         return StopRequestedError(
-            f"stopped: step {self.step} of {self.config.run.num_steps} is saved in {folder}; the same command "
-            "continues from there"
+            f"stopped: step {self.step} of {self.config.num_steps} is saved in {folder}; the same command continues "
+            "from there"
         )

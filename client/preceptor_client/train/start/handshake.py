@@ -9,13 +9,14 @@ from dataclasses import replace
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import UnsuitableTeacherError
-from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.start.examples import check_examples, checked_sample
+from preceptor_client.train.start.example_check import check_examples, checked_sample
 from preceptor_client.train.start.objective_fit import check_objective, objective_warnings
 from preceptor_client.train.start.student_check import check_student
 from preceptor_client.train.student.student import Student
+from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.alignment import align
+from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scoring import Scorer
 from preceptor_client.types import Limits, ServerInfo, TeacherInfo
 
@@ -29,27 +30,30 @@ def _tell_nobody(text: str) -> None:
 def check_teacher(
     scorer: Scorer,
     *,
-    config: RunConfig,
+    task: Task,
+    name: str = "",
     student: Student,
     examples: Sequence[Example],
     heldout: Sequence[Example] = (),
     bad: BadExamples | None = None,
     notice: Callable[[str], None] = _tell_nobody,
 ) -> Agreement:
-    """The teacher to ask and what was agreed with it; its server knows the student's tokenizer then. Raises
-    UnsuitableTeacherError or InvalidDataError, which name what to change; `bad` may take what is an example's own
-    fault, and `notice` hears what takes a while."""
+    """One teacher of a task and what was agreed with it; its server knows the student's tokenizer then. `name` is that
+    of [teachers.NAME]; empty takes the first. Raises UnsuitableTeacherError or InvalidDataError, which name what to
+    change; `bad` may take what is an example's own fault, and `notice` hears what takes a while."""
     bad = BadExamples() if bad is None else bad
+    config = task.teachers[name] if name else task.teacher
     info = scorer.info()
-    teacher = _find(info, name=config.teacher.name)
-    _check_settings(teacher, info.limits, config=config)
-    agreement = align(scorer, teacher=teacher, config=config.teacher, student=student)
-    check_objective(agreement, info.limits, config=config, student=student)
+    teacher = _find(info, name=config.name)
+    _check_settings(teacher, info.limits, config=config, num_responses=task.rollout.responses_per_prompt)
+    agreement = align(scorer, teacher=teacher, config=config, student=student)
+    check_objective(agreement, info.limits, objective=task.objective, student=student)
     warnings = check_examples(
         scorer,
         agreement=agreement,
         limits=info.limits,
-        config=config,
+        task=task,
+        teacher=config,
         student=student,
         examples=examples,
         heldout=heldout,
@@ -58,12 +62,12 @@ def check_teacher(
     )
     agreement = replace(
         agreement,
-        adapter=config.teacher.adapter,
+        adapter=config.adapter,
         warnings=(
             *agreement.warnings,
-            *objective_warnings(config),
+            *objective_warnings(task.objective, rollout=task.rollout, temperature=task.temperature, credit=task.credit),
             *warnings,
-            *_check_lengths(student, config=config, examples=examples, heldout=heldout, bad=bad),
+            *_check_lengths(student, task=task, examples=examples, heldout=heldout, bad=bad),
         ),
     )
     _log.info(
@@ -76,12 +80,12 @@ def check_teacher(
 
 
 def _check_lengths(
-    student: Student, *, config: RunConfig, examples: Sequence[Example], heldout: Sequence[Example], bad: BadExamples
+    student: Student, *, task: Task, examples: Sequence[Example], heldout: Sequence[Example], bad: BadExamples
 ) -> tuple[str, ...]:
     """Of the examples that are left; of very many, of those that were checked."""
-    train = checked_sample(bad.left(examples, of="train"), seed=config.run.seed)
-    measured = checked_sample(bad.left(heldout, of="heldout"), seed=config.run.seed)
-    return check_student(student, config=config, examples=train, heldout=measured)
+    train = checked_sample(bad.left(examples, of=task.source("train")), seed=task.seed)
+    measured = checked_sample(bad.left(heldout, of=task.source("heldout")), seed=task.seed)
+    return check_student(student, task=task, examples=train, heldout=measured)
 
 
 def _find(info: ServerInfo, *, name: str) -> TeacherInfo:
@@ -95,27 +99,27 @@ def _find(info: ServerInfo, *, name: str) -> TeacherInfo:
     raise UnsuitableTeacherError(f"the server hosts {wanted}: set teacher.name to one of: {names}")
 
 
-def _check_settings(teacher: TeacherInfo, limits: Limits, *, config: RunConfig) -> None:
-    if config.teacher.adapter and config.teacher.adapter not in teacher.adapters:
+def _check_settings(teacher: TeacherInfo, limits: Limits, *, config: TeacherConfig, num_responses: int) -> None:
+    if config.adapter and config.adapter not in teacher.adapters:
         names = ", ".join(sorted(teacher.adapters)) or "none, so leave it empty"
         raise UnsuitableTeacherError(
-            f"teacher {teacher.name!r} has no adapter {config.teacher.adapter!r}: set teacher.adapter to one of those "
+            f"teacher {teacher.name!r} has no adapter {config.adapter!r}: set teacher.adapter to one of those "
             f"that are loaded: {names}"
         )
-    if config.teacher.top_k > limits.max_top_k:
+    if config.top_k > limits.max_top_k:
         raise UnsuitableTeacherError(
-            f"teacher.top_k={config.teacher.top_k} is above the server's limit of {limits.max_top_k}: lower it"
+            f"teacher.top_k={config.top_k} is above the server's limit of {limits.max_top_k}: lower it"
         )
-    if config.rollout.responses_per_prompt > limits.max_responses:
+    if num_responses > limits.max_responses:
         raise UnsuitableTeacherError(
-            f"rollout.responses_per_prompt={config.rollout.responses_per_prompt} is above the server's limit of "
+            f"rollout.responses_per_prompt={num_responses} is above the server's limit of "
             f"{limits.max_responses} per request: lower it"
         )
-    if config.teacher.temperature != 1.0 and not teacher.capabilities.temperature:
+    if config.temperature != 1.0 and not teacher.capabilities.temperature:
         raise UnsuitableTeacherError(
             f"teacher {teacher.name!r} scores at temperature 1 only: set teacher.temperature=1"
         )
-    if config.teacher.reproducible and not teacher.capabilities.batch_invariant:
+    if config.reproducible and not teacher.capabilities.batch_invariant:
         raise UnsuitableTeacherError(
             f"teacher {teacher.name!r} cannot give reproducible scores: set teacher.reproducible=false"
         )

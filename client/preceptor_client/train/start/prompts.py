@@ -11,9 +11,10 @@ from preceptor.wire import SegmentationPolicy
 from preceptor_client.train.data.bad_examples import BadExamples, Source
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
-from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.student.encoding import encode_prompt, encoded
+from preceptor_client.train.evaluation.config import EvaluationConfig
+from preceptor_client.train.student.encoding import encode_example, encode_prompt, encoded
 from preceptor_client.train.student.student import Student
+from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.scoring import teacher_prompt
 from preceptor_client.types import Chat, Limits
@@ -43,7 +44,7 @@ def check_prompts(
     agreement: Agreement,
     *,
     limits: Limits,
-    config: RunConfig,
+    task: Task,
     student: Student,
     examples: Sequence[Example],
     heldout: Sequence[Example] = (),
@@ -58,12 +59,12 @@ def check_prompts(
     student answers greedily.
     """
     bad = BadExamples() if bad is None else bad
-    num_responses = config.rollout.responses_per_prompt
-    groups = [_Group(name=one.name, of="train", example=one, num_responses=num_responses) for one in examples]
+    num_responses, train, measured = task.rollout.responses_per_prompt, task.source("train"), task.source("heldout")
+    groups = [_Group(name=one.name, of=train, example=one, num_responses=num_responses) for one in examples]
     groups += [
-        _Group(name=one.where or f"held-out {one.name}", of="heldout", example=one, num_responses=1) for one in heldout
+        _Group(name=one.where or f"held-out {one.name}", of=measured, example=one, num_responses=1) for one in heldout
     ]
-    num_new = config.rollout.max_new_tokens
+    num_new = task.rollout.max_new_tokens
     too_long: dict[str, list[str]] = defaultdict(list)
     for group in groups:
         try:
@@ -77,9 +78,9 @@ def check_prompts(
             bad.leave_out_unless_settled(error, of=group.of)
     for example in answered:
         try:
-            _check_answered(example, config=config, student=student)
+            _check_answered(example, config=task.evaluation, student=student)
         except InvalidDataError as error:
-            bad.leave_out_unless_settled(error, of="heldout")
+            bad.leave_out_unless_settled(error, of=measured)
     return tuple(
         f"{messages[0]} ({len(messages)} of {len(groups)} examples; counted with the student's tokenizer, an estimate)"
         for messages in too_long.values()
@@ -96,9 +97,9 @@ def _exceeded(needs: Sequence[_Need], *, num_new: int) -> Iterator[tuple[str, _N
             )
 
 
-def _check_answered(example: Example, *, config: RunConfig, student: Student) -> None:
-    encode_prompt(student, example.prompt, where=example.name)
-    if config.evaluation.teacher_prompts and example.teacher_prompt is not None:
+def _check_answered(example: Example, *, config: EvaluationConfig, student: Student) -> None:
+    encode_example(student, example)
+    if config.teacher_prompts and example.teacher_prompt is not None:
         encode_prompt(student, example.teacher_prompt, field="teacher_prompt", where=example.name)
 
 
@@ -113,7 +114,7 @@ def _check_templates(group: _Group, *, agreement: Agreement) -> None:
 
 def _needs(group: _Group, *, num_new: int, agreement: Agreement, limits: Limits, student: Student) -> Iterator[_Need]:
     teacher, theirs = agreement.teacher, group.example.teacher_prompt
-    num_prompt = len(encode_prompt(student, group.example.prompt, where=group.name))
+    num_prompt = len(encode_example(student, group.example, where=group.name))
     is_read_alike = teacher.tokenizer_id == student.tokenizer_id
     num_theirs = (
         num_prompt

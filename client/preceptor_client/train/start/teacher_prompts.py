@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from preceptor_client.errors import PreceptorError
 from preceptor_client.train.data.bad_examples import BadExamples, Source
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.encoding import encode_example
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.refusals import as_refusal
 from preceptor_client.train.teacher.scoring import Scorer, teacher_prompt
 from preceptor_client.types import GroupScores, Prompt, StudentIds
@@ -36,7 +36,7 @@ class TeacherPrompts:
     """Asks about one example after the other, a few at once."""
 
     def __init__(
-        self, scorer: Scorer, *, agreement: Agreement, config: RunConfig, student: Student, bad: BadExamples
+        self, scorer: Scorer, *, agreement: Agreement, config: TeacherConfig, student: Student, bad: BadExamples
     ) -> None:
         self._scorer = scorer
         self._agreement = agreement
@@ -80,7 +80,7 @@ class TeacherPrompts:
             return prompt
         if self._agreement.registration.report.mapped_share == 1.0:
             return None
-        return StudentIds(encode_prompt(self._student, example.prompt, where=example.name))
+        return StudentIds(encode_example(self._student, example))
 
     def _submit(self, prompt: Prompt) -> Future[GroupScores]:
         """A response of one token that is not to be scored: the server reads the prompt, and computes nothing."""
@@ -88,13 +88,13 @@ class TeacherPrompts:
             prompt,
             [self._student.end_token_ids[:1]],
             score_masks=[[False]],
-            top_k=self._config.teacher.top_k,
-            teacher=self._config.teacher.name,
-            adapter=self._config.teacher.adapter,
+            top_k=self._config.top_k,
+            teacher=self._config.name,
+            adapter=self._config.adapter,
             tokenizer_id=self._agreement.registration.tokenizer_id,
             segmentation=self._agreement.policy,
             paper_token_ids=self._agreement.paper_token_ids,
-            timeout_seconds=self._config.teacher.patience_seconds,
+            timeout_seconds=self._config.patience_seconds,
         )
 
     def _settle(self, *, down_to: int) -> None:

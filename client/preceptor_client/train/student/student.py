@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from preceptor.fingerprint import tokenizer_id
+from preceptor.json_values import Json
 from preceptor.turns import joined_ids, turn_end_id
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -19,7 +20,9 @@ from preceptor_client.train.errors import InvalidStudentError
 from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.head import Head
 from preceptor_client.train.student.head.matching import head_of
-from preceptor_client.train.student.loading import load_parts
+from preceptor_client.train.student.model_files import load_parts
+from preceptor_client.train.student.module import StudentForScoring
+from preceptor_client.train.student.rendering import render_chat
 from preceptor_client.train.student.vocabulary import chosen_template, fit_vocabulary
 from preceptor_client.train.student.ways import ExactWays, KnownWays
 
@@ -30,14 +33,12 @@ _log = logging.getLogger(__name__)
 class Student:
     """A causal language model in evaluation mode (no dropout), with its tokenizer."""
 
-    model: PreTrainedModel
-    head: Head
-    ways: KnownWays
-    """How its batches are run."""
+    module: StudentForScoring
+    """What training calls, and nothing else of the student. May be what wraps it and holds it as its own `module`, as
+    DistributedDataParallel does."""
     tokenizer: PreTrainedTokenizerFast
     tokenizer_id: str
     end_token_ids: tuple[int, ...]
-    pad_token_id: int
     notes: tuple[str, ...] = ()
     """What the user should know about it."""
     saved_chat_template: str | dict[str, str] | None = None
@@ -46,8 +47,34 @@ class Student:
     """What the model came with. Kept off the model while it trains: its penalties would bend the rollouts."""
 
     @property
+    def unwrapped(self) -> StudentForScoring:
+        """The module without what wraps it."""
+        module: torch.nn.Module = self.module
+        while not isinstance(module, StudentForScoring):
+            module = module.get_submodule("module")
+        return module
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """To generate, to load and to save."""
+        return self.unwrapped.model
+
+    @property
+    def head(self) -> Head:
+        return self.unwrapped.head
+
+    @property
+    def ways(self) -> KnownWays:
+        """How its batches are run."""
+        return self.unwrapped.ways
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.unwrapped.pad_token_id
+
+    @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self.unwrapped.device
 
     @property
     def base(self) -> torch.nn.Module:
@@ -64,14 +91,15 @@ class Student:
         """Longest sequence that the model's positions cover."""
         return max_length_of(self.model)
 
-    def encode_prompt(self, prompt: ExamplePrompt) -> list[int]:
+    def encode_prompt(
+        self, prompt: ExamplePrompt, *, tools: Sequence[str] = (), template_kwargs: Mapping[str, Json] | None = None
+    ) -> list[int]:
         """A text with the tokenizer's default special tokens; a conversation with its chat template, which opens the
-        assistant's turn."""
+        assistant's turn and is given the tools (JSON texts) and variables."""
         if isinstance(prompt, str):
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
             return ids
-        messages = [{"role": message.role, "content": message.content} for message in prompt]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = render_chat(self.tokenizer, prompt, tools=tools, template_kwargs=template_kwargs)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -134,7 +162,7 @@ def prepare_student(
     model.generation_config = GenerationConfig()
     vocabulary = fit_vocabulary(
         tokenizer,
-        num_rows=_num_rows(model),
+        num_rows=num_rows_of(model),
         named_end_ids=_checked_end_ids(end_token_ids, model)
         or joined_ids(
             generation_config.eos_token_id, _config_end(model), tokenizer.eos_token_id, turn_end_id(tokenizer)
@@ -143,14 +171,12 @@ def prepare_student(
     if end_token_ids:
         generation_config.eos_token_id = list(vocabulary.end_token_ids)
     head, pad_token_id = head_of(model), vocabulary.pad_token_id
+    ways = ExactWays(model, head=head, pad_token_id=pad_token_id, max_length=max_length_of(model))
     student = Student(
-        model=model,
-        head=head,
-        ways=ExactWays(model, head=head, pad_token_id=pad_token_id, max_length=max_length_of(model)),
+        module=StudentForScoring(model, head=head, ways=ways, pad_token_id=pad_token_id),
         tokenizer=tokenizer,
         tokenizer_id=tokenizer_id(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template),
         end_token_ids=vocabulary.end_token_ids,
-        pad_token_id=pad_token_id,
         notes=(*template_notes, *vocabulary.notes),
         saved_chat_template=saved_chat_template,
         saved_generation_config=generation_config,
@@ -178,7 +204,8 @@ def _config_end(model: PreTrainedModel) -> int | list[int] | None:
     return next((end for one in configs if (end := getattr(one, "eos_token_id", None)) is not None), None)
 
 
-def _num_rows(model: PreTrainedModel) -> int:
+def num_rows_of(model: PreTrainedModel) -> int:
+    """Of its embedding: ids below have one."""
     embeddings_VD = model.get_input_embeddings().weight
     assert isinstance(embeddings_VD, torch.Tensor)
     return len(embeddings_VD)
@@ -186,7 +213,7 @@ def _num_rows(model: PreTrainedModel) -> int:
 
 def _checked_end_ids(ids: Sequence[int], model: PreTrainedModel) -> tuple[int, ...]:
     """Those of the settings, each once."""
-    size = _num_rows(model)
+    size = num_rows_of(model)
     if outside := [token for token in ids if not 0 <= token < size]:
         raise InvalidStudentError(f"student.end_token_ids holds {outside[0]}, the student's ids are in [0, {size})")
     return tuple(dict.fromkeys(ids))

@@ -5,22 +5,29 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from preceptor.settings import Section
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from preceptor_client.channel import checked_addresses
+from preceptor_client.train.parts import PartConfig
 from preceptor_client.url import checked_url
 
 
 class TeacherConfig(Section):
     """The server to ask, and what to ask it for."""
 
-    address: str = Field(min_length=1)
+    address: str = ""
     """host:port of the teacher server, or several with commas between: replicas of one teacher."""
     name: str = ""
     """Name of the teacher on that server; may be empty where it hosts one."""
     page: str = ""
     """URL of the server's page (its http.port), such as http://teacher:8080: the report then links each rollout that it
     shows to it, to be looked into position by position. Only the report uses it."""
+    kind: str = "grpc"
+    """How it is asked: grpc, or package.module:Name of a class of your own with the methods of `Scorer`."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of a kind of your own."""
+    prompt: PartConfig | None = None
+    """A part that makes this teacher's prompt when an episode is scored, from the example and what was written."""
     adapter: str = ""
     """Name of one of its adapters, to be taught by the teacher with it; empty takes the teacher as it is."""
     top_k: int = Field(32, le=1024)
@@ -49,7 +56,7 @@ class TeacherConfig(Section):
     @field_validator("address")
     @classmethod
     def _address_can_be_dialled(cls, address: str) -> str:
-        return ",".join(checked_addresses(address))
+        return ",".join(checked_addresses(address)) if address else address
 
     @field_validator("page")
     @classmethod

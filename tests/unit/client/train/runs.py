@@ -16,10 +16,17 @@ from preceptor_client.train.run.display import Display, SilentDisplay
 from preceptor_client.train.run.trainer import Trainer
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import load_student
+from preceptor_client.train.tasks.task import Task
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
+
+
+def task_of(settings: Settings) -> Task:
+    """The one task of a run with these settings."""
+    (task,) = RunConfig.model_validate(settings).all_tasks()
+    return task
 
 
 class Warnings(SilentDisplay):

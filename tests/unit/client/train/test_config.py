@@ -3,10 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor_client.train.run.config import RunConfig
+from pydantic import BaseModel
 
 MINIMAL = """
 [student]
@@ -108,9 +110,20 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 def test_every_field_has_help() -> None:
     for name, section in RunConfig.model_fields.items():
         assert section.description, name
-        assert isinstance(section.annotation, type)
-        for key, field in section.annotation.model_fields.items():
-            assert field.description, f"{name}.{key}"
+        for section_type in _sections_in(section.annotation):
+            for key, field in section_type.model_fields.items():
+                assert field.description, f"{name}.{key}"
+
+
+def _sections_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _sections_in(part)]
+
+
+def test_every_section_is_among_those_whose_help_is_looked_at() -> None:
+    found = {one.__name__ for field in RunConfig.model_fields.values() for one in _sections_in(field.annotation)}
+    assert {"StudentConfig", "TeacherConfig", "TaskConfig", "EnvironmentConfig", "PartConfig", "RunSection"} <= found
 
 
 def test_settings_data_and_report_import_without_torch() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
-from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.start.handshake import check_teacher
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.types import TeacherInfo
 
 from tests.unit.client.train.fake_scorer import FakeScorer, teacher_info
+from tests.unit.client.train.runs import task_of
 
 EXAMPLES = [Example(index=0, prompt="ab", teacher_prompt="a longer one")]
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
@@ -21,7 +21,7 @@ Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
 def _check(
     scorer: FakeScorer, settings: Settings, student: Student, *, examples: list[Example] = EXAMPLES
 ) -> Agreement:
-    return check_teacher(scorer, config=RunConfig.model_validate(settings), student=student, examples=examples)
+    return check_teacher(scorer, task=task_of(settings), student=student, examples=examples)
 
 
 def _host(scorer: FakeScorer, *teachers: TeacherInfo) -> None:

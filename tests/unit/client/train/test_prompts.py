@@ -7,13 +7,13 @@ import pytest
 from preceptor.wire import SegmentationPolicy
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
-from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.start.prompts import check_prompts
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.types import ChatMessage
 
 from tests.unit.client.train.fake_scorer import REPORT, FakeScorer, agreement_with
+from tests.unit.client.train.runs import task_of
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
 
@@ -34,9 +34,8 @@ def _other(student: Student, *, has_chat_template: bool = True, max_model_len: i
 @pytest.fixture
 def check(settings: Settings, student: Student, scorer: FakeScorer) -> Any:  # Any: a function of keywords
     def run(agreement: Agreement, *, examples: list[Example], **more: Any) -> tuple[str, ...]:  # Any: as above
-        config = RunConfig.model_validate(settings)
         return check_prompts(
-            agreement, limits=scorer.info().limits, config=config, student=student, examples=examples, **more
+            agreement, limits=scorer.info().limits, task=task_of(settings), student=student, examples=examples, **more
         )
 
     return run
@@ -86,8 +85,8 @@ def test_heldout_examples_are_scored_once_each(check: Any, student: Student, set
     settings["rollout"]["max_new_tokens"] = 250
     agreement = agreement_with(student)
     limits = replace(FakeScorer(teacher=student).info().limits, max_group_tokens=300)
-    config = RunConfig.model_validate(settings)
+    task = task_of(settings)
     two = [Example(index=0, prompt="ab")]
-    assert check_prompts(agreement, limits=limits, config=config, student=student, examples=[], heldout=two) == ()
+    assert check_prompts(agreement, limits=limits, task=task, student=student, examples=[], heldout=two) == ()
     with pytest.raises(InvalidDataError, match="502 tokens, the server's limit for one request is 300"):
-        check_prompts(agreement, limits=limits, config=config, student=student, examples=two)
+        check_prompts(agreement, limits=limits, task=task, student=student, examples=two)

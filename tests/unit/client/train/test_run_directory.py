@@ -9,7 +9,8 @@ import pytest
 from preceptor.settings import dump_settings, load_settings
 from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.run.directory import claimed_directory, to_toml
+from preceptor_client.train.record.settings_file import to_toml
+from preceptor_client.train.run.directory import claimed_directory
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
 

@@ -7,6 +7,7 @@ import pytest
 from preceptor.wire import SegmentationPolicy
 from preceptor_client.errors import CorruptAnswerError, TeacherUnavailableError
 from preceptor_client.train.data.examples import Example, ExamplePrompt
+from preceptor_client.train.objective.asking import scoring_for
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode
@@ -23,9 +24,9 @@ MESSAGES = (ChatMessage(role="user", content="hi"),)
 
 def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 259) -> Scoring:
     config = TeacherConfig(address="a:1", adapter="law", top_k=4, temperature=0.5, reproducible=True)
-    return Scoring(
+    return scoring_for(
         scorer,
-        config=config,
+        teacher=config,
         objective=ObjectiveConfig(),
         agreement=agreement_with(scorer.teacher),
         vocabulary_size=vocabulary_size,

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidStudentError
-from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.start.student_check import check_student
 from preceptor_client.train.student.student import Student, prepare_student
 from tokenizers.processors import TemplateProcessing
 
 from tests.families.zoo import FAMILIES, random_model
 from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.unit.client.train.runs import task_of
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
 
@@ -30,7 +30,7 @@ def _check(
     settings = settings | {name: settings.get(name, {}) | change for name, change in changes.items()}
     return check_student(
         student,
-        config=RunConfig.model_validate(settings),
+        task=task_of(settings),
         examples=[Example(index=index, prompt=prompt) for index, prompt in enumerate(prompts)],
         heldout=[
             Example(index=index, prompt=prompt, teacher_prompt=prompt * 2) for index, prompt in enumerate(heldout or [])

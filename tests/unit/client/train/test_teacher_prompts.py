@@ -31,7 +31,7 @@ PARTLY = replace(REPORT, mapped_share=0.9)
 def _prompts(scorer: FakeScorer, config: RunConfig, student: Student, **more: Any) -> TeacherPrompts:
     agreement: Agreement = more.pop("agreement", agreement_with(scorer.teacher))
     bad = more.pop("bad", BadExamples())
-    return TeacherPrompts(scorer, agreement=agreement, config=config, student=student, bad=bad)
+    return TeacherPrompts(scorer, agreement=agreement, config=config.teacher, student=student, bad=bad)
 
 
 def _tell_nobody(text: str) -> None:

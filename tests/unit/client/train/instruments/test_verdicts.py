@@ -9,7 +9,7 @@ from preceptor_client.train.instruments.breakdown import breakdown_rows
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.instruments.verdicts import Failure, Verdict, verdicts
-from preceptor_client.train.record.views import view_teacher
+from preceptor_client.train.teacher.views import view_teacher
 
 from tests.unit.client.train.instruments.steps import END, Step, Token, response, step_of
 

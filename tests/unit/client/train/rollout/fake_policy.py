@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from preceptor.json_values import Json
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
 from preceptor_client.train.rollout.config import RolloutConfig
@@ -42,6 +43,14 @@ class FakePolicy:
     @property
     def max_length(self) -> int:
         return self.student.max_length
+
+    @property
+    def num_ids(self) -> int:
+        return self.student.vocabulary_size
+
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Json]:
+        return {}
 
     def encode(self, prompt: ExamplePrompt, *, example: Example) -> tuple[int, ...]:
         if self.refuses and prompt == self.refuses:

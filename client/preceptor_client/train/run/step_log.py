@@ -12,10 +12,10 @@ from preceptor_client.train.learner.columns import StudentColumns, unmeasured
 from preceptor_client.train.learner.learner import UpdateResult
 from preceptor_client.train.record.metrics import MetricRow, Metrics
 from preceptor_client.train.record.rollout_log import RolloutLog, RolloutRow, is_kept, rollout_rows
-from preceptor_client.train.record.views import TeacherView, view_responses
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.views import TeacherView, view_responses
 
 
 class StepLog:
@@ -34,6 +34,7 @@ class StepLog:
         *,
         view: TeacherView,
         num_refused_groups: int,
+        num_failed_episodes: int,
         teacher_revision: str,
         result: UpdateResult | None,
         seconds: dict[str, float],
@@ -57,6 +58,7 @@ class StepLog:
             "learning_rate": result.learning_rate if result else None,
             **asdict(view_responses([one.episode for one in scored])),
             "num_refused_groups": num_refused_groups,
+            "num_failed_episodes": num_failed_episodes,
             "num_single_support": view.num_single_support,
             **{f"num_{status}": number for status, number in view.num_by_status.items()},
             **seconds,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from preceptor_client.train.data.bad_examples import BadExamples
+from preceptor_client.train.data.bad_examples import BadExamples, setting_of
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.start.prompts import check_prompts
 from preceptor_client.train.start.teacher_prompts import TeacherPrompts
 from preceptor_client.train.student.student import Student
+from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scoring import Scorer
 from preceptor_client.types import Limits
 
@@ -27,7 +28,8 @@ def check_examples(
     *,
     agreement: Agreement,
     limits: Limits,
-    config: RunConfig,
+    task: Task,
+    teacher: TeacherConfig,
     student: Student,
     examples: Sequence[Example],
     heldout: Sequence[Example],
@@ -35,29 +37,30 @@ def check_examples(
     notice: Callable[[str], None],
 ) -> tuple[str, ...]:
     """Warnings. Raises InvalidDataError or UnsuitableTeacherError."""
-    seed = config.run.seed
+    seed = task.seed
     train = checked_sample(examples, seed=seed)
     measured = checked_sample(heldout, seed=seed)
-    scored = measured if config.evaluation.loss else []
+    scored = measured if task.evaluation.loss else []
     notice(f"checking {len(train) + len(measured)} examples")
     sampled = [
-        f"data.{name}: {len(some)} of {len(all_of_them)} examples were checked, drawn at random: a bad one among the "
-        "others shows at its step"
+        f"{setting_of(task.source(name))}: {len(some)} of {len(all_of_them)} examples were checked, drawn at random: a "
+        "bad one among the others shows at its step"
         for name, some, all_of_them in (("train", train, examples), ("heldout", measured, heldout))
         if len(some) < len(all_of_them)
     ]
     warnings = check_prompts(
         agreement,
         limits=limits,
-        config=config,
+        task=task,
         student=student,
         examples=train,
         heldout=scored,
         answered=measured,
         bad=bad,
     )
-    asked = TeacherPrompts(scorer, agreement=agreement, config=config, student=student, bad=bad)
-    unread = asked.check([("train", one) for one in train] + [("heldout", one) for one in scored], notice=notice)
+    asked = TeacherPrompts(scorer, agreement=agreement, config=teacher, student=student, bad=bad)
+    questions = [(task.source("train"), one) for one in train] + [(task.source("heldout"), one) for one in scored]
+    unread = asked.check(questions, notice=notice)
     return (*sampled, *warnings, *unread, *bad.warnings())
 
 
