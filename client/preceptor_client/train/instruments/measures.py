@@ -46,6 +46,13 @@ def measure(table: PositionTable) -> Measures:
     }
 
 
+def reward_measures(table: PositionTable) -> Measures:
+    """The rewards of the episodes, in the reward's own units: the mean and the standard deviation of this very set.
+    Nothing where no episode has a reward."""
+    rewards_M = table.rewards_R[np.isfinite(table.rewards_R)]
+    return {"mean_reward": float(rewards_M.mean()), "reward_std": float(rewards_M.std())} if len(rewards_M) else {}
+
+
 def _gaps(gaps_N: FloatColumn) -> Measures:
     """The signal of a token is log q - log p: what the teacher would have its probability grow by, in nats."""
     gaps_M = gaps_N[np.isfinite(gaps_N)]

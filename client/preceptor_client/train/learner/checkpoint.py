@@ -29,7 +29,8 @@ def save_checkpoint(
     keep: int,
     also: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Writes `checkpoints/step-<n>/` and removes all but the newest `keep`; `also` writes what else belongs into it.
+    """Writes `checkpoints/step-<n>/` and removes all but the newest `keep`. `also` writes what else belongs to it into
+    the folder that it is given.
 
     Everything is on the disk under another name before the folder gets its own: a kill at any moment leaves the old
     checkpoint or the new one. The folder is a model that `from_pretrained` loads.

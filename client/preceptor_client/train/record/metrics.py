@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeGuard
 
 from preceptor_client.train.data.step_lines import StepLines, read_lines
 
@@ -33,6 +33,8 @@ HELDOUT_NAMES = frozenset(
 )
 """What a row of held-out measurements holds beside the numbers of `evaluation.metrics`."""
 _WHAT = "a row of metrics"
+_TRAINERS_OWN = ("step", "accuracy", "mean_answer_length", "loss", "scored_share", "mean_reward", "seconds")
+"""Numbers of a held-out row that are no metrics of the user's; those whose names begin with "num_" are none either."""
 
 
 class Metrics:
@@ -53,8 +55,10 @@ class Metrics:
             self._board.add_scalar(name, value, _step_of(row))
         self._board.flush()
 
-    def has(self, *, kind: str, step: int) -> bool:
-        return any(row["kind"] == kind and row["step"] == step for row in self.rows)
+    def has(self, *, kind: str, step: int, task: str = "") -> bool:
+        """Whether there is such a row; `task` is the name of a task in a run that has several."""
+        wanted = (kind, step, task)
+        return any((row["kind"], row["step"], task_of(row)) == wanted for row in self.rows)
 
     def close(self) -> None:
         self._lines.close()
@@ -74,6 +78,24 @@ def read_rows(path: Path) -> list[MetricRow]:
     return [*read_lines(path, what=_WHAT)]
 
 
+def task_of(row: Mapping[str, MetricValue]) -> str:
+    """The name of the task that was measured; empty where the run has one, without a name."""
+    return str(row.get("task", ""))
+
+
+def own_metrics(row: Mapping[str, MetricValue]) -> dict[str, float]:
+    """Of a held-out row, the numbers that the user named: parts of the run measured them, and not the trainer."""
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if name not in _TRAINERS_OWN and not name.startswith("num_") and _is_number(value)
+    }
+
+
+def _is_number(value: MetricValue) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _step_of(row: Mapping[str, MetricValue]) -> int:
     step = row["step"]
     assert isinstance(step, int)
@@ -82,6 +104,8 @@ def _step_of(row: Mapping[str, MetricValue]) -> int:
 
 def _scalars(row: Mapping[str, MetricValue]) -> dict[str, float]:
     prefix = {"step": "", "breakdown": f"{row.get('by')}/{row.get('group')}/"}.get(str(row["kind"]), f"{row['kind']}/")
+    if task := task_of(row):
+        prefix += f"{task}/"
     return {
         f"{prefix}{name}": float(value)
         for name, value in row.items()

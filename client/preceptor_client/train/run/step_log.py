@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from preceptor_client.train.instruments.breakdown import breakdown_rows
-from preceptor_client.train.instruments.measures import measure
-from preceptor_client.train.instruments.table import position_table
+from preceptor_client.train.instruments.breakdown import breakdown_rows, teacher_breakdown_rows
+from preceptor_client.train.instruments.measures import measure, reward_measures
+from preceptor_client.train.instruments.table import position_table, teacher_tables
 from preceptor_client.train.learner.columns import StudentColumns, unmeasured
 from preceptor_client.train.learner.learner import UpdateResult
 from preceptor_client.train.record.metrics import MetricRow, Metrics
@@ -42,11 +42,13 @@ class StepLog:
         """Writes everything, the step's own row last, and returns that row. `result` is None where the step was
         skipped."""
         columns = result.columns if result else [unmeasured(len(one.scores.positions_N)) for one in scored]
-        table = position_table(scored, columns, end_token_ids=self._student.end_token_ids)
+        ends = self._student.end_token_ids
+        table = position_table(scored, columns, end_token_ids=ends)
         row: MetricRow = {
             "kind": "step",
             "step": step,
             **measure(table),
+            **reward_measures(table),
             # The weighted mean that was minimised.
             "loss": result.loss if result else None,
             "is_skipped": result is None,
@@ -66,6 +68,8 @@ class StepLog:
         if is_kept(step, self._config.num_steps):
             self._rollouts.write(self._rollout_rows(step, scored, columns))
         for breakdown in breakdown_rows(table, step=step):
+            self._metrics.write(breakdown)
+        for breakdown in teacher_breakdown_rows(teacher_tables(scored, columns, end_token_ids=ends), step=step):
             self._metrics.write(breakdown)
         self._metrics.write(row)
         return row

@@ -1,4 +1,4 @@
-"""What a run and its teacher agreed on about tokens before the first step; saved with the run and read for its report.
+"""What a run and its teachers agreed on about tokens before the first step; saved with the run and read for its report.
 
 Does not judge it: `alignment` does. Imports no torch.
 """
@@ -18,6 +18,8 @@ from preceptor_client.types import Registration, TeacherInfo
 
 ALIGNMENT_FILE = "alignment.json"
 _MAX_SHOWN_TOKENS = 12
+_TEACHERS = "teachers"
+"""Key of the file that holds several teachers."""
 
 Alignment = dict[str, Any]  # Any: as in the file
 
@@ -48,22 +50,15 @@ class Agreement:
 
 
 def save_agreement(directory: Path, agreement: Agreement) -> None:
-    """Writes `alignment.json`."""
-    report = agreement.registration.report
-    alignment: Alignment = {
-        "teacher": agreement.teacher.name,
-        "teacher_adapter": agreement.adapter,
-        "teacher_revision": agreement.revision,
-        "teacher_tokenizer_id": agreement.teacher.tokenizer_id,
-        "tokenizer_id": agreement.registration.tokenizer_id,
-        "segmentation": agreement.policy.name.lower(),
-        "paper_token_ids": list(agreement.paper_token_ids),
-        **asdict(report),
-        "relation": report.relation.name.lower(),
-        "warnings": list(agreement.warnings),
-    }
-    text = json.dumps(alignment, indent=2, ensure_ascii=False) + "\n"
-    (directory / ALIGNMENT_FILE).write_text(text, encoding="utf-8")
+    """Writes `alignment.json` of a run with one teacher."""
+    _write(directory, _as_saved(agreement))
+
+
+def save_agreements(directory: Path, agreements: Mapping[str, Agreement]) -> None:
+    """Writes `alignment.json`: of several teachers by their names in the settings, of one as a run without names."""
+    if len(agreements) == 1:
+        return save_agreement(directory, *agreements.values())
+    _write(directory, {_TEACHERS: {name: _as_saved(agreement) for name, agreement in agreements.items()}})
 
 
 def read_alignment(directory: Path) -> Alignment:
@@ -78,13 +73,55 @@ def read_alignment(directory: Path) -> Alignment:
     return alignment
 
 
-def alignment_rows(directory: Path) -> list[tuple[str, str]]:
-    """What `alignment.json` says, for people: names and texts. None where a run has no such file."""
+def read_agreed(directory: Path) -> dict[str, Alignment]:
+    """What `alignment.json` holds of each teacher, by its name in the settings; a teacher that has the file for itself
+    has the name "". Empty where a run has no such file. Raises RunDirectoryError where it is none."""
     alignment = read_alignment(directory)
+    if not alignment:
+        return {}
     try:
-        return _rows(alignment) if alignment else []
+        return {**alignment[_TEACHERS]} if _TEACHERS in alignment else {"": alignment}
+    except TypeError as error:
+        raise RunDirectoryError(f"{directory / ALIGNMENT_FILE} cannot be read: {error!r}") from error
+
+
+def alignment_rows(directory: Path) -> list[tuple[str, str]]:
+    """What `alignment.json` says, for people: names and texts; of several teachers each name has the teacher's before
+    it. None where a run has no such file."""
+    return [
+        (f"{teacher}: {name}" if teacher else name, text)
+        for teacher, rows in alignment_tables(directory).items()
+        for name, text in rows
+    ]
+
+
+def alignment_tables(directory: Path) -> dict[str, list[tuple[str, str]]]:
+    """The same by teacher, as `read_agreed` names them."""
+    try:
+        return {teacher: _rows(alignment) for teacher, alignment in read_agreed(directory).items()}
     except (KeyError, TypeError) as error:
         raise RunDirectoryError(f"{directory / ALIGNMENT_FILE} cannot be read: {error!r}") from error
+
+
+def _as_saved(agreement: Agreement) -> Alignment:
+    report = agreement.registration.report
+    return {
+        "teacher": agreement.teacher.name,
+        "teacher_adapter": agreement.adapter,
+        "teacher_revision": agreement.revision,
+        "teacher_tokenizer_id": agreement.teacher.tokenizer_id,
+        "tokenizer_id": agreement.registration.tokenizer_id,
+        "segmentation": agreement.policy.name.lower(),
+        "paper_token_ids": list(agreement.paper_token_ids),
+        **asdict(report),
+        "relation": report.relation.name.lower(),
+        "warnings": list(agreement.warnings),
+    }
+
+
+def _write(directory: Path, alignment: Alignment) -> None:
+    text = json.dumps(alignment, indent=2, ensure_ascii=False) + "\n"
+    (directory / ALIGNMENT_FILE).write_text(text, encoding="utf-8")
 
 
 def _rows(alignment: Alignment) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import numpy as np
 from preceptor.wire import PositionStatus
 
 from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.rollout.episode_index import episode_indices
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 
@@ -68,16 +69,18 @@ class ResponseView:
     """The student's side of a step."""
 
     num_responses: int
+    """Episodes; one that comes in several parts is one response."""
     mean_response_length: float
-    """Tokens, the end token included."""
+    """The student's tokens, end tokens included."""
 
 
 def view_responses(rollouts: Sequence[Episode]) -> ResponseView:
     """Sums up what the student wrote in a step."""
-    lengths = [len(rollout.response_ids) for rollout in rollouts]
+    num_responses = len(set(episode_indices(rollouts)))
+    num_tokens = sum(rollout.num_policy_tokens for rollout in rollouts)
     return ResponseView(
-        num_responses=len(rollouts),
-        mean_response_length=sum(lengths) / len(lengths) if lengths else 0.0,
+        num_responses=num_responses,
+        mean_response_length=num_tokens / num_responses if num_responses else 0.0,
     )
 
 

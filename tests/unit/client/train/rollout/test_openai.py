@@ -357,7 +357,7 @@ def test_tools_calls_and_template_variables_reach_the_teachers_template() -> Non
         {
             "role": "assistant",
             "content": "",
-            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at":[1]}'}}],
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": [1]}'}}],
         },
         {"role": "tool", "content": "a cat", "tool_call_id": "c1"},
     ]
@@ -369,3 +369,11 @@ def test_environment_that_would_never_be_asked_is_refused() -> None:
     request = replace(request_of(EXAMPLES), make_environment=lambda *_: pytest.fail("made"))
     with pytest.raises(InvalidPartError, match="environment is set: remove it, or take another engine"):
         batches_of(_teacher("http://127.0.0.1:1"), request, FakePolicy())
+
+
+def test_late_answer_of_a_server_that_was_away_before_is_the_servers_fault() -> None:
+    answers = iter([Answer(status=503), *[Answer(hangs=True)] * 9])
+    with serving(lambda asked: next(answers)) as server:
+        teacher = _teacher(server.url, num_candidates=1, timeout_seconds=1.5)
+        with pytest.raises(TeacherUnavailableError, match=r"2 attempt\(s\), the last one failed with no answer in"):
+            batches_of(teacher, request_of(EXAMPLES[:1]), FakePolicy())

@@ -1,0 +1,22 @@
+"""Which parts make up one episode: an episode whose history was rendered anew comes in several. Reads no tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from preceptor_client.train.rollout.episode import Episode
+
+
+def episode_indices(parts: Iterable[Episode]) -> list[int]:
+    """For each part the number of its episode, counted from 0 in the order of their first parts. A part goes on with
+    the last episode of its slot and sample, unless it is a first part."""
+    last_of: dict[tuple[int, int], int] = {}
+    indices: list[int] = []
+    num_episodes = 0
+    for part in parts:
+        key = (part.slot, part.sample)
+        if part.part == 0 or key not in last_of:
+            last_of[key] = num_episodes
+            num_episodes += 1
+        indices.append(last_of[key])
+    return indices
