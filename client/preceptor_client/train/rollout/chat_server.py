@@ -105,7 +105,7 @@ class ChatServer:
 
     async def _until_answered(self, client: httpx.AsyncClient, url: str, asked: Mapping[str, object]) -> bytes:
         started = time.monotonic()
-        attempt = 0
+        attempt, why = 0, ""
         while True:
             attempt += 1
             outcome = await self._attempt(
@@ -115,12 +115,13 @@ class ChatServer:
                 return outcome
             if outcome.is_late and attempt == 1:
                 raise InvalidEpisodeError(f"{self._url} gave no answer in {self._timeout_seconds:g} s")
+            why = f"{why}, then {outcome.why}" if outcome.is_late else outcome.why
             elapsed = time.monotonic() - started
             delay = self._retry.delay_seconds(attempt, at_least=outcome.retry_after_seconds)
             if elapsed + delay >= self._timeout_seconds:
                 raise TeacherUnavailableError(
                     f"{self._url} gave no answer: waited {elapsed:.1f} s of at most {self._timeout_seconds:g} s, "
-                    f"{attempt} attempt(s), the last one failed with {outcome.why}"
+                    f"{attempt} attempt(s), the last one failed with {why}"
                 )
             await asyncio.sleep(delay)
 

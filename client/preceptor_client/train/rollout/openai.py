@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from preceptor.json_values import plain_object
 from pydantic import Field, JsonValue
@@ -167,7 +167,8 @@ def _template_options(example: Example, *, given: Mapping[str, JsonValue]) -> di
     if example.teacher_chat_template_kwargs:
         variables = given.get("chat_template_kwargs")
         own = dict(variables) if isinstance(variables, dict) else {}
-        options["chat_template_kwargs"] = {**own, **plain_object(example.teacher_chat_template_kwargs)}
+        theirs = cast("dict[str, JsonValue]", plain_object(example.teacher_chat_template_kwargs))
+        options["chat_template_kwargs"] = {**own, **theirs}
     return options
 
 

@@ -53,8 +53,8 @@ def test_classes_fit_a_seam(text: str) -> None:
     exec(text, names)  # our own document
     (written,) = [one for one in names.values() if isinstance(one, type)]
     globals()[written.__name__] = written
-    method = {"Short": REWARD, "Commas": METRIC, "Watch": HOOK}[written.__name__]
-    assert method.find(f"{__name__}:{written.__name__}", key="kind") is written
+    seams: Mapping[str, Seam[Any]] = {"Short": REWARD, "Commas": METRIC, "Watch": HOOK}
+    assert seams[written.__name__].find(f"{__name__}:{written.__name__}", key="kind") is written
 
 
 def test_lines_of_the_file_are_read_and_every_key_is_described(tmp_path: Path) -> None:
