@@ -5,7 +5,7 @@ from __future__ import annotations
 from preceptor.settings import Section
 from pydantic import Field
 
-from preceptor_client.train.data.matching import Match
+from preceptor_client.train.data.answer_match import Match
 from preceptor_client.train.parts import PartConfig
 
 

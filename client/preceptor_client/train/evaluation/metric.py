@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
+from preceptor_client.train.data.answer_match import Match, is_match
 from preceptor_client.train.data.excerpts import excerpt, message_of
-from preceptor_client.train.data.matching import Match, is_match
 from preceptor_client.train.errors import InvalidPartError
 from preceptor_client.train.evaluation.evaluate import Answer
 from preceptor_client.train.parts import PartConfig, Seam

@@ -17,11 +17,13 @@ HELDOUT_NAMES = frozenset(
     {
         "kind",
         "step",
+        "task",
         "num_examples",
         "accuracy",
         "num_correct",
         "mean_answer_length",
         "answers",
+        "mean_reward",
         "loss",
         "num_positions",
         "scored_share",

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from preceptor.json_values import JsonObject, object_text
 from pydantic import JsonValue
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.retry import RetryPolicy
 from preceptor_client.train.data.examples import ExamplePrompt
 from preceptor_client.train.data.excerpts import excerpt, message_of
-from preceptor_client.train.data.message_rows import message_row
+from preceptor_client.train.data.messages import template_message
 from preceptor_client.train.errors import InvalidEpisodeError, InvalidPartError
+from preceptor_client.types import ChatMessage
 from preceptor_client.url import checked_url
 
 if TYPE_CHECKING:
@@ -51,6 +53,9 @@ class _Passing:
 
     why: str
     retry_after_seconds: float = 0.0
+    is_late: bool = False
+    """The deadline cut it. Where the first attempt had all the time, it is the question that takes too long; a later
+    one had what others left of it."""
 
 
 class ChatServer:
@@ -92,7 +97,7 @@ class ChatServer:
         if isinstance(prompt, str):
             path, asked["prompt"] = "/v1/completions", prompt
         else:
-            path, asked["messages"] = "/v1/chat/completions", [message_row(message) for message in prompt]
+            path, asked["messages"] = "/v1/chat/completions", [_message(message) for message in prompt]
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         async with httpx.AsyncClient(headers=self._headers, timeout=timeout, verify=self._certificates) as client:
             content = await self._until_answered(client, self._url + path, asked)
@@ -100,7 +105,7 @@ class ChatServer:
 
     async def _until_answered(self, client: httpx.AsyncClient, url: str, asked: Mapping[str, object]) -> bytes:
         started = time.monotonic()
-        attempt = 0
+        attempt, why = 0, ""
         while True:
             attempt += 1
             outcome = await self._attempt(
@@ -108,12 +113,15 @@ class ChatServer:
             )
             if isinstance(outcome, bytes):
                 return outcome
+            if outcome.is_late and attempt == 1:
+                raise InvalidEpisodeError(f"{self._url} gave no answer in {self._timeout_seconds:g} s")
+            why = f"{why}, then {outcome.why}" if outcome.is_late else outcome.why
             elapsed = time.monotonic() - started
             delay = self._retry.delay_seconds(attempt, at_least=outcome.retry_after_seconds)
             if elapsed + delay >= self._timeout_seconds:
                 raise TeacherUnavailableError(
                     f"{self._url} gave no answer: waited {elapsed:.1f} s of at most {self._timeout_seconds:g} s, "
-                    f"{attempt} attempt(s), the last one failed with {outcome.why}"
+                    f"{attempt} attempt(s), the last one failed with {why}"
                 )
             await asyncio.sleep(delay)
 
@@ -126,8 +134,8 @@ class ChatServer:
             async with asyncio.timeout(seconds), client.stream("POST", url, json=asked) as answer:
                 limit = MAX_ANSWER_BYTES if answer.is_success else _MAX_PROBLEM_BYTES
                 content = await _read(answer, limit=limit)
-        except TimeoutError as error:
-            raise InvalidEpisodeError(f"{self._url} gave no answer in {self._timeout_seconds:g} s") from error
+        except TimeoutError:
+            return _Passing(why=f"no answer in {seconds:.1f} s", is_late=True)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             return _Passing(why=message_of(error))
         except httpx.HTTPError as error:
@@ -141,6 +149,21 @@ class ChatServer:
         if status in _WRONG_SETTINGS:
             raise InvalidPartError(f"{self._url} refuses model {self._model!r}, {why}: check {_WRONG_SETTINGS[status]}")
         raise InvalidEpisodeError(f"{self._url} refuses the question, {why}")
+
+
+def _message(message: ChatMessage) -> JsonObject:
+    """As OpenAI's API has it: the arguments of a call are a text there."""
+    asked = template_message(message)
+    if message.tool_calls:
+        asked["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": object_text(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return asked
 
 
 def _headers(api_key_variable: str) -> dict[str, str]:

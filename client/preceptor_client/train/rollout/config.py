@@ -27,7 +27,8 @@ class RolloutConfig(Section):
     batch_size: int = Field(16, ge=1)
     """Responses that are written at once; the teacher scores one batch while the next is written."""
     engine: str = "student"
-    """What rolls out: "student", the student in training itself; or package.module:Name of an engine of your own."""
+    """What rolls out: "student", the student in training itself; "jsonl", a file; "openai", a teacher behind OpenAI's
+    API; "mixed", several of them; or package.module:Name of an engine of your own. docs/rollouts.md describes them."""
     engine_options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of the engine: the keyword arguments of its constructor."""
     max_turns: int = Field(8, ge=1)

@@ -126,10 +126,9 @@ def _check(draft: Draft, *, policy: Policy) -> None:
         raise InvalidEpisodeError("its response has no tokens", where=draft.where)
     if not any(segment.is_policy and segment.ids for segment in draft.segments):
         raise InvalidEpisodeError("it has nothing to train on: is_policy is false in every segment", where=draft.where)
-    num_tokens = len(policy.tokenizer)
-    if (strange := max((*draft.prompt_ids, *ids))) >= num_tokens or min((*draft.prompt_ids, *ids)) < 0:
+    if (strange := max((*draft.prompt_ids, *ids))) >= policy.num_ids:
         raise InvalidEpisodeError(
-            f"holds id {strange}, and the student's ids are in [0, {num_tokens}): was it written with another "
+            f"holds id {strange}, and the student's ids are in [0, {policy.num_ids}): was it written with another "
             "tokenizer? Give texts instead of ids",
             where=draft.where,
         )

@@ -105,5 +105,10 @@ class RolloutEngine(Protocol):
 ENGINES: Seam[RolloutEngine] = Seam(
     what="a rollout engine",
     protocol=RolloutEngine,
-    builtins={"student": "preceptor_client.train.rollout.hf:StudentEngine"},
+    builtins={
+        "student": "preceptor_client.train.rollout.hf:StudentEngine",
+        "jsonl": "preceptor_client.train.rollout.from_file:EpisodesFromFile",
+        "openai": "preceptor_client.train.rollout.openai:TeacherWrites",
+        "mixed": "preceptor_client.train.rollout.mixed:Mixed",
+    },
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 from preceptor_client.train.data.examples import ExamplePrompt
 from preceptor_client.train.data.excerpts import excerpt
-from preceptor_client.train.data.message_rows import prompt_value
+from preceptor_client.train.data.messages import parse_text, template_message
 from preceptor_client.train.data.reading import Number
 from preceptor_client.train.data.rows import parse_example
 from preceptor_client.train.errors import InvalidDataError
@@ -91,7 +91,7 @@ def episode_row(episode: Episode, *, step: int) -> dict[str, object]:
     row: dict[str, object] = {
         "step": step,
         "example": episode.example.index,
-        "prompt": prompt_value(episode.example.prompt),
+        "prompt": _prompt_value(episode.example.prompt),
         "sample": episode.sample,
         "part": episode.part,
         "prompt_ids": list(episode.prompt_ids),
@@ -101,10 +101,14 @@ def episode_row(episode: Episode, *, step: int) -> dict[str, object]:
         "policy_version": episode.policy_version,
     }
     if episode.messages:
-        row["messages"] = prompt_value(episode.messages)
+        row["messages"] = _prompt_value(episode.messages)
     if episode.info:
         row["info"] = _plain(episode.info)
     return row
+
+
+def _prompt_value(prompt: ExamplePrompt) -> object:
+    return prompt if isinstance(prompt, str) else [template_message(message) for message in prompt]
 
 
 def _segment_row(segment: Segment) -> dict[str, object]:
@@ -268,10 +272,4 @@ def _number(value: object, *, field: str) -> float:
 def _text(value: object, *, field: str) -> str:
     if not isinstance(value, str):
         raise InvalidDataError(f"{field} must be a text; it is {excerpt(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidDataError(
-            f"{field} holds half a character (a lone surrogate) at character {error.start + 1}: write the whole one"
-        ) from error
-    return value
+    return parse_text(value, field=field)

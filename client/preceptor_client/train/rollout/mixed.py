@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from preceptor_client.train.parts import PartConfig
+from preceptor_client.train.rollout.engine import ENGINES
 from preceptor_client.train.rollout.episode import Episode
-from preceptor_client.train.rollout.seam import ENGINE
 
 if TYPE_CHECKING:
     from preceptor_client.train.rollout.engine import OnBad, Policy, RolloutEngine, RolloutRequest
@@ -35,7 +35,7 @@ class Mixed:
         """Each of `parts` is {kind, options, share}."""
         self._shares = [part.share for part in parts]
         self._engines: list[RolloutEngine] = [
-            ENGINE.make(part.kind, part.options, key=f"rollout.engine_options.parts[{place}].kind")
+            ENGINES.make(part.kind, part.options, key=f"rollout.engine_options.parts[{place}].kind")
             for place, part in enumerate(parts)
         ]
 

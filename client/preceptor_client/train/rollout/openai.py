@@ -7,11 +7,13 @@ off-policy: to choose this engine is the explicit wish to train on text that the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
+from preceptor.json_values import plain_object
 from pydantic import Field, JsonValue
 
 from preceptor_client.errors import TeacherUnavailableError
@@ -93,6 +95,11 @@ class TeacherWrites:
     def run(self, request: RolloutRequest, *, policy: Policy, on_bad: OnBad) -> Iterator[list[Episode]]:
         """As `RolloutEngine.run`. A server that cannot be reached raises TeacherUnavailableError; one question that it
         refuses, or does not answer in time, costs its candidate."""
+        if request.make_environment is not None:
+            raise InvalidPartError(
+                "rollout.engine='openai' writes one response to each prompt, and environment is set: remove it, or "
+                "take another engine"
+            )
         wanted = request.config.responses_per_prompt
         if self._choice.choose != "all" and wanted > self._num_candidates:
             raise InvalidPartError(
@@ -147,7 +154,22 @@ class TeacherWrites:
             "max_tokens": request.config.max_new_tokens,
             "seed": _seed(request, one),
         }
+        if not isinstance(prompt, str):
+            options |= _template_options(one.example, given=self._sampling)
         return await self._server.complete(prompt, options=options)
+
+
+def _template_options(example: Example, *, given: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """What vLLM hands the teacher's chat template. The tools are told to the teacher, and its calls stay text."""
+    options: dict[str, JsonValue] = {}
+    if example.tools:
+        options |= {"tools": [json.loads(tool) for tool in example.tools], "tool_choice": "none"}
+    if example.teacher_chat_template_kwargs:
+        variables = given.get("chat_template_kwargs")
+        own = dict(variables) if isinstance(variables, dict) else {}
+        theirs = cast("dict[str, JsonValue]", plain_object(example.teacher_chat_template_kwargs))
+        options["chat_template_kwargs"] = {**own, **theirs}
+    return options
 
 
 def _seed(request: RolloutRequest, one: _Asked) -> int:

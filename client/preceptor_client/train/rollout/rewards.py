@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from preceptor_client.errors import TeacherUnavailableError
+from preceptor_client.train.data.answer_match import Match, is_match
 from preceptor_client.train.data.excerpts import excerpt, printable
-from preceptor_client.train.data.matching import Match, is_match
 from preceptor_client.train.errors import InvalidEpisodeError, InvalidPartError
 from preceptor_client.train.parts import PartConfig, Seam
 from preceptor_client.train.rollout.calls import call_all
@@ -102,6 +102,19 @@ def rewards_of(configs: Sequence[RewardConfig], *, key: str = "rewards") -> tupl
         )
         for place, config in enumerate(configs)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewards:
+    """The rewards of a run or of a task."""
+
+    rewards: Sequence[WeightedReward]
+    decode: Decode
+    """The student's, without special tokens."""
+
+    def rewarded(self, episodes: Sequence[Episode], *, on_bad: OnBad) -> list[Episode]:
+        """The episodes with their rewards, as `rewarded` says."""
+        return rewarded(episodes, rewards=self.rewards, decode=self.decode, on_bad=on_bad)
 
 
 def rewarded(

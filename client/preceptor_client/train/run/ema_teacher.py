@@ -136,7 +136,7 @@ class EmaTeacher:
 
 def _parameters(student: Student) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Tied weights once."""
-    yield from student.model.named_parameters()
+    yield from student.module.named_parameters()
 
 
 def _client(at: RunState, *, name: str) -> _Updates:

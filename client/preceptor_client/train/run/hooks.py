@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.data.excerpts import message_of
-from preceptor_client.train.errors import InvalidPartError, RunDirectoryError, StopRequestedError
+from preceptor_client.train.errors import RunDirectoryError, StopRequestedError, TrainingStoppedError
 from preceptor_client.train.parts import PartConfig, Seam
 from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.student.student import Student
@@ -20,15 +20,6 @@ from preceptor_client.train.teacher.scored import ScoredEpisode
 
 _FOLDER = "hooks"
 """Of a checkpoint: what the hooks keep, each in a folder of its own."""
-
-
-class Measure(Protocol):
-    """Measures held-out examples."""
-
-    def __call__(self, task: str = "") -> MetricRow:
-        """Of the task with this name; of the first one that has any, without a name. Raises InvalidDataError where
-        there are none."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +36,10 @@ class RunState:
     directory: Path
     """Of the run."""
     teachers: Mapping[str, object]
-    """The client of each teacher by its name in the settings; of a run with one teacher by the name on its server,
-    which may be empty. `update_weights` of a client gives a teacher new weights."""
-    measure: Measure
-    """Measures the student as it is on the held-out examples of a task; the row is not written down."""
+    """The client of each teacher by its name in the settings; `update_weights` of a client gives it new weights."""
+    measure: Callable[[], Sequence[MetricRow]]
+    """Measures the student as it is on the held-out examples: one row for each task that has some, none of which is
+    written down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +83,8 @@ HOOK: Seam[Hook] = Seam(
 class Hooks:
     """Those of a run, called in the order of the settings.
 
-    An error of theirs becomes an InvalidPartError that names the hook. StopRequestedError and TeacherUnavailableError
-    are left as they are: the run knows what to do then."""
+    An error of theirs becomes a TrainingStoppedError that names the hook. StopRequestedError and
+    TeacherUnavailableError are left as they are: the run knows what to do then."""
 
     def __init__(self, hooks: Mapping[str, Hook]) -> None:
         """By key, for messages: "hooks[0].kind='ema_teacher'"."""
@@ -157,4 +148,4 @@ def _named(key: str, what: str) -> Iterator[None]:
     except (StopRequestedError, TeacherUnavailableError):
         raise
     except Exception as error:  # a user's hook may fail with anything
-        raise InvalidPartError(f"{key}: {what} failed: {message_of(error)}") from error
+        raise TrainingStoppedError(f"{key}: {what} failed: {message_of(error)}") from error

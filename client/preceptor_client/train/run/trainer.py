@@ -13,6 +13,7 @@ from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.errors import (
     InvalidDataError,
     InvalidPartError,
+    InvalidWeightsError,
     RunDirectoryError,
     StopRequestedError,
     TrainingStoppedError,
@@ -102,7 +103,7 @@ class Trainer:
                 raise self._stopped_without_teacher(error) from error
             except StopRequestedError as error:
                 raise self._stopped_on_request() from error
-            except InvalidDataError as error:
+            except (InvalidDataError, InvalidPartError, InvalidWeightsError) as error:
                 if self.step == 0:
                     raise
                 raise self._stopped(str(error)) from error
@@ -224,7 +225,7 @@ class Trainer:
         columns = {field.name: getattr(state, field.name) for field in fields(state)}
         try:
             self.hooks.on_step(StepDone(**columns, row=row, scored=scored))
-        except InvalidPartError as error:
+        except TrainingStoppedError as error:
             raise self._stopped(str(error)) from error
 
     def _state(self) -> RunState:
@@ -235,14 +236,8 @@ class Trainer:
             optimizer=self.learner.optimizer,
             directory=self.config.directory,
             teachers=self.scorers,
-            measure=self._measured_for_hooks,
+            measure=lambda: [self.measure(task.heldout) for task in self.tasks if task.heldout.examples],
         )
-
-    def _measured_for_hooks(self, task: str = "") -> MetricRow:
-        for one in self.tasks:
-            if one.heldout.examples and task in ("", one.task.name):
-                return self.measure(one.heldout)
-        raise InvalidDataError(f"there are no held-out examples{f' of task {task!r}' if task else ''} to measure on")
 
     def _tell_failed_episodes(self, failures: Sequence[Failures], *, num_episodes: int, step: int) -> None:
         """Names them; raises TrainingStoppedError where too many failed."""

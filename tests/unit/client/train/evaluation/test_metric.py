@@ -2,24 +2,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidPartError
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.evaluation.evaluate import Answer, evaluate
-from preceptor_client.train.evaluation.heldout import Heldout
+from preceptor_client.train.evaluation.heldout import Heldout, MeanLoss
 from preceptor_client.train.evaluation.metric import HeldoutMetrics, Metric
 from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.record.metrics import HELDOUT_NAMES
-from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.scoring import Scoring
 
-from tests.unit.client.train.assembled import heldout_for
-from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
-
-Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
 ANSWERED = [
     Example(index=0, prompt="say tan", answer="tan", other_answers=("brown",)),
     Example(index=1, prompt="say teal", answer="teal"),
@@ -105,22 +101,20 @@ def test_settings_name_metrics_and_a_mistake_is_told_with_its_key() -> None:
         HeldoutMetrics.of([PartConfig(kind="mtch")])
 
 
-def _heldout(settings: Settings, student: Student, scorer: FakeScorer, *, examples: list[Example]) -> Heldout:
-    settings["data"]["heldout"] = "unused.jsonl"
-    settings["evaluation"]["metrics"] = [
-        {"kind": f"{__name__}:Lengths"},
-        {"kind": "match", "options": {"how": "contains"}},
-    ]
-    config = RunConfig.model_validate(settings)
-    return heldout_for(
-        student, config=config, examples=examples, scorer=scorer, agreement=agreement_with(scorer.teacher)
+def _heldout(student: Student, *, examples: list[Example]) -> Heldout:
+    metrics = (PartConfig(kind=f"{__name__}:Lengths"), PartConfig(kind="match", options={"how": "contains"}))
+    return Heldout(
+        student,
+        examples=examples,
+        config=EvaluationConfig(max_new_tokens=4, metrics=metrics),
+        roll_out=lambda *_: iter(()),
+        scoring=cast(Scoring, None),  # neither is asked: no loss is measured
+        loss=cast(MeanLoss, None),
     )
 
 
-def test_numbers_stand_in_the_heldout_row_beside_todays(
-    settings: Settings, student: Student, scorer: FakeScorer
-) -> None:
-    row = _heldout(settings, student, scorer, examples=ANSWERED).measure(step=0, prompts="student")
+def test_numbers_stand_in_the_heldout_row_beside_todays(student: Student) -> None:
+    row = _heldout(student, examples=ANSWERED).measure(step=0, prompts="student")
     result = evaluate(student, ANSWERED, config=EvaluationConfig(max_new_tokens=4))
     assert row["tokens"] == sum(len(answer.response_ids) for answer in result.answers)
     assert row["tokens"] == result.mean_answer_length * 2
@@ -134,9 +128,9 @@ def test_numbers_stand_in_the_heldout_row_beside_todays(
         assert student.decode(answer.response_ids) == answer.answer
 
 
-def test_metrics_need_no_answers_in_the_data(settings: Settings, student: Student, scorer: FakeScorer) -> None:
+def test_metrics_need_no_answers_in_the_data(student: Student) -> None:
     unanswered = [Example(index=0, prompt="say tan")]
-    row = _heldout(settings, student, scorer, examples=unanswered).measure(step=0, prompts="student")
+    row = _heldout(student, examples=unanswered).measure(step=0, prompts="student")
     assert row["prompts"] == len("say tan")
     assert "accuracy" not in row
     assert "num_correct" not in row

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidPartError
-from preceptor_client.train.rollout.engine import OnBad, Policy, RolloutRequest
+from preceptor_client.train.rollout.engine import ENGINES, OnBad, Policy, RolloutRequest
 from preceptor_client.train.rollout.episode import Episode, single_turn
 from preceptor_client.train.rollout.mixed import Mixed, MixedPart, places_by_share
-from preceptor_client.train.rollout.seam import ENGINE
 
 from tests.unit.client.train.rollout.fake_policy import FakePolicy, batches_of, request_of
 
@@ -114,7 +113,7 @@ def test_engines_of_one_kind_draw_apart() -> None:
 
 def test_parts_of_the_settings_are_checked(tmp_path: Path) -> None:
     part = {"kind": "jsonl", "options": {"path": _file(tmp_path)}, "share": 1}
-    assert isinstance(ENGINE.make("mixed", {"parts": [part]}, key="rollout.engine"), Mixed)  # type: ignore[list-item]
+    assert isinstance(ENGINES.make("mixed", {"parts": [part]}, key="rollout.engine"), Mixed)  # type: ignore[list-item]
     for parts, why in (
         ([], r"rollout\.engine_options\.parts: List should have at least 1 item"),
         ([{**part, "share": 0}], r"rollout\.engine_options\.parts\.0\.share"),
@@ -122,4 +121,4 @@ def test_parts_of_the_settings_are_checked(tmp_path: Path) -> None:
         ([{"kind": "nothing", "share": 1}], r"parts\[0\]\.kind='nothing' is not a rollout engine"),
     ):
         with pytest.raises(InvalidPartError, match=why):
-            ENGINE.make("mixed", {"parts": parts}, key="rollout.engine")  # type: ignore[dict-item]
+            ENGINES.make("mixed", {"parts": parts}, key="rollout.engine")  # type: ignore[dict-item]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from preceptor_client.train.errors import InvalidEpisodeError, InvalidPartError
 from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.rollout import chat_server
 from preceptor_client.train.rollout.choosing import overlap_of
+from preceptor_client.train.rollout.engine import ENGINES
 from preceptor_client.train.rollout.episode import Episode, Segment
 from preceptor_client.train.rollout.openai import TeacherWrites
-from preceptor_client.train.rollout.seam import ENGINE
-from preceptor_client.types import ChatMessage
+from preceptor_client.types import ChatMessage, ToolCall
 from pydantic import JsonValue
 
 from tests.unit.client.train.rollout.chat_servers import Answer, Asked, said, serving, unused_port
@@ -319,7 +320,7 @@ def test_options_of_the_settings_are_checked() -> None:
         "reward": {"kind": "match", "options": {"how": "exact"}},
     }
     key = "rollout.engine"
-    assert isinstance(ENGINE.make("openai", options, key=key), TeacherWrites)
+    assert isinstance(ENGINES.make("openai", options, key=key), TeacherWrites)
     for wrong, why in (
         ({"num_candidates": 0}, r"rollout\.engine_options\.num_candidates: Input should be greater than or equal to 1"),
         ({"base_url": "host:8000"}, r"rollout\.engine_options: openai refuses them: .*no URL"),
@@ -329,5 +330,50 @@ def test_options_of_the_settings_are_checked() -> None:
         ({"choose": "worst"}, r"rollout\.engine_options\.choose"),
     ):
         with pytest.raises(InvalidPartError, match=why):
-            ENGINE.make("openai", {**options, **wrong}, key=key)  # type: ignore[dict-item]  # wrong on purpose
+            ENGINES.make("openai", {**options, **wrong}, key=key)  # type: ignore[dict-item]  # wrong on purpose
     assert TeacherWrites("http://h:1", "m", reward=PartConfig(kind="match")).num_top_ids == 0
+
+
+def test_tools_calls_and_template_variables_reach_the_teachers_template() -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    call = ToolCall(name="look", arguments={"at": [1]}, id="c1")
+    example = Example(
+        index=0,
+        prompt=(
+            ChatMessage("user", "look"),
+            ChatMessage("assistant", tool_calls=(call,)),
+            ChatMessage("tool", "a cat", tool_call_id="c1"),
+        ),
+        tools=(json.dumps(tool),),
+        teacher_chat_template_kwargs={"think": True},
+    )
+    extra = {"chat_template_kwargs": {"think": False, "style": "short"}}
+    with serving(lambda asked: said("x")) as server:
+        teacher = _teacher(server.url, num_candidates=1, extra_body=extra)
+        batches_of(teacher, request_of([example]), FakePolicy())
+    ((_, asked),) = server.asked
+    assert asked["messages"] == [
+        {"role": "user", "content": "look"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": [1]}'}}],
+        },
+        {"role": "tool", "content": "a cat", "tool_call_id": "c1"},
+    ]
+    assert (asked["tools"], asked["tool_choice"]) == ([tool], "none")
+    assert asked["chat_template_kwargs"] == {"think": True, "style": "short"}
+
+
+def test_environment_that_would_never_be_asked_is_refused() -> None:
+    request = replace(request_of(EXAMPLES), make_environment=lambda *_: pytest.fail("made"))
+    with pytest.raises(InvalidPartError, match="environment is set: remove it, or take another engine"):
+        batches_of(_teacher("http://127.0.0.1:1"), request, FakePolicy())
+
+
+def test_late_answer_of_a_server_that_was_away_before_is_the_servers_fault() -> None:
+    answers = iter([Answer(status=503), *[Answer(hangs=True)] * 9])
+    with serving(lambda asked: next(answers)) as server:
+        teacher = _teacher(server.url, num_candidates=1, timeout_seconds=1.5)
+        with pytest.raises(TeacherUnavailableError, match=r"2 attempt\(s\), .* status 503: '', then no answer in"):
+            batches_of(teacher, request_of(EXAMPLES[:1]), FakePolicy())

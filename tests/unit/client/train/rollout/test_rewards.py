@@ -19,6 +19,7 @@ from preceptor_client.train.rollout.rewards import (
     REWARD,
     MatchReward,
     RewardConfig,
+    Rewards,
     WeightedReward,
     rewarded,
     rewards_of,
@@ -240,3 +241,9 @@ class AsyncReward:
 
 class NoReward:
     pass
+
+
+def test_rewards_of_a_run_reward_a_batch() -> None:
+    rewards = Rewards(rewards=rewards_of([RewardConfig(kind="match", weight=0.5)]), decode=decode)
+    assert [one.reward for one in rewards.rewarded([episode(5), episode(6, slot=1)], on_bad=OnBadList())] == [0.5, 0.0]
+    assert Rewards(rewards=(), decode=decode).rewarded([episode(5)], on_bad=OnBadList()) == [episode(5)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from preceptor_client.train.errors import InvalidPartError
+from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.run.ema_teacher import EmaTeacher
 from preceptor_client.train.run.hooks import Hooks
@@ -174,7 +174,7 @@ def test_what_is_not_there_is_told_before_the_first_step(tmp_path: Path, student
         ("takes no new weights", {"one": object()}),
         ("is not there: give the server's engine.weights_folder", {"one": client, "folder": tmp_path / "no"}),
     ):
-        with pytest.raises(InvalidPartError, match=r"^hooks\[0\]\.kind='ema_teacher': on_start failed") as raised:
+        with pytest.raises(TrainingStoppedError, match=r"^hooks\[0\]\.kind='ema_teacher': on_start failed") as raised:
             start(**arguments)
         assert expected in str(raised.value)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from preceptor_client.errors import TeacherUnavailableError
-from preceptor_client.train.errors import InvalidPartError, RunDirectoryError, StopRequestedError
+from preceptor_client.train.errors import InvalidPartError, RunDirectoryError, StopRequestedError, TrainingStoppedError
 from preceptor_client.train.learner.checkpoint import save_checkpoint
 from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.run.hooks import HOOK, Hook, Hooks, RunState, StepDone
@@ -32,7 +32,7 @@ def step_done(
         optimizer=torch.optim.SGD(student.model.parameters(), lr=0.1),
         directory=directory,
         teachers=teachers or {},
-        measure=lambda task="": {"kind": "heldout", "step": step, "accuracy": 0.5},
+        measure=lambda: [{"kind": "heldout", "step": step, "accuracy": 0.5}],
         row={"kind": "step", "step": step, "loss": 0.25},
         scored=[scored_rollout(num_positions=2)],
     )
@@ -46,7 +46,7 @@ class Plain:
     """A hook with what it must have, and no more."""
 
     def on_step(self, done: StepDone) -> None:
-        CALLS.append(f"plain {done.step} {done.row['loss']} {done.measure()['accuracy']} {len(done.scored)}")
+        CALLS.append(f"plain {done.step} {done.row['loss']} {done.measure()[0]['accuracy']} {len(done.scored)}")
 
 
 class Whole:
@@ -122,7 +122,7 @@ def test_checkpoint_without_what_a_hook_kept_is_refused(student: Student, tmp_pa
 def test_checkpoint_is_not_there_where_a_hook_fails_to_save(student: Student, tmp_path: Path) -> None:
     hooks = Hooks({"hooks[0].kind='x'": Failing({"save": OSError("disk full")})})
     optimizer = torch.optim.AdamW(student.model.parameters())
-    with pytest.raises(InvalidPartError, match=r"^hooks\[0\]\.kind='x': save failed: OSError: disk full"):
+    with pytest.raises(TrainingStoppedError, match=r"^hooks\[0\]\.kind='x': save failed: OSError: disk full"):
         save_checkpoint(tmp_path, step=2, student=student, optimizer=optimizer, keep=1, also=hooks.save)
     assert not (tmp_path / "checkpoints" / "step-000002").exists()
 
@@ -162,7 +162,7 @@ def test_error_of_a_hook_names_it_and_the_later_ones_are_not_called(
 ) -> None:
     later = Whole()
     hooks: dict[str, Hook] = {"hooks[0].kind='a:B'": Failing({method: KeyError("lost")}), "hooks[1].kind='w'": later}
-    with pytest.raises(InvalidPartError) as raised:
+    with pytest.raises(TrainingStoppedError) as raised:
         call(Hooks(hooks), step_done(student, step=4))
     assert str(raised.value) == f"hooks[0].kind='a:B': {why}"
     assert CALLS == []
