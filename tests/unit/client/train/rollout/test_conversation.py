@@ -274,7 +274,7 @@ def test_template_that_leaves_out_the_last_turn_cannot_be_masked() -> None:
 
 
 def test_first_space_of_a_turn_survives_a_decoder_that_drops_it() -> None:
-    """Llama 2 and Gemma write a word and the space before it as one token, and decode a text without its first space."""
+    """Llama 2 writes a word and the space before it as one token, and decodes a text without its first space."""
     vocabulary = {token: index for index, token in enumerate(["<|im_end|>", "\u2581a", "\u2581b", "c"])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
