@@ -21,7 +21,7 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.excerpts import excerpt
 from preceptor_client.train.data.messages import parse_message, parse_tools
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
-from preceptor_client.train.parts import Options, Seam, checked_options, options_key
+from preceptor_client.train.parts import Options, Seam
 from preceptor_client.types import ChatMessage
 
 Message = Mapping[str, object] | ChatMessage
@@ -88,10 +88,24 @@ ENVIRONMENTS: Seam[Environment] = Seam(
 
 
 def environment_maker(kind: str, options: Options | None = None, *, key: str) -> MakeEnvironment:
-    """Makes one environment per call, of the class and with the options that the settings name. Raises InvalidPartError
-    at once where there is no such class or no such option, and at a call where the class refuses them."""
-    checked_options(ENVIRONMENTS.find(kind, key=key), options or {}, key=options_key(key))
-    return lambda: ENVIRONMENTS.make(kind, options, key=key)
+    """Makes one environment per call, of the class and with the options that the settings name. One is made at once, to
+    see whether it can be: raises InvalidPartError, which begins with `key`."""
+
+    def make() -> Environment:
+        return ENVIRONMENTS.make(kind, options, key=key)
+
+    make()
+    return make
+
+
+def prompt_messages(example: Example) -> tuple[ChatMessage, ...]:
+    """The example's prompt as a conversation: a text is what a user says."""
+    return (ChatMessage(role="user", content=example.prompt),) if isinstance(example.prompt, str) else example.prompt
+
+
+def without_thoughts(text: str) -> str:
+    """What the student wrote behind its thinking (`</think>`), if it thought."""
+    return text.rpartition("</think>")[2].strip()
 
 
 def checked_messages(value: object, *, of: str) -> tuple[ChatMessage, ...]:

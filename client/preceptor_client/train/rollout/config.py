@@ -36,7 +36,7 @@ class RolloutConfig(Section):
     max_episode_tokens: int = Field(0, ge=0)
     """Longest conversation with an environment, its prompt included, in tokens; 0 = as the student's context."""
     environment_timeout_seconds: float = Field(60.0, gt=0)
-    """Longest time that an environment may take to be made, to begin, for each turn, and to close. Its episode fails
+    """Longest time that an environment may take to be made and begin, for each turn, and to close. Its episode fails
     after that."""
     on_rewritten_history: OnRewrittenHistory = "rerender"
     """What to do where the chat template would write earlier turns otherwise than the student wrote or read them (it

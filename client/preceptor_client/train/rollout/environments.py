@@ -90,13 +90,14 @@ class LiveEnvironment:
         """Makes the environment and begins its episode."""
 
         async def opening() -> Opening:
-            environment = await _guarded("constructor", self._make)
-            self._environment = environment
-            messages = await _guarded("reset()", lambda: environment.reset(example))
-            checked = checked_messages(messages, of="reset()")
-            if not checked:
+            environment = self._environment = await _guarded("constructor", self._make)
+            messages = await _guarded(
+                "reset()", lambda: environment.reset(example), check=lambda given: checked_messages(given, of="reset()")
+            )
+            if not messages:
                 raise InvalidEpisodeError("reset() gave no messages: give the student something to answer")
-            return Opening(messages=checked, tools=checked_tools(getattr(environment, "tools", None)))
+            tools = await _guarded("tools", lambda: getattr(environment, "tools", None), check=checked_tools)
+            return Opening(messages=messages, tools=tools)
 
         return self._submit(opening, what="reset()")
 
@@ -106,7 +107,10 @@ class LiveEnvironment:
         async def turn() -> CheckedTurn:
             assert self._environment is not None, "an environment is reset before its first step"
             environment = self._environment
-            return checked_turn(await _guarded("step()", lambda: environment.step(text)), of="step()")
+            answer: CheckedTurn = await _guarded(
+                "step()", lambda: environment.step(text), check=lambda given: checked_turn(given, of="step()")
+            )
+            return answer
 
         return self._submit(turn, what="step()")
 
@@ -155,12 +159,16 @@ def close_all(environments: Iterable[LiveEnvironment]) -> None:
             _log.warning("an environment did not close: error=%s", error)
 
 
-async def _guarded(what: str, call: Callable[[], Any]) -> Any:  # Any: the environment is a foreign program
-    """What the environment gives, whether or not it has to be awaited. Whatever it raises is an InvalidEpisodeError."""
+async def _guarded(  # Any: the environment is a foreign program
+    what: str, call: Callable[[], Any], *, check: Callable[[Any], Any] | None = None
+) -> Any:
+    """What the environment gives, whether or not it has to be awaited, as `check` returns it. Whatever is raised, by
+    lazy messages too, is an InvalidEpisodeError."""
     try:
         given = call()
-        return await given if inspect.isawaitable(given) else given
-    except asyncio.CancelledError:
+        given = await given if inspect.isawaitable(given) else given
+        return check(given) if check else given
+    except (asyncio.CancelledError, InvalidEpisodeError):
         raise
     except BaseException as error:  # a foreign program; a SystemExit would end the loop rather than the episode
         raise InvalidEpisodeError(f"{what} failed: {message_of(error)}") from error

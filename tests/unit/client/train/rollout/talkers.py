@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,12 +45,30 @@ def says(*texts: str) -> list[Turn]:
     return [Turn(messages=[user(text)]) for text in texts]
 
 
+class Unreadable:
+    """As a tensor of two numbers."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("two numbers")
+
+
+def _lazy() -> Iterator[dict[str, str]]:
+    yield user("a")
+    raise OSError("gone")
+
+
 @dataclass(kw_only=True)
 class Misfit:
     """Goes wrong at its second step, or where `how` says."""
 
     how: str
     num_steps: int = 0
+
+    @property
+    def tools(self) -> list[Any]:  # Any: as below
+        if self.how == "tools raise":
+            raise OSError("locked")
+        return [{"name": "f"}] if self.how == "tools are no schemas" else []
 
     def __post_init__(self) -> None:
         if self.how == "constructor raises":
@@ -79,6 +97,8 @@ class Misfit:
         return {
             "gives text": "more",
             "gives nothing": None,
+            "messages raise": (_lazy(), None, False),
+            "reward raises": ([user("a")], Unreadable(), False),
             "gives no messages": Turn(),
             "reward is NaN": Turn(messages=[user("a")], reward=float("nan")),
             "reward is a text": ([user("a")], "1", False),
@@ -102,6 +122,10 @@ MISFITS = {
     "raises": "its environment's step() failed: KeyError: 'door'",
     "exits": "its environment's step() failed: SystemExit: 3",
     "cancels": "its environment's step() was cancelled",
+    "tools raise": "its environment's tools failed: OSError: locked",
+    "tools are no schemas": "its environment's tools number 0 must be {'type': 'function'",
+    "messages raise": "its environment's step() failed: OSError: gone",
+    "reward raises": "its environment's step() failed: RuntimeError: two numbers",
     "gives text": "its environment's step() gave 'more': give a Turn, or a tuple",
     "gives nothing": "its environment's step() gave None: give a Turn, or a tuple",
     "gives no messages": "its environment's step(): no messages, and the episode is not done",

@@ -13,6 +13,7 @@ from preceptor_client.train.rollout.conversation import Conversation, Template
 from preceptor_client.train.rollout.engine import Written
 from preceptor_client.train.student.view import StudentView
 from preceptor_client.types import ChatMessage, ToolCall
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from tests.unit.client.train.rollout.chat_templates import CHATML, HEADERS, PLAIN, THINKING, chat_tokenizer, token_id
@@ -270,3 +271,15 @@ def test_template_that_leaves_out_the_last_turn_cannot_be_masked() -> None:
     conversation.add_turn(_written(tokenizer, "yes<|im_end|>"))
     with pytest.raises(InvalidEpisodeError, match="on_rewritten_history=rerender"):
         conversation.add_messages([USER])
+
+
+def test_first_space_of_a_turn_survives_a_decoder_that_drops_it() -> None:
+    """Llama 2 writes a word and the space before it as one token, and decodes a text without its first space."""
+    vocabulary = {token: index for index, token in enumerate(["<|im_end|>", "\u2581a", "\u2581b", "c"])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.add_special_tokens(["<|im_end|>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    template = Template(tokenizer=tokenizer, num_ids=4)
+    assert tokenizer.decode([1, 3]) == "ac"
+    assert [template.decode_after(last, [1, 3, 2]) for last in (0, 1, 3)] == [" ac b"] * 3

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
+import numpy as np
 import pytest
+import torch
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.environment.environment import Environment, MakeEnvironment, Turn
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
@@ -302,3 +304,19 @@ def test_equal_seeds_give_equal_episodes_of_the_real_student(student: Student) -
     assert [one.segments for one in episodes(1, first_slot=3)[0]] != [one.segments for one in first[0]]
     drawn = [segment.ids for one in first[0] for segment in one.segments if segment.is_policy]
     assert len(set(drawn)) == len(drawn), "turns and samples are drawn apart"
+
+
+@torch.no_grad()
+def test_what_the_student_noted_is_what_a_plain_forward_says_of_the_whole_episode(student: Student) -> None:
+    """fp32 against fp64 over all ids of an episode, read at once: 1e-4 is what the two may differ by."""
+    config = _config(responses_per_prompt=2, max_new_tokens=8)
+    (episodes,) = _roll_out(HfPolicy(student), lambda: Talker(lines=says("on", "more")), config=config)
+    for episode in episodes:
+        ids = torch.tensor([[*episode.prompt_ids, *episode.response_ids]])
+        logits_TV = student.model(ids, use_cache=False).logits[0, len(episode.prompt_ids) - 1 : -1].double()
+        logprobs_TV = torch.log_softmax(logits_TV, dim=1)
+        wanted_T = logprobs_TV.gather(1, torch.tensor(episode.response_ids)[:, None])[:, 0].numpy()
+        is_own_T = episode.is_policy_T
+        assert 0 < is_own_T.sum() < len(is_own_T)
+        np.testing.assert_allclose(episode.student.logprobs_T[is_own_T], wanted_T[is_own_T], atol=1e-4)
+        assert np.isnan(episode.student.logprobs_T[~is_own_T]).all()
