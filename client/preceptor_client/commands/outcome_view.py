@@ -24,7 +24,7 @@ def _lines_of(task: TaskSummary) -> Iterator[str]:
 
 def _lines_over_all(summary: RunSummary) -> Iterator[str]:
     has_several = len(summary.tasks) > 1
-    of, mean = (" of all tasks", ", mean of the tasks") if has_several else ("", "")
+    of, mean = (" of all tasks", ", mean over tasks") if has_several else ("", "")
     yield from _answers(of, summary.heldout_before, summary.heldout_after, total=summary.heldout_total)
     yield from _change(f"loss{mean}", summary.heldout_loss_before, summary.heldout_loss_after)
     yield from _change(f"reward{mean}", summary.heldout_reward_before, summary.heldout_reward_after)

@@ -15,7 +15,7 @@ from preceptor.wire import PositionStatus
 from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.record.summary import RunSummary
 from preceptor_client.train.report import breakdowns, comparison, tokens
-from preceptor_client.train.report.curves import LEARNING, LENGTH, SIGNALS, TOKENS, TOPICS
+from preceptor_client.train.report.curves import LEARNING, LENGTH, SIGNALS, TIME, TOKENS, TOPICS
 from preceptor_client.train.report.figures import Figure, Section
 from preceptor_client.train.report.heldout import heldout_figure, own_figures
 from preceptor_client.train.report.links import OtherPage, links_of
@@ -59,13 +59,14 @@ def sections_of(run: RunData) -> list[Section]:
     """The plots of one run, by topic; a topic without a plot is left out."""
     sections = []
     for topic in TOPICS:
+        if topic is TIME:
+            sections += _group_sections(run.of_kind("breakdown"))
         plotted = [
             heldout_figure(plot, run.of_kind(plot.kind), reference=run.of_kind(plot.reference)) for plot in topic.plots
         ]
         figures = [figure for figure in (*plotted, *_more_figures(topic, run)) if figure]
         if figures:
             sections.append(Section(title=topic.title, intro=topic.intro, figures=figures))
-    sections[-1:-1] = _group_sections(run.of_kind("breakdown"))  # time comes last
     return sections
 
 
