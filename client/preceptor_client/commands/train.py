@@ -13,6 +13,7 @@ from pathlib import Path
 from preceptor.settings import dump_settings, load_settings
 from rich.console import Console
 
+from preceptor_client.commands.outcome_view import heldout_lines
 from preceptor_client.commands.stop_signals import StopSignals, is_of_signal
 from preceptor_client.train.errors import StopRequestedError
 from preceptor_client.train.learner.checkpoint_folders import latest_checkpoint
@@ -53,13 +54,8 @@ def _train(config: RunConfig, *, stop: StopRequest) -> None:
     from preceptor_client.train.run.train import train
 
     def show(summary: RunSummary) -> None:
-        if summary.heldout_total is not None:
-            line(
-                f"held-out answers: {summary.heldout_before} of {summary.heldout_total} right before, "
-                f"{summary.heldout_after} after"
-            )
-        if summary.heldout_loss_before is not None and summary.heldout_loss_after is not None:
-            line(f"held-out loss: {summary.heldout_loss_before:.4f} -> {summary.heldout_loss_after:.4f}")
+        for text in heldout_lines(summary):
+            line(text)
         if summary.loss_first is not None and summary.loss_last is not None:
             line(f"loss: {summary.loss_first:.4f} -> {summary.loss_last:.4f} in {summary.num_steps} steps")
         line(f"model:  {summary.model_folder}")

@@ -2,9 +2,9 @@
 
 rundata.py  what a run left on disk             page.py        rows -> HTML, through templates/
 plots.py    what a plot over steps is           curves.py      which there are, and how to read them
-figures.py  a plot as plotly.js reads it        breakdowns.py  by position in the response, by task
-tokens.py   by status, and token by token       comparison.py  runs side by side
-links.py    rollouts -> the teacher's page
+figures.py  a plot as plotly.js reads it        breakdowns.py  by position, turn, task and teacher
+heldout.py  held-out measurements by task       comparison.py  runs side by side
+tokens.py   by status, and token by token       links.py       rollouts -> their teachers' pages
 """
 
 from __future__ import annotations

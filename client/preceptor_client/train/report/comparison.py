@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preceptor_client.train.errors import RunDirectoryError
-from preceptor_client.train.record.metrics import MetricRow
+from preceptor_client.train.record.metrics import MetricRow, task_of
 from preceptor_client.train.report.curves import TOPICS
 from preceptor_client.train.report.figures import Figure, Section, is_measured, layout_of, line
+from preceptor_client.train.report.heldout import tasks_of
 from preceptor_client.train.report.plots import Curve, Plot
 from preceptor_client.train.report.rundata import RunData, flat_settings
 
@@ -68,28 +69,40 @@ def differing_settings(runs: Sequence[RunData]) -> list[tuple[str, list[object]]
 
 
 def overlaid(outcomes: Sequence[Outcome]) -> list[Section]:
-    """Every curve that some run measured, one figure each, with one line per run."""
+    """Every curve that some run measured, one figure each, with one line per run; of held-out measurements of named
+    tasks one figure per task."""
     sections = []
     for topic in TOPICS:
         figures = [
             figure
             for plot in topic.plots
-            for index, curve in enumerate(plot.curves)
-            if (figure := _overlay(plot, curve, outcomes, caption=plot.caption if index == 0 else ""))
+            for index, (curve, task) in enumerate(_curves(plot, outcomes))
+            if (figure := _overlay(plot, curve, outcomes, task=task, caption=plot.caption if index == 0 else ""))
         ]
         if figures:
             sections.append(Section(title=topic.title, intro=topic.intro, figures=figures))
     return sections
 
 
-def _overlay(plot: Plot, curve: Curve, outcomes: Sequence[Outcome], *, caption: str) -> Figure | None:
+def _curves(plot: Plot, outcomes: Sequence[Outcome]) -> list[tuple[Curve, str]]:
+    """Each curve of a plot, of each task that was measured by itself."""
+    tasks = tasks_of([row for one in outcomes for row in one.run.of_kind(plot.kind)])
+    return [(curve, task) for curve in plot.curves for task in tasks]
+
+
+def _overlay(plot: Plot, curve: Curve, outcomes: Sequence[Outcome], *, task: str, caption: str) -> Figure | None:
     traces = []
     for one in outcomes:
-        rows: list[MetricRow] = one.run.of_kind(plot.kind)
+        rows: list[MetricRow] = [row for row in one.run.of_kind(plot.kind) if task_of(row) == task]
         if is_measured(rows, curve.key):
             traces.append(line(rows, curve, colour=one.colour, name=one.name))
     if not traces:
         return None
     title = plot.title if len(plot.curves) == 1 else f"{plot.title}: {curve.name}"
     layout = {key: value for key, value in layout_of(plot).items() if key in ("xaxis", "yaxis")}
-    return Figure(title=title, caption=caption, traces=traces, layout={**layout, "showlegend": False})
+    return Figure(
+        title=f"{title}, {task}" if task else title,
+        caption=caption,
+        traces=traces,
+        layout={**layout, "showlegend": False},
+    )

@@ -16,12 +16,25 @@ LEARNING = Topic(
             scale="zero",
         ),
         Plot(
+            title="Reward",
+            caption="Over the episodes of a step: the mean, and how far they lie apart. Healthy: the mean rises. A "
+            "standard deviation of 0 says that all episodes got the same, so that an advantage has nothing to tell.",
+            curves=(Curve(key="mean_reward", name="mean"), Curve(key="reward_std", name="standard deviation")),
+        ),
+        Plot(
             title="Held-out loss",
             caption="The same loss on held-out examples, each rolled out once by the same draws; nats per position. "
             "Healthy: falls with the loss. Rising while the loss falls: the run has seen its prompts too often.",
             curves=(Curve(key="loss", name="held-out loss"),),
             kind="heldout",
             scale="zero",
+        ),
+        Plot(
+            title="Held-out reward",
+            caption="Mean reward of the held-out examples, each rolled out once by the same draws. Healthy: rises with "
+            "the reward of the steps.",
+            curves=(Curve(key="mean_reward", name="held-out reward"),),
+            kind="heldout",
         ),
         Plot(
             title="Held-out accuracy",

@@ -48,7 +48,7 @@ def figure_of(plot: Plot, rows: Sequence[MetricRow], *, reference: Sequence[Metr
     traces = [trace for band in plot.bands if is_measured(rows, band.low, band.high) for trace in _band(rows, band)]
     for index, curve in curves:
         traces.append(_bars(rows, curve, colour=index) if plot.is_stacked else line(rows, curve, colour=index))
-    traces += [_level(rows, reference[0].get(curve.key), name=plot.reference_name) for _, curve in curves if reference]
+    traces += [level(rows, reference[0].get(curve.key), name=plot.reference_name) for _, curve in curves if reference]
     return Figure(title=plot.title, caption=plot.caption, traces=traces, layout=layout_of(plot))
 
 
@@ -99,12 +99,13 @@ def _bars(rows: Sequence[MetricRow], curve: Curve, *, colour: int) -> Plotly:
     return {"type": "bar", "name": curve.name, "marker": {"color": colour_name(colour)}, **points(rows, curve.key)}
 
 
-def _level(rows: Sequence[MetricRow], value: MetricValue, *, name: str) -> Plotly:
+def level(rows: Sequence[MetricRow], value: MetricValue, *, name: str, colour: int | None = None) -> Plotly:
+    """The same value from the first row's step to the last one's; grey without a colour."""
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
-        "line": {"color": "--soft", "width": 2, "dash": "dot"},
+        "line": {"color": "--soft" if colour is None else colour_name(colour), "width": 2, "dash": "dot"},
         "x": [rows[0]["step"], rows[-1]["step"]],
         "y": [value, value],
     }

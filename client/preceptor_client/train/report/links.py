@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from preceptor_client.train.errors import RunDirectoryError
-from preceptor_client.train.record.rollout_log import RolloutRow
+from preceptor_client.train.record.rollout_log import AskedOf, RolloutRow, TokenRow
 from preceptor_client.train.report.rundata import RunData
+from preceptor_client.train.teacher.agreement import Alignment
 from preceptor_client.url import checked_url
 
 MAX_CHARACTERS = 64_000
@@ -29,6 +30,10 @@ class PageLink:
     """`&response=0&position=T` may follow it. Empty where there is no link."""
     title: str
     """What it opens, or why there is none."""
+    teacher: str = ""
+    """Whom it asks, by the name in the settings; empty where the only teacher has none."""
+    others: tuple[PageLink, ...] = ()
+    """Links of the same rollout to its other teachers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,68 +55,93 @@ class LinkedTeacher:
 
 
 def links_of(run: RunData, *, instead: OtherPage | None = None) -> list[PageLink]:
-    """One for each rollout of the run, in their order; none at all where its teacher has no page. `instead` stands in
-    for the run's own setting. Raises RunDirectoryError where that is no URL."""
-    try:
-        url = instead.url if instead else str(run.settings["teacher"].get("page", ""))
-        page = checked_url(url) if url else ""
-    except ValueError as error:
-        raise RunDirectoryError(f"the settings of {run.summary.directory}: teacher.page: {error}") from error
-    if not page:
+    """One for each rollout of the run, in their order; none at all where no teacher has a page. `instead` stands in
+    for the run's own settings, of every teacher. Raises RunDirectoryError where one is no URL."""
+    pages = {name: _page(run, name, instead=instead) for name in run.teachers}
+    if not any(pages.values()):
         return []
-    teachers = _teachers_of(run, page=page, tokenizer=_tokenizer(run, instead=instead))
-    return [_link(row, teachers=teachers) for row in run.rollouts]
+    found = []
+    for row in run.rollouts:
+        first, *others = [
+            _link(asked, row=row, teacher=_linked(run, row, asked, name=name, pages=pages, instead=instead), name=name)
+            for name, asked in _asked_by_name(run, row).items()
+        ]
+        found.append(replace(first, others=tuple(others)))
+    return found
 
 
-def _tokenizer(run: RunData, *, instead: OtherPage | None) -> str:
-    """What the page's server knows the student's tokenizer by. One that was started since has forgotten the student;
-    its own has the same ids where the vocabularies are identical, and only ends are not one class then."""
-    if instead and instead.tokenizer:
-        return instead.tokenizer
-    is_own = instead is not None and run.agreed.get("relation") == "identical"
-    return str(run.agreed.get("teacher_tokenizer_id" if is_own else "tokenizer_id", ""))
+def _page(run: RunData, name: str, *, instead: OtherPage | None) -> str:
+    """Empty where the teacher has none."""
+    url = instead.url if instead else str(run.teachers[name].get("page", ""))
+    try:
+        return checked_url(url) if url else ""
+    except ValueError as error:
+        key = f"teachers.{name}.page" if name else "teacher.page"
+        raise RunDirectoryError(f"the settings of {run.summary.directory}: {key}: {error}") from error
 
 
-def _teachers_of(run: RunData, *, page: str, tokenizer: str) -> dict[str, LinkedTeacher]:
-    """By name."""
-    agreed, settings = run.agreed, run.settings["teacher"]
-    if not agreed:
-        return {}
+def _asked_by_name(run: RunData, row: RolloutRow) -> dict[str, AskedOf]:
+    """What it takes to ask each teacher of a rollout again, by its name in the settings."""
+    if teachers := row.get("teachers"):
+        return teachers
+    # The names that teachers have on their servers need not be those of the settings.
+    names = [name for name in run.teachers if name and run.agreed_with(name).get("teacher") == row.get("teacher")]
+    return {names[0] if names else "": row}
+
+
+def _linked(
+    run: RunData, row: RolloutRow, asked: AskedOf, *, name: str, pages: Mapping[str, str], instead: OtherPage | None
+) -> LinkedTeacher | None:
+    agreed, settings = run.agreed_with(name), run.asked(name, task=row.get("run_task", ""))
+    is_known = bool(name) or agreed.get("teacher") == asked.get("teacher")
+    if not agreed or not is_known or not pages.get(name):
+        return None
     common = {
         "top_k": settings.get("top_k"),
         "temperature": settings.get("temperature"),
-        "tokenizer": tokenizer,
+        "tokenizer": _tokenizer(agreed, instead=instead),
         "segmentation": agreed.get("segmentation"),
         "paper_token_ids": agreed.get("paper_token_ids"),
         "teacher": agreed["teacher"],
         "adapter": agreed.get("teacher_adapter"),
     }
     # What is empty is the server's default.
-    given = {name: value for name, value in common.items() if value}
-    return {agreed["teacher"]: LinkedTeacher(page=page, common=given)}
+    return LinkedTeacher(page=pages[name], common={key: value for key, value in common.items() if value})
 
 
-def _link(row: RolloutRow, *, teachers: Mapping[str, LinkedTeacher]) -> PageLink:
-    if "teacher_prompt_ids" not in row:
-        return PageLink(href="", title="this run did not keep what the teacher read: an older trainer wrote it")
-    teacher = teachers.get(row["teacher"])
+def _tokenizer(agreed: Alignment, *, instead: OtherPage | None) -> str:
+    """What the page's server knows the student's tokenizer by. One that was started since has forgotten the student;
+    its own has the same ids where the vocabularies are identical, and only ends are not one class then."""
+    if instead and instead.tokenizer:
+        return instead.tokenizer
+    is_own = instead is not None and agreed.get("relation") == "identical"
+    return str(agreed.get("teacher_tokenizer_id" if is_own else "tokenizer_id", ""))
+
+
+def _link(asked: AskedOf, *, row: RolloutRow, teacher: LinkedTeacher | None, name: str) -> PageLink:
+    if "teacher_prompt_ids" not in asked:
+        why = "this run did not keep what the teacher read: an older trainer wrote it"
+        return PageLink(href="", title=why, teacher=name)
     if teacher is None:
-        return PageLink(href="", title=f"teacher {row['teacher']!r} scored this, and has no page that is known here")
-    logprobs = [token["student_logprob"] for token in row["tokens"]]
-    href = _href(teacher, row)
+        who = name or asked["teacher"]
+        return PageLink(href="", title=f"teacher {who!r} scored this, and has no page that is known here", teacher=name)
+    prompt_ids, tokens = asked["teacher_prompt_ids"], row["tokens"]
+    logprobs = [token.get("student_logprob") for token in tokens]
+    href = _href(teacher, prompt_ids, tokens)
     if None not in logprobs:
-        with_student = _href(teacher, row, student_logprobs=logprobs)
+        with_student = _href(teacher, prompt_ids, tokens, student_logprobs=logprobs)
         if _fits(with_student):
-            return PageLink(href=with_student, title=f"asks {teacher.page} for this response again")
+            return PageLink(href=with_student, title=f"asks {teacher.page} for this response again", teacher=name)
     if not _fits(href):
         why = f"prompt and response are too long: the link would have {len(href):,} characters"
-        return PageLink(href="", title=f"{why}, and {MAX_CHARACTERS:,} are safe in a browser")
-    return PageLink(href=href, title=f"asks {teacher.page} for this response again, without the student's logprobs")
+        return PageLink(href="", title=f"{why}, and {MAX_CHARACTERS:,} are safe in a browser", teacher=name)
+    title = f"asks {teacher.page} for this response again, without the student's logprobs"
+    return PageLink(href=href, title=title, teacher=name)
 
 
-def _href(teacher: LinkedTeacher, row: RolloutRow, **more: object) -> str:
-    response = {"ids": [token["id"] for token in row["tokens"]], **more}
-    body = {"prompt": {"teacher_ids": row["teacher_prompt_ids"]}, "responses": [response], **teacher.common}
+def _href(teacher: LinkedTeacher, prompt_ids: Sequence[int], tokens: Sequence[TokenRow], **more: object) -> str:
+    response = {"ids": [token["id"] for token in tokens], **more}
+    body = {"prompt": {"teacher_ids": prompt_ids}, "responses": [response], **teacher.common}
     text = json.dumps(body, separators=(",", ":")).encode()
     return f"{teacher.page}/#request={base64.urlsafe_b64encode(text).decode().rstrip('=')}"
 

@@ -12,13 +12,16 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from preceptor.wire import PositionStatus
 
+from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.record.summary import RunSummary
 from preceptor_client.train.report import breakdowns, comparison, tokens
-from preceptor_client.train.report.curves import LENGTH, SIGNALS, TOKENS, TOPICS
-from preceptor_client.train.report.figures import Figure, Section, figure_of
+from preceptor_client.train.report.curves import LEARNING, LENGTH, SIGNALS, TIME, TOKENS, TOPICS
+from preceptor_client.train.report.figures import Figure, Section
+from preceptor_client.train.report.heldout import heldout_figure, own_figures
 from preceptor_client.train.report.links import OtherPage, links_of
 from preceptor_client.train.report.plots import Topic
 from preceptor_client.train.report.rundata import RunData, data_of, flat_settings
+from preceptor_client.train.report.voices import voice_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STATUSES = tuple(status.name.lower() for status in PositionStatus)
@@ -36,6 +39,7 @@ def write_report(path: Path, *, run: RunSummary, other_page: OtherPage | None = 
         sections=sections_of(data),
         settings=flat_settings(data.settings),
         links=[asdict(link) for link in links_of(data, instead=other_page)],
+        voices=[voice_of(row, settings=data.settings) for row in data.rollouts],
     )
 
 
@@ -55,19 +59,41 @@ def sections_of(run: RunData) -> list[Section]:
     """The plots of one run, by topic; a topic without a plot is left out."""
     sections = []
     for topic in TOPICS:
+        if topic is TIME:
+            sections += _group_sections(run.of_kind("breakdown"))
         plotted = [
-            figure_of(plot, run.of_kind(plot.kind), reference=run.of_kind(plot.reference)) for plot in topic.plots
+            heldout_figure(plot, run.of_kind(plot.kind), reference=run.of_kind(plot.reference)) for plot in topic.plots
         ]
         figures = [figure for figure in (*plotted, *_more_figures(topic, run)) if figure]
         if figures:
             sections.append(Section(title=topic.title, intro=topic.intro, figures=figures))
-    if by_task := breakdowns.task_figures(run.of_kind("breakdown")):
-        intro = "Do all kinds of examples get the same from the teacher?"
-        sections.insert(-1, Section(title="Tasks", intro=intro, figures=by_task))
     return sections
 
 
+def _group_sections(rows: Sequence[MetricRow]) -> list[Section]:
+    found = [
+        Section(
+            title="Turns",
+            intro="Does the teacher's advice hold through a whole conversation?",
+            figures=breakdowns.turn_figures(rows),
+        ),
+        Section(
+            title="Tasks",
+            intro="Do all kinds of examples get the same from the teacher?",
+            figures=breakdowns.task_figures(rows),
+        ),
+        Section(
+            title="Teachers",
+            intro="Do the teachers agree about what the student writes, each by its own scores?",
+            figures=breakdowns.teacher_figures(rows),
+        ),
+    ]
+    return [section for section in found if section.figures]
+
+
 def _more_figures(topic: Topic, run: RunData) -> list[Figure | None]:
+    if topic is LEARNING:
+        return [*own_figures(run.of_kind("heldout"))]
     if topic is SIGNALS:
         return [tokens.token_figure(run.rollouts)]
     if topic is LENGTH:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ from preceptor_client.train.record.metrics import METRICS_FILE, MetricRow, read_
 from preceptor_client.train.record.rollout_log import ROLLOUTS_FILE, RolloutRow, read_rollouts
 from preceptor_client.train.record.settings_file import CONFIG_FILE
 from preceptor_client.train.record.summary import RunSummary, summarise
-from preceptor_client.train.teacher.agreement import Alignment, alignment_rows, read_alignment
+from preceptor_client.train.teacher.agreement import Alignment, alignment_tables, read_agreed
 
 REPORT_FILE = "report.html"
 
-Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
+Table = dict[str, Any]  # Any: the leaves are whatever TOML holds
+Settings = dict[str, Table]
+_LEVELS = {"teachers": 2, "tasks": 3}
+"""Tables that hold tables: how many names lead to a setting, below the section's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +33,9 @@ class RunData:
     rows: Sequence[MetricRow]
     """Of metrics.jsonl, in its order."""
     rollouts: Sequence[RolloutRow]
-    alignment: Sequence[tuple[str, str]]
-    """What was agreed with the teacher, for people."""
-    agreed: Alignment
+    alignment: Mapping[str, Sequence[tuple[str, str]]]
+    """What was agreed with each teacher, for people, by its name in the settings; that of the only one may be ""."""
+    agreed: Mapping[str, Alignment]
     """The same as it is in the file; empty where there is none."""
 
     @property
@@ -43,6 +46,23 @@ class RunData:
     def has_model(self) -> bool:
         """Whether a checkpoint is there to be named."""
         return self.summary.model_folder.name.startswith("step-")
+
+    @property
+    def teachers(self) -> dict[str, Table]:
+        """The settings of each teacher, by its name in the settings; "" stands for one that has none."""
+        return _teachers(self.settings)
+
+    @property
+    def has_named_teachers(self) -> bool:
+        return "" not in self.teachers
+
+    def asked(self, teacher: str, *, task: str) -> Table:
+        """The settings that a teacher was asked with in one task."""
+        return {**self.teachers.get(teacher, {}), **self.settings.get("tasks", {}).get(task, {}).get("teacher", {})}
+
+    def agreed_with(self, teacher: str) -> Alignment:
+        """Empty where nothing is known."""
+        return self.agreed.get(teacher) or self.agreed.get("", {})
 
     def of_kind(self, kind: str) -> list[MetricRow]:
         return [row for row in self.rows if row["kind"] == kind]
@@ -68,14 +88,31 @@ def data_of(summary: RunSummary) -> RunData:
         settings=_settings(directory / CONFIG_FILE),
         rows=read_rows(directory / METRICS_FILE),
         rollouts=read_rollouts(directory / ROLLOUTS_FILE),
-        alignment=alignment_rows(directory),
-        agreed=read_alignment(directory),
+        alignment=alignment_tables(directory),
+        agreed=read_agreed(directory),
     )
 
 
+def _teachers(settings: Settings) -> dict[str, Table]:
+    common = settings.get("teacher", {})
+    return {name: {**common, **own} for name, own in settings.get("teachers", {}).items()} or {"": common}
+
+
 def flat_settings(settings: Settings) -> dict[str, object]:
-    """`section.name` to value."""
-    return {f"{section}.{name}": value for section, fields in settings.items() for name, value in fields.items()}
+    """`section.name` to value; `teachers.NAME.setting` and `tasks.NAME.section.setting` likewise."""
+    flat: dict[str, object] = {}
+    for section, fields in settings.items():
+        flat |= _flat(section, fields, levels=_LEVELS.get(section, 1))
+    return flat
+
+
+def _flat(name: str, value: object, *, levels: int) -> dict[str, object]:
+    if levels == 0 or not isinstance(value, dict):
+        return {name: value}
+    flat: dict[str, object] = {}
+    for key, entry in value.items():
+        flat |= _flat(f"{name}.{key}", entry, levels=levels - 1)
+    return flat
 
 
 def _settings(path: Path) -> Settings:
@@ -84,7 +121,8 @@ def _settings(path: Path) -> Settings:
     except ValueError as error:  # of TOML, or of UTF-8
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
     try:
-        int(settings["run"]["num_steps"]), settings["student"]["model"], settings["teacher"]["address"]
-    except (KeyError, TypeError, ValueError) as error:
+        int(settings["run"]["num_steps"]), settings["student"]["model"]
+        [teacher["address"] for teacher in _teachers(settings).values()]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(f"{path} holds no settings of a run: {error!r}") from error
     return settings

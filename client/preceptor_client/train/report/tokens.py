@@ -10,7 +10,9 @@ from preceptor_client.train.report.figures import Figure, Plotly, colour_name, e
 
 
 def status_figure(steps: Sequence[MetricRow], *, statuses: Sequence[str]) -> Figure | None:
-    """Shares of the response tokens without a score, by status; None where all of them have one."""
+    """Shares of the response tokens without a score, by status; None where all of them have one. What nobody asked for
+    is left out: what an environment wrote, and what is masked."""
+    statuses = [status for status in statuses if status != "excluded"]
     counted = [row for row in steps if row.get("num_ok") is not None]
     totals = [sum(number_of(row.get(f"num_{status}")) for status in statuses) for row in counted]
     present = [status for status in statuses if status != "ok" and any(row.get(f"num_{status}") for row in counted)]
@@ -74,11 +76,11 @@ def token_figure(rollouts: Sequence[RolloutRow]) -> Figure | None:
 
 def _cloud(rollouts: Sequence[RolloutRow], step: int, *, colour: int) -> Plotly:
     pairs = [
-        (token["student_logprob"], token["teacher_logprob"], token["text"])
+        (token.get("student_logprob"), token["teacher_logprob"], token["text"])
         for row in rollouts
         if row["step"] == step
         for token in row["tokens"]
-        if token["student_logprob"] is not None and token.get("teacher_logprob") is not None
+        if token.get("student_logprob") is not None and token.get("teacher_logprob") is not None
     ]
     return {
         "type": "scatter",

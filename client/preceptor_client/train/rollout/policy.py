@@ -17,8 +17,9 @@ from preceptor_client.train.rollout.engine import Written
 from preceptor_client.train.student.encoding import encode_example
 from preceptor_client.train.student.generation import Sampling, generate_recorded
 from preceptor_client.train.student.head.dense import CHUNK_ELEMENTS
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
 from preceptor_client.train.student.recorder import StudentRecorder
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import Student, num_rows_of
 from preceptor_client.train.student.view import StudentView, joined_views
 

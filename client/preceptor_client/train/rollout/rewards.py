@@ -104,19 +104,6 @@ def rewards_of(configs: Sequence[RewardConfig], *, key: str = "rewards") -> tupl
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewards:
-    """The rewards of a run or of a task."""
-
-    rewards: Sequence[WeightedReward]
-    decode: Decode
-    """The student's, without special tokens."""
-
-    def rewarded(self, episodes: Sequence[Episode], *, on_bad: OnBad) -> list[Episode]:
-        """The episodes with their rewards, as `rewarded` says."""
-        return rewarded(episodes, rewards=self.rewards, decode=self.decode, on_bad=on_bad)
-
-
 def rewarded(
     episodes: Sequence[Episode], *, rewards: Sequence[WeightedReward], decode: Decode, on_bad: OnBad
 ) -> list[Episode]:

@@ -16,6 +16,7 @@ from preceptor_client.train.objective.context import StepContext
 from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.objective.shaping import Shaping
 from preceptor_client.train.objective.weights import PositionWeights
+from preceptor_client.train.rollout.engine import RolloutEngine
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import StudentEngine
 from preceptor_client.train.rollout.policy import HfPolicy
@@ -88,7 +89,7 @@ class Builder:
             engine=parts.engine,
             config=task.rollout,
             seed=task.seed,
-            policy=self._policy(task),
+            policy=self._policy(task, parts.engine),
             make_environment=parts.make_environment,
             rewards=parts.rewards,
         )
@@ -140,11 +141,12 @@ class Builder:
         loss: TaskLoss,
     ) -> Heldout:
         """Measures a task: the student itself writes, once for each example."""
+        engine = StudentEngine()
         roller = Roller(
-            engine=StudentEngine(),
+            engine=engine,
             config=task.rollout.model_copy(update={"responses_per_prompt": 1}),
             seed=task.seed,
-            policy=self._policy(task),
+            policy=self._policy(task, engine),
             make_environment=parts.make_environment,
             rewards=parts.rewards,
         )
@@ -189,9 +191,9 @@ class Builder:
             heldout=self.heldout(task, parts, examples=heldout, agreements=agreements, loss=loss),
         )
 
-    def _policy(self, task: Task) -> HfPolicy:
+    def _policy(self, task: Task, engine: RolloutEngine) -> HfPolicy:
         return HfPolicy(
             self.student,
             loss_temperature=task.temperature,
-            num_top_ids=task.num_student_tokens,
+            num_top_ids=max(task.num_student_tokens, getattr(engine, "num_top_ids", 0)),
         )

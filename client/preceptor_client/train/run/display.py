@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from preceptor_client.train.record.metrics import HELDOUT_NAMES, MetricRow, MetricValue
+from preceptor_client.train.record.metrics import MetricRow, MetricValue, own_metrics, task_of
 
 _SECONDS_BETWEEN_PLAIN_NOTICES = 10.0
 
@@ -158,28 +158,31 @@ class LiveDisplay(SilentDisplay):
 def _step_text(row: MetricRow) -> str:
     if row["loss"] is None:
         return f"skipped: no position has a score  {_number(row['step_seconds'], '.1f')} s/step"
+    reward = f"reward {_number(row['mean_reward'], '.4g')}  " if "mean_reward" in row else ""
     return (
-        f"loss {_number(row['loss'], '.4f')}  support mass {_number(row['student_mass'], '.3f')}"
+        f"loss {_number(row['loss'], '.4f')}  {reward}support mass {_number(row['student_mass'], '.3f')}"
         f" (teacher {_number(row['teacher_mass'], '.3f')})  {_number(row['step_seconds'], '.1f')} s/step"
     )
 
 
 def _heldout_text(row: MetricRow) -> str:
+    task = task_of(row)
+    when = f"{f' of {task}' if task else ''} after step {row['step']}"
     whose = " with the teacher's prompts" if row["kind"] == "heldout_teacher" else ""
     parts = []
     if "num_correct" in row:
         parts.append(
-            f"held-out answers after step {row['step']}{whose}: {row['num_correct']} of {row['num_examples']} right, "
+            f"held-out answers{when}{whose}: {row['num_correct']} of {row['num_examples']} right, "
             f"{_number(row['mean_answer_length'], '.1f')} tokens on average"
         )
     if "loss" in row:
         parts.append(
-            f"held-out loss after step {row['step']}: {_number(row['loss'], '.4f')} over {row['num_positions']} "
+            f"held-out loss{when}: {_number(row['loss'], '.4f')} over {row['num_positions']} "
             f"positions, {_number(row['scored_share'], '.0%')} of those asked for"
         )
-    own = [f"{name} {_number(row[name], '.4g')}" for name in row if name not in HELDOUT_NAMES]
-    if own:
-        parts.append(f"held-out metrics after step {row['step']}{whose}: {', '.join(own)}")
+    if "mean_reward" in row:
+        parts.append(f"held-out reward{when}: {_number(row['mean_reward'], '.4g')} on average")
+    parts += [f"held-out {name}{when}{whose}: {value:.4g}" for name, value in own_metrics(row).items()]
     return "\n".join(parts)
 
 

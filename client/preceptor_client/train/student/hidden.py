@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,16 +15,8 @@ from transformers import PreTrainedModel
 from preceptor_client.train.student.flat import flat_hidden_states, flat_row
 from preceptor_client.train.student.padded import padded_hidden_states
 from preceptor_client.train.student.prefix import shared_prefix_length
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.ways import KnownWays, Training
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScoredSequence:
-    """A prompt, a response, and the indices of the response tokens that have a score."""
-
-    prompt_ids: Sequence[int]
-    response_ids: Sequence[int]
-    positions_N: npt.NDArray[np.int64]
 
 
 class RunnableModel(Protocol):

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from preceptor_client.train.student.head import Head
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.ways import KnownWays
 
 ENTRIES_AT_ONCE = 1 << 24

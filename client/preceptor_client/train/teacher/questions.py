@@ -130,7 +130,11 @@ class Questions:
     def _candidates(self, members: Sequence[_Member]) -> list[TokenArray | None] | None:
         if any(member.candidate_ids_TC is not None for member in members):
             return [member.candidate_ids_TC for member in members]
-        return [member.episode.student.top_ids_TK for member in members] if self._num_student_tokens else None
+        if not self._num_student_tokens:
+            return None
+        tops = [member.episode.student.top_ids_TK for member in members]
+        # An engine may have kept more of them for itself.
+        return [None if ids_TK is None else ids_TK[:, : self._num_student_tokens] for ids_TK in tops]
 
     def gather(self, *, on_refused: OnRefused | None = None) -> list[Answer]:
         """Waits for everything that was submitted, and returns an answer for every episode, in the order of submission.

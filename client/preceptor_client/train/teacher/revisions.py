@@ -34,8 +34,8 @@ class Revisions:
         previous = self._current.get(name)
         if revision == previous:
             return
+        of = f" teacher={name}" if len(self._current) > 1 else ""
         _log.warning(
-            "teacher has other weights: step=%d teacher=%s revision=%s previous_revision=%s",
-            *(step, name, revision, previous),
+            "teacher has other weights: step=%d%s revision=%s previous_revision=%s", step, of, revision, previous
         )
         self._current[name] = revision

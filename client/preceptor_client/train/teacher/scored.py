@@ -11,7 +11,7 @@ import numpy.typing as npt
 from preceptor.wire import TokenArray
 
 from preceptor_client.train.rollout.episode import Episode
-from preceptor_client.train.student.hidden import ScoredSequence
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.teacher.support import Support, teacher_rows
 from preceptor_client.types import ResponseScores
 

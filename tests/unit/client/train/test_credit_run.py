@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from preceptor_client.train.errors import InvalidWeightsError
 from preceptor_client.train.record.metrics import read_rows
-from preceptor_client.train.run.build import train
 from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.train import train
 
 from tests.unit.client.train.fake_scorer import FakeScorer
 

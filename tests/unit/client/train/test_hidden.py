@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from preceptor_client.train.student import hidden
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
 from preceptor_client.train.student.prefix import shared_prefix_length
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.student.ways import Training
 

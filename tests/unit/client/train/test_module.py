@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from preceptor_client.train.student import module as student_module
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
 from preceptor_client.train.student.module import TokenLogprobs, TokenQuery
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.student.ways import Training
 

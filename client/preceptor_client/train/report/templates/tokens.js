@@ -2,8 +2,10 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const embedded = (id) => JSON.parse(byId(id).textContent);
-  const links = embedded("links"); /* to the teacher's page: one for each rollout, or none at all */
-  const rollouts = embedded("rollouts").map((row, index) => ({ ...row, link: links[index] }));
+  const links = embedded("links"); /* to the teachers' pages: one for each rollout, or none at all */
+  const voices = embedded("voices"); /* whose answer the numbers of each rollout are */
+  const linksOf = (link) => (link ? [link, ...link.others] : []);
+  const rollouts = embedded("rollouts").map((row, index) => ({ ...row, links: linksOf(links[index]), voice: voices[index] }));
   const LIMIT = 5; /* nats at which the colour is full */
   const node = (tag, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(tag), properties);
@@ -15,6 +17,7 @@
     return `rgba(var(${signal < 0 ? "--negative" : "--positive"}), ${strength.toFixed(3)})`;
   };
   const isScored = (token) => token.support !== undefined;
+  const isEnvironments = (token) => token.status === "environment";
   /* A scored token without a signal is one that the teacher cannot write: minus infinity. */
   const signalOf = (token) => (token.signal === null ? -Infinity : token.signal);
   const nats = (value) => value === -Infinity ? "−∞" : (value < 0 ? "−" : "") + Math.abs(value).toFixed(3);
@@ -37,8 +40,29 @@
     made.dataset.index = index;
     if (isScored(token)) made.style.background = shade(signalOf(token));
     else made.classList.add("none");
-    made.title = isScored(token) ? `signal ${nats(signalOf(token))} nats` : `no score: ${status(token.status)}`;
+    made.classList.toggle("environment", isEnvironments(token));
+    made.title = isScored(token) ? `signal ${nats(signalOf(token))} nats`
+      : isEnvironments(token) ? "written by the environment" : `no score: ${status(token.status)}`;
     return made;
+  }
+  /* One box for each turn, said to be the student's or the environment's; none where the student wrote everything. */
+  function turnNodes(tokens) {
+    const nodes = tokens.map(tokenNode);
+    if (!tokens.some(isEnvironments)) return nodes;
+    const boxes = [];
+    let turn = 0;
+    tokens.forEach((token, index) => {
+      if (index === 0 || isEnvironments(token) !== isEnvironments(tokens[index - 1])) {
+        const who = isEnvironments(token) ? "environment" : `student, turn ${(turn += 1)}`;
+        const label = node("span", { className: "who" }, who);
+        label.setAttribute("aria-hidden", "true");
+        boxes.push(node("span", { className: isEnvironments(token) ? "turn environment" : "turn" }, label));
+        boxes.at(-1).setAttribute("role", "group");
+        boxes.at(-1).setAttribute("aria-label", who);
+      }
+      boxes.at(-1).append(nodes[index]);
+    });
+    return boxes;
   }
   function bar(label, probability, kind = "") {
     const fill = node("u");
@@ -55,7 +79,7 @@
     const listed = token.support.reduce((sum, [, p]) => sum + p, 0);
     const between = Math.max(0, 1 - listed - token.tail_mass);
     return [
-      node("h4", { style: "margin: 0 0 .3rem; font-weight: 550" }, "The teacher would say"),
+      node("h4", { style: "margin: 0 0 .3rem; font-weight: 550" }, `${current.voice} would say`),
       ...token.support.map((one) => bar(visible(one[0]), one[1], isOwn(one) ? "own" : "")),
       bar("rest of its top K", between, "rest"),
       bar("outside its top K", token.tail_mass, "rest"),
@@ -68,16 +92,27 @@
     const properties = { href: link.href + suffix, title: link.title, target: "_blank", rel: "noopener noreferrer" };
     return [node("a", properties, `${text} ↗`)];
   }
+  /* One link for each teacher, by its name where it has one. */
+  function askNodes(text, suffix = "") {
+    return current.links.flatMap((link, index) => [...(index ? [" · "] : []),
+      ...linkNodes(link, link.teacher ? `${text}: ${link.teacher}` : text, suffix)]);
+  }
   function showDetail(token, index, total) {
-    const facts = [["token", `id ${token.id}, ${index + 1} of ${total}`],
-      ["student's logprob", logprob(token.student_logprob, "not measured")]];
+    const facts = [["token", `id ${token.id}, ${index + 1} of ${total}`]];
+    if (isEnvironments(token)) facts.push(["written by", "the environment"]);
+    else facts.push(["student's logprob", logprob(token.student_logprob, "not measured")]);
     if (isScored(token)) {
-      facts.push(["teacher's logprob", logprob(token.teacher_logprob, "−∞ (cannot write it)")]);
+      const said = Object.entries(token.teachers ?? {});
+      for (const [name, one] of said) {
+        const share = said.length > 1 ? `, weight ${percent(one.weight)}` : "";
+        facts.push([`${name}'s logprob`, logprob(one.logprob, "−∞ (cannot write it)") + share]);
+      }
+      if (said.length !== 1) facts.push([said.length ? "the loss's q" : "teacher's logprob", logprob(token.teacher_logprob, "−∞ (cannot write it)")]);
       facts.push(["signal, nats", nats(signalOf(token))]);
       facts.push(["loss, nats", token.loss === null ? "not measured" : nats(token.loss)]);
-    } else facts.push(["no score", status(token.status)]);
+    } else if (!isEnvironments(token)) facts.push(["no score", status(token.status)]);
     const list = node("dl", {}, ...facts.flatMap(([name, value]) => [node("dt", {}, name), node("dd", {}, value)]));
-    const asked = linkNodes(current.link, "explain this position", `&response=0&position=${index}`);
+    const asked = askNodes("explain this position", `&response=0&position=${index}`);
     byId("detail").replaceChildren(node("h3", {}, visible(token.text)), list, ...(isScored(token) ? supportNodes(token) : []),
       ...(asked.length ? [node("p", { className: "asked" }, ...asked)] : []));
   }
@@ -88,7 +123,7 @@
     selected = Math.min(current.tokens.length - 1, Math.max(0, index));
     const box = byId("tokens");
     box.querySelector('[aria-selected="true"]')?.setAttribute("aria-selected", "false");
-    const chosen = box.children[selected];
+    const chosen = byId("token-" + selected);
     if (!chosen) return;
     chosen.setAttribute("aria-selected", "true");
     box.setAttribute("aria-activedescendant", chosen.id);
@@ -97,12 +132,16 @@
   }
   function showRollout(row) {
     current = row;
-    const cut = row.finish_reason === "length" ? "cut at the limit" : "ended by itself";
+    const ends = { length: "cut at the limit", turns: "stopped at the limit on turns" };
     const scored = row.tokens.filter(isScored).length;
-    byId("about").textContent = `${row.tokens.length} tokens, ${scored} scored, ${cut}`;
-    byId("ask").replaceChildren(...linkNodes(row.link, "ask the teacher again"));
+    const written = row.tokens.filter(isEnvironments).length;
+    byId("about").textContent = [`${row.tokens.length - written} tokens`, `${scored} scored`,
+      ...(written ? [`${written} of the environment`] : []), ends[row.finish_reason] ?? "ended by itself",
+      ...(row.reward === undefined ? [] : [`reward ${row.reward}`]),
+      ...(row.teachers ? [`scored by ${Object.keys(row.teachers).join(" and ")}`] : [])].join(", ");
+    byId("ask").replaceChildren(...askNodes(row.teachers ? "ask again" : "ask the teacher again"));
     byId("prompt").textContent = row.prompt;
-    byId("tokens").replaceChildren(...row.tokens.map(tokenNode));
+    byId("tokens").replaceChildren(...turnNodes(row.tokens));
     byId("detail").replaceChildren();
     /* The widest disagreement is what a reader looks for first. */
     const sizes = row.tokens.map((token) => (isScored(token) ? Math.abs(signalOf(token)) : -1));
@@ -113,7 +152,8 @@
   const ofStep = (step) => rollouts.filter((row) => row.step === step);
   function fillRollouts() {
     const rows = ofStep(Number(byId("step").value));
-    const label = (row, index) => `${index + 1}${row.task ? ` (${row.task})` : ""}`;
+    const kind = (row) => [...new Set([row.run_task, row.task])].filter((name) => name).join("/");
+    const label = (row, index) => `${index + 1}${kind(row) ? ` (${kind(row)})` : ""}${row.part ? `, part ${row.part + 1}` : ""}`;
     const previous = byId("rollout").selectedIndex;
     byId("rollout").replaceChildren(...rows.map((row, index) => node("option", { value: index }, label(row, index))));
     byId("rollout").selectedIndex = Math.min(Math.max(0, previous), rows.length - 1);

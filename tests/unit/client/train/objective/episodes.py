@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.objective.asking import scoring_for
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.context import StepContext
 from preceptor_client.train.rollout.episode import Episode, Segment
@@ -18,6 +17,7 @@ from preceptor_client.train.student.view import StudentView
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
+from tests.unit.client.train.assembled import scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 
 Turn = tuple[str, Sequence[int]]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.learner.learner import Gradients, Update
+from preceptor_client.train.learner.learner import Gradients
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig
 from preceptor_client.train.objective.grpo import Grpo
@@ -20,6 +20,7 @@ from preceptor_client.train.objective.shaping import ShapedStep, Shaping
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
+from tests.unit.client.train.assembled import learner_for
 from tests.unit.client.train.fake_scorer import FakeScorer
 from tests.unit.client.train.objective.episodes import context, episode, random_turns, scored_by
 from tests.unit.client.train.tiny import tiny_student
@@ -125,13 +126,12 @@ def _accumulate(
     micro_batch_size: int = 16,
 ) -> Gradients:
     """As a run does; the gradients stand in the student's parameters then."""
-    update = Update(
+    learner = learner_for(
         student,
         config=OptimizerConfig(learning_rate=1e-3, micro_batch_size=micro_batch_size),
         loss=Loss(student, config=objective, temperature=TEMPERATURE, credit=credit),
-        temperature=TEMPERATURE,
     )
-    return update.accumulate_gradients(shaped.scored, terms=shaped.terms)
+    return learner.accumulate_gradients({"": shaped})
 
 
 @pytest.mark.parametrize("micro_batch_size", [16, 2])

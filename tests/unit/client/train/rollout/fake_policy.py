@@ -52,14 +52,6 @@ class FakePolicy:
     def max_length(self) -> int:
         return self.student.max_length
 
-    @property
-    def num_ids(self) -> int:
-        return self.student.vocabulary_size
-
-    @property
-    def chat_template_kwargs(self) -> Mapping[str, Json]:
-        return {}
-
     def encode(self, prompt: ExamplePrompt, *, example: Example) -> tuple[int, ...]:
         if self.refuses and prompt == self.refuses:
             raise InvalidDataError("cannot be encoded", where=example.name)

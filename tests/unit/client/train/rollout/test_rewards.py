@@ -19,7 +19,6 @@ from preceptor_client.train.rollout.rewards import (
     REWARD,
     MatchReward,
     RewardConfig,
-    Rewards,
     WeightedReward,
     rewarded,
     rewards_of,
@@ -244,6 +243,7 @@ class NoReward:
 
 
 def test_rewards_of_a_run_reward_a_batch() -> None:
-    rewards = Rewards(rewards=rewards_of([RewardConfig(kind="match", weight=0.5)]), decode=decode)
-    assert [one.reward for one in rewards.rewarded([episode(5), episode(6, slot=1)], on_bad=OnBadList())] == [0.5, 0.0]
-    assert Rewards(rewards=(), decode=decode).rewarded([episode(5)], on_bad=OnBadList()) == [episode(5)]
+    rewards = rewards_of([RewardConfig(kind="match", weight=0.5)])
+    two = rewarded([episode(5), episode(6, slot=1)], rewards=rewards, decode=decode, on_bad=OnBadList())
+    assert [one.reward for one in two] == [0.5, 0.0]
+    assert rewarded([episode(5)], rewards=(), decode=decode, on_bad=OnBadList()) == [episode(5)]

@@ -13,8 +13,9 @@ from preceptor_client.train.objective.targets import targets_of
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.questions import Questions
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scoring
+from preceptor_client.train.teacher.scoring import OneTeacher, Selection
 from preceptor_client.train.teacher.support import Support, SupportRule, TeacherSupport
 from preceptor_client.types import ResponseScores
 
@@ -63,16 +64,15 @@ class Failing:
 def _scored(
     scorer: FakeScorer, rule: SupportRule, episodes: list[Episode], *, min_support: int = 2
 ) -> list[ScoredEpisode]:
-    scoring = Scoring(
+    questions = Questions(
         scorer,
         config=TeacherConfig(address="a:1"),
-        support=rule,
-        min_support=min_support,
         top_k=6,
         num_student_tokens=0,
         agreement=agreement_with(scorer.teacher),
         vocabulary_size=259,
     )
+    scoring = OneTeacher(questions, selection=Selection(rule=rule, min_support=min_support, vocabulary_size=259))
     scoring.submit(episodes, name="step-1")
     return scoring.gather()
 
