@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -15,6 +16,8 @@ from preceptor_client.train.errors import InvalidPartError
 from preceptor_client.types import ChatMessage
 
 INSTRUCTION = "You play a text adventure. Answer with one command, and nothing else."
+_LOCK = threading.Lock()
+"""The package parses rules with one parser per process: two games at once, generated or played, break each other."""
 _Count = Annotated[int, Field(ge=1)]
 
 
@@ -47,12 +50,11 @@ class TextWorld:
         shows_commands: bool = True,
         instruction: str = INSTRUCTION,
     ) -> None:
-        """`game` is a file (.z8, .ulx, .json); without one a game is generated, of the example's index and `seed`.
-        `shows_commands` tells the student which commands the game would take."""
+        """`game` is a file (.z8, .ulx, .json), or a folder of .z8 and .ulx files, of which the example's index picks
+        one; without it a game is generated, of the example's index and `seed`. `shows_commands` tells the student which
+        commands the game would take."""
         _textworld()
-        if game and not Path(game).expanduser().is_file():
-            raise InvalidPartError(f"game={game!r}: no such file")
-        self._file = game
+        self._files = _game_files(game) if game else []
         self._seed = seed
         self._size = {"nb_rooms": num_rooms, "nb_objects": num_objects, "quest_length": quest_length}
         self._shows_commands = shows_commands
@@ -64,8 +66,9 @@ class TextWorld:
 
     async def reset(self, example: Example) -> Messages:
         """As `Environment.reset`."""
-        self._game = self.start(example)
-        state = self._game.reset()
+        with _LOCK:
+            self._game = self.start(example)
+            state = self._game.reset()
         self._score = float(state.get("score") or 0)
         self._max_score = float(state.get("max_score") or 1)
         opening = "\n\n".join(
@@ -79,7 +82,8 @@ class TextWorld:
         """As `Environment.step`."""
         assert self._game is not None, "an environment is reset before its first step"
         lines = without_thoughts(text).splitlines() or [""]
-        state, score, has_ended = self._game.step(lines[-1].strip())
+        with _LOCK:
+            state, score, has_ended = self._game.step(lines[-1].strip())
         reward, self._score = (float(score) - self._score) / self._max_score, float(score)
         return Turn(
             messages=(ChatMessage(role="user", content=self._told(state, said=_words(state))),),
@@ -101,8 +105,9 @@ class TextWorld:
         wanted = textworld.EnvInfos(
             objective=True, description=True, score=True, max_score=True, won=True, admissible_commands=True
         )
-        path = str(Path(self._file).expanduser()) if self._file else self._generated(textworld, example.index)
-        game: Game = textworld.start(path, request_infos=wanted)
+        files = self._files
+        path = files[example.index % len(files)] if files else self._generated(textworld, example.index)
+        game: Game = textworld.start(str(path), request_infos=wanted)
         return game
 
     def _generated(self, textworld: Any, index: int) -> str:  # Any: the package has no types
@@ -118,6 +123,14 @@ class TextWorld:
     def _told(self, state: Mapping[str, Any], *, said: str) -> str:
         commands = state.get("admissible_commands") if self._shows_commands else None
         return f"{said}\n\nCommands: {', '.join(sorted(commands))}" if commands else said
+
+
+def _game_files(game: str) -> list[Path]:
+    path = Path(game).expanduser()
+    files = sorted(one for one in path.iterdir() if one.suffix in (".z8", ".ulx")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise InvalidPartError(f"game={game!r}: no such file, and no folder with .z8 or .ulx files: name one")
+    return files
 
 
 def _words(state: Mapping[str, Any]) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +20,10 @@ from preceptor_client.types import ChatMessage
 from tests.unit.client.train.environment.episodes import play
 
 EXAMPLE = Example(index=3, prompt="")
+# The package's grammar has escapes that Python warns of.
+IGNORED_WARNINGS = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::SyntaxWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)
 STATUS = "\n\n\n>                                -= Attic =-0/1"
 
 
@@ -83,7 +90,7 @@ def test_student_plays_by_its_last_line() -> None:
     assert Scripted.game.is_closed
 
 
-def test_missing_package_and_missing_file_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_and_missing_file_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "textworld", None)
     with pytest.raises(
         InvalidPartError, match=r"^environment\.kind='textworld': .*pip install 'preceptor\[environments\]'"
@@ -92,12 +99,26 @@ def test_missing_package_and_missing_file_are_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "textworld", sys)
     with pytest.raises(InvalidPartError, match=r"game='/nowhere\.z8': no such file"):
         environment_maker("textworld", {"game": "/nowhere.z8"}, key="environment.kind")
+    with pytest.raises(InvalidPartError, match="no folder with"):
+        environment_maker("textworld", {"game": str(tmp_path)}, key="environment.kind")
 
 
-# The package's grammar has escapes that Python warns of.
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::SyntaxWarning", "ignore::UserWarning", "ignore::FutureWarning"
-)
+def test_example_picks_its_game_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def start(path: str, *, request_infos: object) -> ScriptedGame:
+        started.append(path)
+        return ScriptedGame()
+
+    monkeypatch.setitem(sys.modules, "textworld", SimpleNamespace(start=start, EnvInfos=dict))
+    for name in ("b.ulx", "a.z8", "a.json"):
+        (tmp_path / name).touch()
+    for index in range(3):
+        play(TextWorld(game=str(tmp_path)), Example(index=index, prompt=""), ["look"])
+    assert started == [str(tmp_path / name) for name in ("a.z8", "b.ulx", "a.z8")]
+
+
+@IGNORED_WARNINGS
 def test_real_game_is_won_by_its_walkthrough() -> None:
     pytest.importorskip("textworld", reason="make .venv/.environments installs it", exc_type=ImportError)
     first, environment = (TextWorld(seed=1230, num_rooms=2, num_objects=3, quest_length=2) for _ in range(2))
@@ -109,3 +130,19 @@ def test_real_game_is_won_by_its_walkthrough() -> None:
     assert [turn.done for turn in turns] == [False] * (len(turns) - 1) + [True]
     assert sum(turn.reward or 0 for turn in turns) == pytest.approx(1.0)
     assert turns[-1].info["has_won"] is True
+
+
+@IGNORED_WARNINGS
+def test_real_games_do_not_disturb_each_other() -> None:
+    """In threads of their own, as episodes are; the package's parser is one for all of them."""
+    pytest.importorskip("textworld", reason="make .venv/.environments installs it", exc_type=ImportError)
+
+    def opening(index: int) -> str:
+        environment = TextWorld(num_rooms=2, num_objects=3, quest_length=1)
+        (_, asked), _ = play(environment, Example(index=index, prompt=""), ["look", "inventory"])
+        return asked.content
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(opening, [0, 1, 0, 1]))
+    assert together == [opening(0), opening(1)] * 2
+    assert together[0] != together[1]
