@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from preceptor_client.train.instruments import bounds
-from preceptor_client.train.instruments.breakdown import BUCKET_STARTS
+from preceptor_client.train.instruments.breakdown import BUCKET_STARTS, TURN_STARTS
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.run.config import RunConfig
@@ -24,6 +24,11 @@ def test_every_measure_is_documented() -> None:
 def test_buckets_are_those_of_the_document() -> None:
     [listed] = re.findall(r"group = ([0-9,\s-]+)`", DOCUMENT)
     assert [int(label.split("-")[0]) for label in listed.split(",")] == list(BUCKET_STARTS)
+
+
+def test_turns_are_those_of_the_document() -> None:
+    [listed] = re.findall(r"\| `turn` \| ([^|]+) \|", DOCUMENT)
+    assert [int(label.strip(" `").split("-")[0]) for label in listed.split(",")] == list(TURN_STARTS)
 
 
 @pytest.mark.parametrize("text", [DOCUMENT, VERDICTS], ids=["document", "verdicts"])
