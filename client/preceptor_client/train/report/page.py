@@ -39,7 +39,7 @@ def write_report(path: Path, *, run: RunSummary, other_page: OtherPage | None = 
         sections=sections_of(data),
         settings=flat_settings(data.settings),
         links=[asdict(link) for link in links_of(data, instead=other_page)],
-        voices=[voice_of(row, settings=data.settings) for row in data.rollouts],
+        voices=[asdict(voice_of(row, settings=data.settings)) for row in data.rollouts],
     )
 
 

@@ -18,7 +18,7 @@ from preceptor_client.train.record.rollout_log import RolloutRow, read_rollouts,
 from preceptor_client.train.record.summary import RunSummary, summarise
 from preceptor_client.train.report import OtherPage, RunData, read_run, write_comparison, write_report
 from preceptor_client.train.report.links import links_of
-from preceptor_client.train.report.voices import voice_of
+from preceptor_client.train.report.voices import Voice, voice_of
 from preceptor_client.train.teacher.agreement import alignment_rows, read_agreed, save_agreement, save_agreements
 from preceptor_client.train.teacher.mixture import rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]  # it has no types
@@ -361,11 +361,13 @@ def test_a_rollout_without_teachers_names_is_linked_to_the_one_that_its_server_n
 def test_the_answer_shown_is_said_to_be_the_mixtures_or_the_firsts(run: RunData) -> None:
     contract, tools = run.rollouts[:2]
     divergences = {"tasks": {"contracts": {"combine": "divergences"}}}
-    assert voice_of(contract, settings=run.settings) == "The mixture of law and code"
-    assert voice_of(contract, settings=divergences) == "law, the first of the teachers,"
-    assert voice_of(tools, settings=run.settings) == "code"
-    del tools["teachers"]
-    assert voice_of(tools, settings={}) == "The teacher"
+    both = ("law", "code")
+    assert voice_of(contract, settings=run.settings) == Voice(words="The mixture of law and code", teachers=both)
+    assert voice_of(contract, settings=divergences) == Voice(words="law, the first of the teachers,", teachers=both)
+    assert voice_of(tools, settings=run.settings) == Voice(words="code", teachers=("code",))
+    unnamed = tools.copy()
+    del unnamed["teachers"]
+    assert voice_of(unnamed, settings={}) == Voice(words="The teacher", teachers=())
 
 
 def test_runs_side_by_side_have_a_figure_for_each_task(folder: Path, tmp_path: Path) -> None:
