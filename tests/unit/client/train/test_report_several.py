@@ -362,12 +362,14 @@ def test_the_answer_shown_is_said_to_be_the_mixtures_or_the_firsts(run: RunData)
     contract, tools = run.rollouts[:2]
     divergences = {"tasks": {"contracts": {"combine": "divergences"}}}
     both = ("law", "code")
-    assert voice_of(contract, settings=run.settings) == Voice(words="The mixture of law and code", teachers=both)
-    assert voice_of(contract, settings=divergences) == Voice(words="law, the first of the teachers,", teachers=both)
-    assert voice_of(tools, settings=run.settings) == Voice(words="code", teachers=("code",))
+    mixture = Voice(words="The mixture of law and code", is_mixture=True, teachers=both)
+    first = Voice(words="law, the first of the teachers,", is_mixture=False, teachers=both)
+    assert voice_of(contract, settings=run.settings) == mixture
+    assert voice_of(contract, settings=divergences) == first
+    assert voice_of(tools, settings=run.settings) == Voice(words="code", is_mixture=False, teachers=("code",))
     unnamed = tools.copy()
     del unnamed["teachers"]
-    assert voice_of(unnamed, settings={}) == Voice(words="The teacher", teachers=())
+    assert voice_of(unnamed, settings={}) == Voice(words="The teacher", is_mixture=False, teachers=())
 
 
 def test_runs_side_by_side_have_a_figure_for_each_task(folder: Path, tmp_path: Path) -> None:

@@ -105,9 +105,10 @@
       const said = current.voice.teachers.map((name) => [name, token.teachers[name]]);
       for (const [name, one] of said) {
         const share = said.length > 1 ? `, weight ${percent(one.weight)}` : "";
-        facts.push([`${name}'s logprob`, logprob(one.logprob, "−∞ (cannot write it)") + share]);
+        facts.push([`${name}'s logprob${share}`, logprob(one.logprob, "−∞ (cannot write it)")]);
       }
-      if (said.length !== 1) facts.push([said.length ? "the loss's q" : "teacher's logprob", logprob(token.teacher_logprob, "−∞ (cannot write it)")]);
+      const whose = current.voice.is_mixture ? "mixture" : "teacher";
+      if (whose === "mixture" || !said.length) facts.push([`${whose}'s logprob`, logprob(token.teacher_logprob, "−∞ (cannot write it)")]);
       facts.push(["signal, nats", nats(signalOf(token))]);
       facts.push(["loss, nats", token.loss === null ? "not measured" : nats(token.loss)]);
     } else if (!isEnvironments(token)) facts.push(["no score", status(token.status)]);
