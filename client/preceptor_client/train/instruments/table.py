@@ -101,7 +101,7 @@ def teacher_tables(
     for one, own in zip(scored, columns, strict=True):
         for answer in one.by_teacher:
             measured = own if len(one.by_teacher) == 1 else unmeasured(len(answer.scores.positions_N))
-            answers.setdefault(answer.teacher, []).append(
+            answers.setdefault(answer.name, []).append(
                 _Answer(episode=one, scores=answer.scores, columns=measured, teacher=answer)
             )
     return {name: _table(theirs, end_token_ids=end_token_ids) for name, theirs in answers.items()}
