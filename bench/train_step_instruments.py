@@ -1,13 +1,14 @@
 """What the instruments cost of a demo step: the time inside them, as a share of the step without waiting for a teacher.
 
-The recorder runs while the student writes, the measure of mass and overlap within the update, the table after it.
+The recorder runs while the student writes, the measure of mass and overlap within the update (its logits within the
+forward), the table after it.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.learner.measure import StudentMeasure
 from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.shaping import weighted_mean
 from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout import hf as rollouts_module
+from preceptor_client.train.student.head import Head
 from preceptor_client.train.student.recorder import StudentRecorder
 from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.train.student.view import StudentView
@@ -62,16 +65,17 @@ def instrument_seconds(path: Path, *, rounds: int) -> dict[str, float]:
 
 def _step(student: Student, update: Update, scored: list[ScoredEpisode], clock: Clock) -> None:
     """Every round writes and learns from equally much: the responses of the file, whatever is written now."""
-    recorder, student_measure = _timed(clock)
+    recorder, student_measure, dense_logits = _timed(clock)
     with (
         patch.object(rollouts_module, "StudentRecorder", recorder),
         patch.object(update_module, "StudentMeasure", student_measure),
+        patch.object(Head, "logits", dense_logits),
         clock.runs("step"),
     ):
         for _ in demo_rollouts(student).generate(demo_examples(), step=1):
             pass
-        weights = position_weights(scored, reduction="position_mean")
-        result = update.apply(scored, weights=weights, step=1)
+        terms = weighted_mean(position_weights(scored, reduction="position_mean"))
+        result = update.apply(scored, terms=terms, step=1)
         assert result is not None
         with clock.runs("instruments"):
             table = position_table(scored, result.columns, end_token_ids=student.end_token_ids)
@@ -79,8 +83,15 @@ def _step(student: Student, update: Update, scored: list[ScoredEpisode], clock: 
             breakdown_rows(table, step=1)
 
 
-def _timed(clock: Clock) -> tuple[type[StudentRecorder], type[StudentMeasure]]:
-    """The two that run inside others, with a clock around what they do."""
+def _timed(
+    clock: Clock,
+) -> tuple[type[StudentRecorder], type[StudentMeasure], Callable[[Head, torch.Tensor], torch.Tensor]]:
+    """What runs inside others, with a clock around what it does; the last are the logits that the measure asks for."""
+    untimed_logits = Head.logits
+
+    def dense_logits(head: Head, hidden_ND: torch.Tensor) -> torch.Tensor:
+        with clock.runs("mass and overlap"):
+            return untimed_logits(head, hidden_ND)
 
     class TimedRecorder(StudentRecorder):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -100,4 +111,4 @@ def _timed(clock: Clock) -> tuple[type[StudentRecorder], type[StudentMeasure]]:
             with clock.runs("mass and overlap"):
                 return super().finish()
 
-    return TimedRecorder, TimedMeasure
+    return TimedRecorder, TimedMeasure, dense_logits

@@ -52,12 +52,13 @@ def accumulating(
         return update, lambda: float(update.accumulate_gradients(scored)[1])
     from preceptor_client.train.learner.loss import Loss
     from preceptor_client.train.objective.config import ObjectiveConfig
+    from preceptor_client.train.objective.shaping import weighted_mean
     from preceptor_client.train.objective.weights import position_weights
 
     loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
     update = kind(student, config=OPTIMIZER, loss=loss, temperature=1.0)
-    weights = position_weights(scored, reduction="position_mean")
-    return update, lambda: float(update.accumulate_gradients(scored, weights=weights)[0])
+    terms = weighted_mean(position_weights(scored, reduction="position_mean"))
+    return update, lambda: float(update.accumulate_gradients(scored, terms=terms).loss)
 
 
 class Measuring:

@@ -16,6 +16,7 @@ from preceptor_client.types import (
     TeacherIds,
     TeacherInfo,
     Text,
+    ToolCall,
     WeightUpdate,
 )
 
@@ -37,5 +38,6 @@ __all__ = [
     "TeacherIds",
     "TeacherInfo",
     "Text",
+    "ToolCall",
     "WeightUpdate",
 ]

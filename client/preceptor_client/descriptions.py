@@ -132,6 +132,7 @@ def _decode_teacher(teacher: teacher_pb2.TeacherInfo) -> TeacherInfo:
             other_tokenizers=can.other_tokenizers,
             entropies=can.entropies,
             weight_updates=can.weight_updates,
+            chat_arguments=can.chat_arguments,
         ),
         adapters={adapter.name: adapter.revision for adapter in teacher.adapters},
         tokenizer_json=_decode_text(teacher.tokenizer_json, field=f"teachers[{teacher.name}].tokenizer_json"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from preceptor.json_values import object_text
 from preceptor.v1 import teacher_pb2
 from preceptor.wire import (
     LogprobArray,
@@ -32,6 +33,7 @@ from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.request import GroupRequest
 from preceptor_client.types import (
     Chat,
+    ChatMessage,
     GroupScores,
     ResponseScores,
     StudentIds,
@@ -117,15 +119,37 @@ def _encode_prompt(group: GroupRequest) -> teacher_pb2.Prompt:
     match group.prompt:
         case Text(text=text, omit_special_tokens=omit):
             return teacher_pb2.Prompt(text=teacher_pb2.TextPrompt(text=text, omit_special_tokens=omit))
-        case Chat(messages=messages):
-            turns = [teacher_pb2.ChatMessage(role=turn.role, content=turn.content) for turn in messages]
-            return teacher_pb2.Prompt(chat=teacher_pb2.ChatPrompt(messages=turns))
+        case Chat() as chat:
+            return teacher_pb2.Prompt(chat=_encode_chat(chat))
     assert group.prompt_ids_P is not None, "a prompt of ids was checked into an array"
     match group.prompt:
         case StudentIds():
             return teacher_pb2.Prompt(student_ids=_encode_ids(group.prompt_ids_P))
         case TeacherIds():
             return teacher_pb2.Prompt(teacher_ids=_encode_ids(group.prompt_ids_P))
+
+
+def _encode_chat(chat: Chat) -> teacher_pb2.ChatPrompt:
+    return teacher_pb2.ChatPrompt(
+        messages=[_encode_message(message) for message in chat.messages],
+        tools=[object_text(tool) for tool in chat.tools],
+        template_arguments=object_text(chat.template_arguments) if chat.template_arguments else "",
+    )
+
+
+def _encode_message(message: ChatMessage) -> teacher_pb2.ChatMessage:
+    calls = [
+        teacher_pb2.ToolCall(id=call.id, name=call.name, arguments=object_text(call.arguments))
+        for call in message.tool_calls
+    ]
+    return teacher_pb2.ChatMessage(
+        role=message.role,
+        content=message.content,
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        reasoning_content=message.reasoning_content,
+    )
 
 
 def _encode_ids(ids: TokenArray) -> teacher_pb2.TokenIds:

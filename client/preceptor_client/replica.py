@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from preceptor.v1 import teacher_pb2
 
 from preceptor_client import descriptions, messages
 from preceptor_client.connection import Connection
+from preceptor_client.errors import NotImplementedByServerError
 from preceptor_client.registrations import Registrations
 from preceptor_client.request import GroupRequest, Handover
 from preceptor_client.types import GroupScores, Registration, ServerInfo, WeightUpdate
@@ -19,6 +22,8 @@ class Replica:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._registrations = Registrations(connection)
+        self._takes_chat_arguments: dict[str, bool] | None = None
+        """Per teacher, as the server said on this connection; None = not asked."""
 
     @property
     def address(self) -> str:
@@ -44,7 +49,12 @@ class Replica:
         self._registrations.remember(handover, fingerprint=fingerprint, registration=registration)
 
     async def score(self, group: GroupRequest, *, timeout_seconds: float) -> GroupScores:
-        """The teacher's scores of one group."""
+        """The teacher's scores of one group. Raises NotImplementedByServerError, before the group is sent, where the
+        server is older than what its chat says and would ignore it."""
+        if group.has_chat_arguments:
+            started = time.monotonic()
+            await self._refuse_unless_honoured(group.teacher, timeout_seconds=timeout_seconds)
+            timeout_seconds = max(0.0, timeout_seconds - (time.monotonic() - started))
         answer = await self._connection.call(
             lambda stub: stub.Score,
             messages.encode_group(group),
@@ -66,6 +76,21 @@ class Replica:
             changes_server=True,
         )
         return descriptions.decode_weight_update(answer, unload=unload)
+
+    async def _refuse_unless_honoured(self, teacher: str, *, timeout_seconds: float) -> None:
+        """Asks once per connection: another server may stand behind the next one."""
+        if self._takes_chat_arguments is not None and self._connection.is_connected():
+            told = self._takes_chat_arguments
+        else:
+            info = await self.info(include_tokenizer=False, timeout_seconds=timeout_seconds)
+            told = {one.name: one.capabilities.chat_arguments for one in info.teachers}
+            self._takes_chat_arguments = told
+        # A teacher that is not hosted there is the server's to refuse.
+        if not all(takes for name, takes in told.items() if teacher in ("", name)):
+            raise NotImplementedByServerError(
+                f"prompt.chat: {self.address} would ignore tools, tool calls and template arguments, which its "
+                "Capabilities.chat_arguments do not promise: use a newer server, or a teacher with a chat template"
+            )
 
     def is_connected(self) -> bool:
         """Whether a connection stands at this moment; if not, one is tried in the background."""

@@ -14,6 +14,8 @@ from typing import Required, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from preceptor.chat import MAX_TOOLS
+from preceptor.json_values import Json, object_text
 from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray
 
 from preceptor_client.errors import InvalidRequestError
@@ -85,6 +87,11 @@ class GroupRequest:
     segmentation: SegmentationPolicy | None
     """None leaves it to the server."""
     paper_token_ids: tuple[int, ...]
+
+    @property
+    def has_chat_arguments(self) -> bool:
+        """Whether the prompt needs a server with Capabilities.chat_arguments."""
+        return isinstance(self.prompt, Chat) and self.prompt.has_chat_arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +221,30 @@ def _prompt_ids(prompt: Prompt) -> TokenArray | None:
             raise _refusal("prompt.text.text", "is empty: send at least one character")
         case Chat(messages=messages) if not messages:
             raise _refusal("prompt.chat.messages", "is empty: send at least one message")
+        case Chat() as chat:
+            _check_chat(chat)
     return None
+
+
+def _check_chat(chat: Chat) -> None:
+    if len(chat.tools) > MAX_TOOLS:
+        raise _refusal("prompt.chat.tools", f"has {len(chat.tools)} tools, more than {MAX_TOOLS}: send fewer")
+    for index, tool in enumerate(chat.tools):
+        _check_json(tool, field=f"prompt.chat.tools[{index}]")
+    _check_json(chat.template_arguments, field="prompt.chat.template_arguments")
+    for turn, message in enumerate(chat.messages):
+        for index, call in enumerate(message.tool_calls):
+            field = f"prompt.chat.messages[{turn}].tool_calls[{index}]"
+            if not call.name:
+                raise _refusal(f"{field}.name", "is empty: name the function that was called")
+            _check_json(call.arguments, field=f"{field}.arguments")
+
+
+def _check_json(value: Mapping[str, Json], *, field: str) -> None:
+    try:
+        object_text(value)
+    except ValueError as error:
+        raise _refusal(field, str(error)) from error
 
 
 def _ids(ids: TokenSequence, *, field: str) -> TokenArray:

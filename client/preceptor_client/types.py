@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from preceptor.chat import Chat as Chat
+from preceptor.chat import ChatMessage as ChatMessage
+from preceptor.chat import ToolCall as ToolCall
 from preceptor.wire import LogprobArray, PositionStatus, SegmentationPolicy, StatusArray, TokenArray, VocabularyRelation
 
 
@@ -34,21 +37,6 @@ class Text:
     omit_special_tokens: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A prompt rendered with the teacher's own chat template, followed by its opening of an assistant's turn."""
-
-    messages: tuple[ChatMessage, ...]
-
-
 Prompt = StudentIds | TeacherIds | Text | Chat
 
 
@@ -72,6 +60,8 @@ class Capabilities:
     """Whether scores come with the teacher's entropies."""
     weight_updates: bool
     """Whether its weights may be replaced while it serves."""
+    chat_arguments: bool = False
+    """Whether it honours what a Chat says beyond roles and contents: tools, calls of tools, template arguments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from preceptor.wire import (
 from preceptor_server.alignment.prompts import read_prompt
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.candidates import decode_candidates
+from preceptor_server.chat_prompt import MESSAGES, render_chat
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, UnknownTeacherError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.segmentation import choose_alignment
@@ -156,12 +157,11 @@ def _decode_prompt(
             )
         case "chat":
             if not prompt.chat.messages:
-                raise InvalidRequestError("prompt.chat.messages", "the prompt is empty")
-            messages = [{"role": message.role, "content": message.content} for message in prompt.chat.messages]
-            ids = _tokenizer_of(teacher, "prompt.chat").render(messages, field="prompt.chat.messages")
+                raise InvalidRequestError(MESSAGES, "the prompt is empty")
+            ids = render_chat(prompt.chat, _tokenizer_of(teacher, "prompt.chat"))
         case _:
             raise InvalidRequestError("prompt", "is missing: set one of student_ids, teacher_ids, text, chat")
-    _check_in_model(ids, "prompt.text.text" if kind == "text" else "prompt.chat.messages", teacher)
+    _check_in_model(ids, "prompt.text.text" if kind == "text" else MESSAGES, teacher)
     return ids, ids
 
 

@@ -108,6 +108,7 @@ def encode_info(teacher: HostedTeacher, *, include_tokenizer: bool) -> pb.GetInf
                     other_tokenizers=teacher.aligner is not None,
                     entropies=info.computes_entropies,
                     weight_updates=teacher.takes_weights,
+                    chat_arguments=tokenizer is not None and tokenizer.takes_chat_arguments,
                 ),
                 adapters=[pb.AdapterInfo(name=name, revision=info.revision_of(name)) for name in sorted(info.adapters)],
                 tokenizer_json=tokenizer.json.encode() if tokenizer and include_tokenizer else b"",

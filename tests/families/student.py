@@ -17,8 +17,9 @@ import transformers
 from preceptor_client.train.errors import InvalidStudentError
 from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.generation import Sampling, generate, generate_recorded
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
 from preceptor_client.train.student.recorder import StudentRecorder
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.train.student.view import StudentView
 from transformers import PreTrainedModel

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import prepare_student
 
 from tests.families.parameters import each_family

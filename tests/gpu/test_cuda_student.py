@@ -4,17 +4,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from preceptor_client.train.student.head import Head
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import prepare_student
-from preceptor_client.train.student.ways import FixedWays, Training
+from preceptor_client.train.student.ways import Training
 
 from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.unit.client.train.tiny import run_as
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,8 +52,7 @@ def test_head_on_cuda_agrees_with_double_precision(dtype: torch.dtype, num_ids: 
 
 def test_forward_without_padding_agrees_with_the_padded_one() -> None:
     student = prepare_student(tiny_llama(spread=0.3), tiny_tokenizer(), device=torch.device("cuda"))
-    ways = student.ways.up_to(1)
-    assert ways.training is Training.FLAT
+    assert student.ways.up_to(1).training is Training.FLAT
     rng = np.random.default_rng(0)
     shared = rng.integers(3, 259, 9).tolist()
     sequences = [
@@ -65,7 +64,6 @@ def test_forward_without_padding_agrees_with_the_padded_one() -> None:
         for index in range(5)
     ]
     flat, padded = (
-        scored_hidden_states(replace(student, ways=FixedWays(replace(ways, training=training))), sequences)
-        for training in (Training.FLAT, Training.PADDED)
+        scored_hidden_states(run_as(student, training), sequences) for training in (Training.FLAT, Training.PADDED)
     )
     torch.testing.assert_close(flat, padded, atol=1e-3, rtol=1e-3)

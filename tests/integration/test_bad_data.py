@@ -64,7 +64,7 @@ async def test_prompt_is_read_without_a_forward(strict_server: RunningServer) ->
             assert scores.timings.forward_ms == 0
             assert scores.responses[0].status_T.tolist() == [PositionStatus.EXCLUDED] * 2
             assert scores.responses[0].support_ids_NK.shape == (0, 4)
-        chat_with_system = Chat(tuple(ChatMessage(**message) for message in CONVERSATION))
+        chat_with_system = Chat(tuple(ChatMessage(message["role"], message["content"]) for message in CONVERSATION))
         with pytest.raises(InvalidRequestError, match="no system role") as caught:
             await client.score(chat_with_system, [[5]], score_masks=[[False]], top_k=4)
     assert caught.value.field == "prompt.chat.messages"

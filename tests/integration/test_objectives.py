@@ -13,9 +13,9 @@ import torch
 from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.record.metrics import read_rows
 from preceptor_client.train.record.rollout_log import read_rollouts
-from preceptor_client.train.run.build import train
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.display import SilentDisplay
+from preceptor_client.train.run.train import train
 from transformers import AutoModelForCausalLM
 
 from tests.integration.servers import RunningServer, running_server
@@ -62,7 +62,7 @@ def _reverse_kl(student: Path, teacher: Path) -> float:
     "objective",
     [
         {"kind": "lsm"},
-        {"kind": "lsm", "support": "teacher_top_p", "support_top_p": 0.5},
+        {"kind": "lsm", "support": "teacher_top_p", "support_options": {"top_p": 0.5}},
         {"kind": "lsm", "support": "student", "include_sampled": True},
         {"kind": "lsm", "extrapolation": 1.25},
         {"kind": "lsm", "reduction": "sequence_mean"},
@@ -70,8 +70,8 @@ def _reverse_kl(student: Path, teacher: Path) -> float:
         {"kind": "generalised_kl", "support": "union", "include_sampled": True},
         {"kind": "full_vocabulary"},
         {"kind": "forward"},
-        {"kind": "forward", "outside": "renormalise", "support": "union"},
-        {"kind": "jsd", "jsd_beta": 0.3},
+        {"kind": "forward", "options": {"outside": "renormalise"}, "support": "union"},
+        {"kind": "jsd", "options": {"beta": 0.3}},
         {"kind": "stop_gradient", "support": "student"},
         {"kind": "sampled_token"},
         {"kind": "ema_pg", "support": "student"},

@@ -8,6 +8,7 @@ from transformers.utils import logging as transformers_logging
 
 from preceptor_client.commands.pretraining import Pretraining
 from preceptor_client.teacher import BlockingTeacherClient
+from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example, PromptStream
 from preceptor_client.train.data.loading import load_train_examples
 from preceptor_client.train.instruments.breakdown import breakdown_rows
@@ -15,15 +16,18 @@ from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.instruments.verdicts import verdicts
 from preceptor_client.train.learner.measure import student_columns
-from preceptor_client.train.teacher.views import view_teacher
-from preceptor_client.train.rollout.hf import HfRollouts
+from preceptor_client.train.run.build import Builder
 from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.task_parts import make_parts
+from preceptor_client.train.run.task_run import Failures
 from preceptor_client.train.start.handshake import check_teacher
 from preceptor_client.train.start.objective_fit import can_name_tokens
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scorer, Scoring
+from preceptor_client.train.teacher.scorer import Scorer
+from preceptor_client.train.teacher.views import view_teacher
 
 MAX_MEASURED_POSITIONS = 128
 """Positions at which the student's whole distribution is computed, for its mass and the overlap."""
@@ -52,11 +56,15 @@ def roll_out(
 ) -> tuple[list[ScoredEpisode], Agreement]:
     """What the student writes and what the teacher thinks of it, asked for as a run would; and on what terms. `checked`
     are all that a run would check before its first step; empty = the same."""
-    agreement = check_teacher(scorer, config=config, student=student, examples=checked or examples)
-    rollouts = HfRollouts.of_run(student, config=config)
-    scoring = Scoring.of_run(scorer, config=config, agreement=agreement, vocabulary_size=student.vocabulary_size)
+    (task,) = config.all_tasks()
+    parts = make_parts(task)
+    agreement = check_teacher(scorer, task=task, student=student, examples=checked or examples)
+    (name,) = task.teachers
+    builder = Builder(config=config, student=student, scorers={name: scorer}, bad=BadExamples(), stop=StopRequest())
+    scoring = builder.scoring(task, parts, agreements={name: agreement})
+    failures = Failures(builder.bad.at_step(_BEFORE_TRAINING, of="train"))
     try:
-        for batch in rollouts.generate(examples, step=_BEFORE_TRAINING):
+        for batch in builder.roller(task, parts).roll_out(examples, step=_BEFORE_TRAINING, failures=failures):
             scoring.submit(batch, name="doctor")
         return scoring.gather(), agreement
     finally:

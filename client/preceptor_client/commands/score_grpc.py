@@ -11,7 +11,7 @@ from preceptor_client.commands.score_settings import ScoreSettings
 from preceptor_client.commands.score_view import Opinion
 from preceptor_client.errors import InvalidRequestError
 from preceptor_client.teacher import TeacherClient
-from preceptor_client.types import Chat, ChatMessage, Prompt, ServerInfo, TeacherInfo, Text
+from preceptor_client.types import Prompt, ServerInfo, TeacherInfo, Text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,9 +64,7 @@ def load_tokenizer(teacher: TeacherInfo) -> Tokenizer:
 
 
 def _prompt(settings: ScoreSettings) -> Prompt:
-    if settings.chat:
-        return Chat((ChatMessage("user", settings.chat),))
-    return Text(settings.prompt)
+    return settings.as_chat() if settings.chat else Text(settings.prompt)
 
 
 def token_text(token: int, *, tokenizer: Tokenizer) -> str:

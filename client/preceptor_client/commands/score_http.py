@@ -36,14 +36,21 @@ def body_of(settings: ScoreSettings) -> dict[str, Any]:  # Any: the leaves are w
     """The body of /v1/topk; what is left to the server is left out."""
     chosen = {"segmentation": settings.segmentation, "teacher": settings.teacher, "adapter": settings.adapter}
     return {
-        "prompt": {"messages": [{"role": "user", "content": settings.chat}]}
-        if settings.chat
-        else {"text": settings.prompt},
+        "prompt": _chat_of(settings) if settings.chat else {"text": settings.prompt},
         "responses": [{"text": settings.response}],
         "top_k": settings.top_k,
         "temperature": settings.temperature,
         "logprob_dtype": "f32",
         **{name: value for name, value in chosen.items() if value},
+    }
+
+
+def _chat_of(settings: ScoreSettings) -> dict[str, Any]:  # Any: as above
+    chat = settings.as_chat()
+    given = {"tools": chat.tools, "chat_template_kwargs": chat.template_arguments}
+    return {
+        "messages": [{"role": message.role, "content": message.content} for message in chat.messages],
+        **{name: value for name, value in given.items() if value},
     }
 
 

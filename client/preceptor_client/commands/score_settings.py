@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal, Self
 
+from preceptor.json_values import JsonObject, plain_object, read_object
 from pydantic import Field, field_validator, model_validator
 
 from preceptor_client.commands.connection_settings import ConnectionSettings
+from preceptor_client.types import Chat, ChatMessage
 from preceptor_client.url import checked_url
 
 
@@ -23,6 +26,11 @@ class ScoreSettings(ConnectionSettings):
     """The text before the response, encoded by the teacher's tokenizer. Either this or --chat."""
     chat: str = ""
     """A user's message, rendered with the teacher's chat template. Either this or --prompt."""
+    tools: str = ""
+    """With --chat: the tools that the assistant may call, as the JSON text of a list of objects."""
+    chat_template_kwargs: str = ""
+    """With --chat: further variables of the teacher's chat template, as the JSON text of an object, such as
+    {"enable_thinking": false}."""
     top_k: int = Field(8, ge=1, le=1024)
     """Size of the teacher's support per position."""
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
@@ -42,6 +50,18 @@ class ScoreSettings(ConnectionSettings):
     def _http_is_a_url(cls, http: str) -> str:
         return checked_url(http) if http else http
 
+    @field_validator("tools")
+    @classmethod
+    def _tools_are_a_list(cls, tools: str) -> str:
+        _read_tools(tools)
+        return tools
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _kwargs_are_an_object(cls, kwargs: str) -> str:
+        read_object(kwargs or "{}")
+        return kwargs
+
     @model_validator(mode="after")
     def _has_one_server(self) -> Self:
         if bool(self.address) == bool(self.http):
@@ -53,3 +73,29 @@ class ScoreSettings(ConnectionSettings):
         if bool(self.prompt) == bool(self.chat):
             raise ValueError("give either --prompt or --chat")
         return self
+
+    @model_validator(mode="after")
+    def _has_a_chat_for_what_belongs_to_one(self) -> Self:
+        for option, value in (("--tools", self.tools), ("--chat-template-kwargs", self.chat_template_kwargs)):
+            if value and not self.chat:
+                raise ValueError(f"{option} belongs to --chat, not to --prompt: leave it out")
+        return self
+
+    def as_chat(self) -> Chat:
+        """The conversation of --chat."""
+        return Chat(
+            (ChatMessage("user", self.chat),),
+            tools=_read_tools(self.tools),
+            template_arguments=read_object(self.chat_template_kwargs or "{}"),
+        )
+
+
+def _read_tools(text: str) -> tuple[JsonObject, ...]:
+    """Raises ValueError unless it is empty or the text of a list of objects."""
+    try:
+        tools = json.loads(text or "[]")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(tools, list):
+        raise ValueError(f"holds a {type(tools).__name__}, must be a JSON list of objects")
+    return tuple(plain_object(tool) for tool in tools)

@@ -47,11 +47,11 @@ def _train(config: RunConfig, *, stop: StopRequest) -> None:
     # After the settings: a wrong one is reported without the seconds that these imports take.
     from transformers.utils import logging as transformers_logging
 
+    from preceptor_client.train.record.settings_file import to_toml
     from preceptor_client.train.record.summary import RunSummary
     from preceptor_client.train.report import REPORT_FILE
-    from preceptor_client.train.run.build import train
-    from preceptor_client.train.run.directory import to_toml
     from preceptor_client.train.run.display import display_for
+    from preceptor_client.train.run.train import train
 
     def show(summary: RunSummary) -> None:
         for text in heldout_lines(summary):

@@ -8,12 +8,21 @@ A divergence between classes does not know which of the three made them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
 from preceptor_client.objectives.checks import check_column, check_support, check_two_tokens
 from preceptor_client.objectives.floors import LOG_TINY, floored_student, loss_dtype
-from preceptor_client.train.objective.config import Outside
+
+Outside = Literal["renormalise", "tail_bucket", "truncate"]
+"""What becomes of the mass outside the support."""
+
+
+def check_outside(outside: str) -> None:
+    """Raises ValueError for a name that is none."""
+    if outside not in get_args(Outside):
+        raise ValueError(f"outside={outside!r} must be one of {', '.join(get_args(Outside))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,6 +8,8 @@ import torch
 
 from preceptor_client.objectives.checks import check_column
 from preceptor_client.objectives.floors import floored_student, floored_teacher, loss_dtype
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.positions import Positions
 from preceptor_client.objectives.truncated import truncated
 
 MAX_IMPORTANCE = 2.0
@@ -55,3 +57,22 @@ def ema_pg(
     importance_N = (constant_N - old_logprobs_N.detach()).exp().clamp(max=MAX_IMPORTANCE)
     tail_N = importance_N * (ratio_N * (constant_N - log_q_N) + ratio_N - 1)
     return head_N + tail_N.masked_fill(is_sampled_inside_N, 0.0)
+
+
+class EmaPg(Objective):
+    """`ema_pg`. The sampled term is for tokens outside the support."""
+
+    __slots__ = ()
+
+    takes_sampled = False
+    is_estimate = True
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return ema_pg(
+            at.student_logprobs_NK,
+            at.teacher_logprobs_NK,
+            at.student_sampled_logprobs_N,
+            at.teacher_sampled_logprobs_N,
+            at.old_logprobs_N,
+            at.is_sampled_inside_N,
+        )

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from preceptor_client.objectives.classes import classes_of
+from preceptor_client.objectives.classes import Outside, check_outside, classes_of
 from preceptor_client.objectives.divergences import forward_kl
-from preceptor_client.train.objective.config import Outside
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.positions import Positions
 
 
 def forward(
@@ -28,3 +31,25 @@ def forward(
     function of `classes` for that `outside` does.
     """
     return forward_kl(classes_of(student_logprobs_NK, teacher_logprobs_NK, teacher_log_tail_N, outside=outside))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward(Objective):
+    """`forward`."""
+
+    outside: Outside = "tail_bucket"
+    """What becomes of the mass outside the support."""
+
+    def __post_init__(self) -> None:
+        check_outside(self.outside)
+
+    @property
+    def needs_normaliser(self) -> bool:
+        return self.outside != "renormalise"
+
+    @property
+    def min_support(self) -> int:
+        return 1 if self.needs_normaliser else 2
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return forward(at.student_logprobs_NK, at.teacher_logprobs_NK, at.teacher_log_tail_N, outside=self.outside)

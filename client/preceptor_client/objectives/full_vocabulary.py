@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import torch
 
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.positions import Positions
 from preceptor_client.objectives.tail_bucket import tail_bucket
 
 
@@ -21,3 +23,15 @@ def full_vocabulary(student_logprobs_NV: torch.Tensor, teacher_logprobs_NV: torc
     """
     nothing_N = torch.full_like(teacher_logprobs_NV[..., 0], float("-inf"))
     return tail_bucket(student_logprobs_NV, teacher_logprobs_NV, nothing_N)
+
+
+class FullVocabulary(Objective):
+    """`full_vocabulary`, over all tokens."""
+
+    __slots__ = ()
+
+    is_over_whole_vocabulary = True
+    min_support = 2
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return full_vocabulary(at.student_logprobs_NK, at.teacher_logprobs_NK)

@@ -8,6 +8,8 @@ import torch
 
 from preceptor_client.objectives.classes import inside_only
 from preceptor_client.objectives.divergences import reverse_kl
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.positions import Positions
 
 
 def generalised_kl(student_logprobs_NK: torch.Tensor, teacher_logprobs_NK: torch.Tensor) -> torch.Tensor:
@@ -22,3 +24,12 @@ def generalised_kl(student_logprobs_NK: torch.Tensor, teacher_logprobs_NK: torch
     classes = inside_only(student_logprobs_NK, teacher_logprobs_NK)
     masses_NC = classes.teacher_logprobs_NC.exp() - classes.student_logprobs_NC.exp()
     return reverse_kl(classes) + masses_NC.sum(dim=1)
+
+
+class GeneralisedKl(Objective):
+    """`generalised_kl`."""
+
+    __slots__ = ()
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return generalised_kl(at.student_logprobs_NK, at.teacher_logprobs_NK)

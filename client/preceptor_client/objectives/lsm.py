@@ -12,6 +12,8 @@ import torch
 from preceptor_client.objectives.classes import renormalised
 from preceptor_client.objectives.divergences import reverse_kl
 from preceptor_client.objectives.floors import loss_dtype
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.positions import Positions
 
 
 def lsm(
@@ -28,3 +30,16 @@ def lsm(
     """
     dtype = loss_dtype(student_logits_NK, teacher_logprobs_NK)
     return reverse_kl(renormalised(student_logits_NK.to(dtype) / temperature, teacher_logprobs_NK))
+
+
+class Lsm(Objective):
+    """`lsm`, at the temperature of the logprobs."""
+
+    __slots__ = ()
+
+    needs_normaliser = False
+    min_support = 2
+    takes_extrapolation = True
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return lsm(at.student_logprobs_NK, at.teacher_logprobs_NK)

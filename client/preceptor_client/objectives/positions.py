@@ -30,3 +30,7 @@ class Positions:
     """What the student that wrote the token gave it; no gradients."""
     is_sampled_inside_N: torch.Tensor
     """Whether the token is in the support."""
+    advantage_N: torch.Tensor
+    """The credit of the token, of either sign; 0 where a run has no credit. No gradients."""
+    turn_N: torch.Tensor
+    """The student's turn that the token belongs to, from 0; integers."""

@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from preceptor_client.objectives.checks import check_column, check_student_column
 from preceptor_client.objectives.floors import floored_teacher, loss_dtype
-
-LOG_RATIO_BOUND = 20.0
-"""Nats. Beyond it the exponential of the log ratio would overflow, long after the clips have taken its gradient; the
-bound of verl's `compute_policy_loss`."""
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.policy_gradient import clipped_policy_gradient
+from preceptor_client.objectives.positions import Positions
 
 
 def sampled_token(
@@ -40,10 +41,40 @@ def sampled_token(
 
     dtype = loss_dtype(student_logprobs_N, teacher_logprobs_N, old_logprobs_N)
     old_N = old_logprobs_N.detach().to(dtype)
-    advantage_N = floored_teacher(teacher_logprobs_N.detach().to(dtype)) - old_N
-    log_ratio_N = student_logprobs_N.to(dtype) - old_N
-    ratio_N = log_ratio_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
-    clipped_N = ratio_N.clamp(1 - clip_range, 1 + clip_range)
-    gain_N = torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N)
-    bounded_N = torch.maximum(gain_N, dual_clip * advantage_N)
-    return -torch.where(advantage_N < 0, bounded_N, gain_N)
+    return clipped_policy_gradient(
+        student_logprobs_N,
+        old_N,
+        floored_teacher(teacher_logprobs_N.detach().to(dtype)) - old_N,
+        clip_low=clip_range,
+        clip_high=clip_range,
+        dual_clip=dual_clip,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledToken(Objective):
+    """`sampled_token`, over one token per position."""
+
+    clip_range: float = 0.2
+    """PPO's clip of the ratio to the student that wrote the token."""
+    dual_clip: float = 3.0
+    """Bound of that ratio where the advantage is negative."""
+
+    takes_support = False
+    takes_extrapolation = True
+    is_estimate = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip_range < 1:
+            raise ValueError(f"clip_range={self.clip_range} must be above 0 and less than 1")
+        if not self.dual_clip > 1:
+            raise ValueError(f"dual_clip={self.dual_clip} must be above 1")
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return sampled_token(
+            at.student_sampled_logprobs_N,
+            at.teacher_sampled_logprobs_N,
+            at.old_logprobs_N,
+            clip_range=self.clip_range,
+            dual_clip=self.dual_clip,
+        )

@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 
 from preceptor_client.objectives.classes import inside_only
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.positions import Positions
 
 
 def stop_gradient(student_logprobs_NK: torch.Tensor, teacher_logprobs_NK: torch.Tensor) -> torch.Tensor:
@@ -27,3 +29,12 @@ def stop_gradient(student_logprobs_NK: torch.Tensor, teacher_logprobs_NK: torch.
     share_NK = torch.softmax(classes.student_logprobs_NC, dim=1)
     weight_NK = (share_NK * (log_p_NK - log_q_NK)).detach()
     return (weight_NK * (1 + log_p_NK - log_p_NK.detach())).sum(dim=1)
+
+
+class StopGradient(Objective):
+    """`stop_gradient`."""
+
+    __slots__ = ()
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return stop_gradient(at.student_logprobs_NK, at.teacher_logprobs_NK)

@@ -8,6 +8,8 @@ import torch
 
 from preceptor_client.objectives.classes import with_tail
 from preceptor_client.objectives.divergences import reverse_kl
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.positions import Positions
 
 
 def tail_bucket(
@@ -24,3 +26,12 @@ def tail_bucket(
     (log: -87.3), and so does the student's, without gradient. Raises ValueError as `classes.with_tail` does.
     """
     return reverse_kl(with_tail(student_logprobs_NK, teacher_logprobs_NK, teacher_log_tail_N))
+
+
+class TailBucket(Objective):
+    """`tail_bucket`."""
+
+    __slots__ = ()
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return tail_bucket(at.student_logprobs_NK, at.teacher_logprobs_NK, at.teacher_log_tail_N)

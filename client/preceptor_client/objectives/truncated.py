@@ -8,6 +8,8 @@ import torch
 
 from preceptor_client.objectives.classes import inside_only
 from preceptor_client.objectives.divergences import reverse_kl
+from preceptor_client.objectives.objective import Objective
+from preceptor_client.objectives.positions import Positions
 
 
 def truncated(student_logprobs_NK: torch.Tensor, teacher_logprobs_NK: torch.Tensor) -> torch.Tensor:
@@ -20,3 +22,17 @@ def truncated(student_logprobs_NK: torch.Tensor, teacher_logprobs_NK: torch.Tens
     logprobs are over the whole vocabulary. Raises ValueError as `classes.inside_only` does.
     """
     return reverse_kl(inside_only(student_logprobs_NK, teacher_logprobs_NK))
+
+
+class Truncated(Objective):
+    """`truncated`."""
+
+    __slots__ = ()
+
+    caveat = (
+        "lets the student's mass leave the support, where nothing is lost for it, and is known to collapse: it is here "
+        "for comparison; generalised_kl is the same with that mass priced"
+    )
+
+    def loss(self, at: Positions) -> torch.Tensor:
+        return truncated(at.student_logprobs_NK, at.teacher_logprobs_NK)

@@ -63,6 +63,8 @@ class Seam(Generic[PartT]):
         given = checked_options(part_class, options or {}, key=options_key(key))
         try:
             return part_class(**given)
+        except InvalidPartError as error:
+            raise InvalidPartError(f"{key}={kind!r}: {error}") from error
         except (TypeError, ValueError) as error:
             raise InvalidPartError(f"{options_key(key)}: {kind} refuses them: {error}") from error
 

@@ -255,50 +255,122 @@ class TextPrompt(_message.Message):
 Global___TextPrompt: _TypeAlias = TextPrompt  # noqa: Y015
 
 @_typing.final
+class ToolCall(_message.Message):
+    """A call of a tool that an assistant made in an earlier turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The call's own id, which the answering tool message repeats as `tool_call_id`. Default: empty = none."""
+    name: _builtins.str
+    """Name of the function that was called. Required."""
+    arguments: _builtins.str
+    """What it was called with: one JSON object as text, bounded as `ChatPrompt.tools` are. Default: empty = {}."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
 class ChatMessage(_message.Message):
-    """One turn of a conversation."""
+    """One turn of a conversation. What the teacher's chat template does not read of `tool_calls` and `reasoning_content` is
+    refused; `tool_call_id` and `name` are labels, which many templates leave out.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASONING_CONTENT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """"system", "user", "assistant", or another role that the teacher's chat template knows."""
+    """"system", "user", "assistant", "tool", or another role that the teacher's chat template knows."""
     content: _builtins.str
-    """What was said."""
+    """What was said. May be empty where the turn is nothing but calls of tools. Default: empty, which a template sees as
+    an empty text.
+    """
+    tool_call_id: _builtins.str
+    """In a tool's turn: the id of the call that it answers. Default: empty = none, which a template sees as absent."""
+    name: _builtins.str
+    """Name of the speaker, or of the tool that answers. Default: empty = none, which a template sees as absent."""
+    reasoning_content: _builtins.str
+    """What the assistant thought before it said `content`. Default: absent; templates tell an empty one from none."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """The tools that this turn called, in their order. Default: none."""
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reasoning_content: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "reasoning_content", b"reasoning_content"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "content", b"content", "name", b"name", "reasoning_content", b"reasoning_content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__reasoning_content: _TypeAlias = _typing.Literal["reasoning_content"]  # noqa: Y015
+    _WhichOneofArgType__reasoning_content: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning_content) -> _WhichOneofReturnType__reasoning_content | None: ...
 
 Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class ChatPrompt(_message.Message):
-    """A conversation, rendered with the teacher's own chat template, followed by its opening of an assistant's turn."""
+    """A conversation, rendered with the teacher's own chat template, followed by its opening of an assistant's turn. A server
+    with Capabilities.chat_arguments honours all fields or refuses; one without it ignores all but roles and contents.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    template_arguments: _builtins.str
+    """Further variables of the chat template: one JSON object as text, such as {"enable_thinking": false}, bounded as a
+    tool. A name that the template never reads is refused, and so are those that the server sets (`messages`, `tools`,
+    `add_generation_prompt`, special tokens such as `bos_token`, ...). Default: empty = none.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """At least one message."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tools that the assistant may call, each a JSON object as text, such as {"type": "function", "function": {"name":
+        ..., "description": ..., "parameters": {JSON schema}}}; keys stay in their order. At most 1,048,576 characters and
+        64 levels each, at most 1,024 tools. Refused by templates that never read `tools`. Default: none.
+        """
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
+        tools: _abc.Iterable[_builtins.str] | None = ...,
+        template_arguments: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "template_arguments", b"template_arguments", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -847,6 +919,7 @@ class Capabilities(_message.Message):
     OTHER_TOKENIZERS_FIELD_NUMBER: _builtins.int
     ENTROPIES_FIELD_NUMBER: _builtins.int
     WEIGHT_UPDATES_FIELD_NUMBER: _builtins.int
+    CHAT_ARGUMENTS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.bool
     """Temperatures other than 1."""
     batch_invariant: _builtins.bool
@@ -859,6 +932,10 @@ class Capabilities(_message.Message):
     """ResponseScores.entropies. An engine that sees the likeliest tokens only cannot know them."""
     weight_updates: _builtins.bool
     """TeacherService.UpdateWeights."""
+    chat_arguments: _builtins.bool
+    """Of ChatPrompt also `tools` and `template_arguments`, of ChatMessage also `tool_calls`, `tool_call_id`, `name` and
+    `reasoning_content`. A server that lacks it ignores them in silence: do not send them there.
+    """
     def __init__(
         self,
         *,
@@ -868,10 +945,11 @@ class Capabilities(_message.Message):
         other_tokenizers: _builtins.bool = ...,
         entropies: _builtins.bool = ...,
         weight_updates: _builtins.bool = ...,
+        chat_arguments: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariant", b"batch_invariant", "candidates", b"candidates", "entropies", b"entropies", "other_tokenizers", b"other_tokenizers", "temperature", b"temperature", "weight_updates", b"weight_updates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariant", b"batch_invariant", "candidates", b"candidates", "chat_arguments", b"chat_arguments", "entropies", b"entropies", "other_tokenizers", b"other_tokenizers", "temperature", b"temperature", "weight_updates", b"weight_updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from preceptor.fingerprint import tokenizer_id, vocabulary_id
+from preceptor.json_values import Json
 from preceptor.model_source import InvalidSourceError, check_source, load_error
 from preceptor.turns import joined_ids, turn_end_id
 from preceptor.wire import TokenArray
@@ -36,6 +37,8 @@ class TeacherTokenizer:
         self.template_names = self._template.names
         """Of several chat templates; the default one is used."""
         self.has_chat_template = self.chat_template is not None
+        self.takes_chat_arguments = self._template.text_with_tools is not None
+        """Whether there is a template for tools and template arguments; it may still refuse them."""
         with limited(MAX_SECONDS):
             self.turn_end_id = turn_end_id(tokenizer)
         """What the chat template ends a turn with; None where that is no special token."""
@@ -79,10 +82,18 @@ class TeacherTokenizer:
         """Each id by itself as text, as well as the tokenizer can tell."""
         return [str(self._tokenizer.decode([token_id])) for token_id in ids]
 
-    def render(self, messages: Sequence[dict[str, str]], *, field: str) -> TokenArray:
-        """Ids of a conversation in the teacher's own template, followed by its opening of an assistant's turn."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Json]],
+        *,
+        field: str,
+        tools: Sequence[Mapping[str, Json]] = (),
+        arguments: Mapping[str, Json] | None = None,
+    ) -> TokenArray:
+        """Ids of a conversation in the teacher's own template, as ChatTemplate.render writes it."""
+        text = self._template.render(messages, tools=tools, arguments=arguments, field=field)
         # The template writes the special tokens that it wants.
-        return self.encode(self._template.render(messages, field=field), add_special_tokens=False, field=field)
+        return self.encode(text, add_special_tokens=False, field=field)
 
 
 def load_tokenizer(

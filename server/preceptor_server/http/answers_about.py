@@ -24,6 +24,7 @@ class CapabilitiesAnswer(Answered):
     other_tokenizers: bool
     entropies: bool
     weight_updates: bool
+    chat_arguments: bool
 
 
 class AdapterAnswer(Answered):

@@ -29,7 +29,10 @@ STATUS_BY_CODE: dict[grpc.StatusCode, HTTPStatus] = {
 
 FIELDS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^prompt\.text\.text$"), "prompt.text"),
-    (re.compile(r"^prompt\.chat(\.messages)?"), "prompt.messages"),
+    (re.compile(r"^prompt\.chat\.tools"), "prompt.tools"),
+    (re.compile(r"^prompt\.chat\.template_arguments"), "prompt.chat_template_kwargs"),
+    (re.compile(r"(\.tool_calls\[\d+\])\.(name|arguments)$"), r"\1.function.\2"),
+    (re.compile(r"^prompt\.chat(\.messages)?(?=[.\[]|$)"), "prompt.messages"),
     (re.compile(r"\.candidates(\.\w+)?$"), ".candidate_ids"),
     (re.compile(r"^tokenizer_id$"), "tokenizer"),
 )

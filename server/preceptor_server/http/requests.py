@@ -4,9 +4,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from preceptor.chat import MAX_TOOLS
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 MAX_NAME = 128
 MAX_ID = 2**32 - 1
@@ -23,20 +34,73 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
+def _object_or_its_text(value: JsonValue) -> JsonValue:
+    if not isinstance(value, dict | str):
+        raise ValueError("must be a JSON object, or the text of one")
+    return value
+
+
+class FunctionBody(Body):
+    """What a call of a tool calls, and with what."""
+
+    name: str = Field(min_length=1, max_length=MAX_NAME)
+    """Name of the function."""
+    arguments: Annotated[
+        JsonValue,
+        AfterValidator(_object_or_its_text),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": True}]}),
+    ]
+    """A JSON object, or its text, as OpenAI has it."""
+
+
+class ToolCallBody(Body):
+    """A call of a tool that an assistant made in an earlier turn."""
+
+    id: str = Field("", max_length=MAX_NAME)
+    """What the answering message repeats as tool_call_id."""
+    type: Literal["function"] = "function"
+    """There is no other."""
+    function: FunctionBody
+    """The call."""
+
+
 class Message(Body):
-    """One turn of a conversation."""
+    """One turn of a conversation, in OpenAI's shape."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["content"]}, {"required": ["tool_calls"]}]})
 
     role: str = Field(max_length=MAX_NAME)
-    """"system", "user", "assistant", or another role that the teacher's chat template knows."""
-    content: str
-    """What was said."""
+    """"system", "user", "assistant", "tool", or another role that the teacher's chat template knows."""
+    tool_calls: list[ToolCallBody] = Field([], min_length=1)
+    """The tools that this turn called. Refused where the template never reads them."""
+    content: str | None = Field(None, validate_default=True)
+    """What was said; may be null or absent beside tool_calls, which is an empty text to the template."""
+    tool_call_id: str = Field("", max_length=MAX_NAME)
+    """In a tool's turn: the call that it answers."""
+    name: str = Field("", max_length=MAX_NAME)
+    """Of the speaker, or of the tool that answers."""
+    reasoning_content: str | None = None
+    """What the assistant thought before the content. Refused where the template never reads it."""
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, content: str | None, info: ValidationInfo) -> str | None:
+        if content is None and info.data.get("tool_calls") == []:
+            raise ValueError("is missing: only a turn with tool_calls may leave it out")
+        return content
+
+
+def _described_as_one_kind(schema: dict[str, Any]) -> None:  # Any: whatever JSON holds
+    absent = {"properties": dict.fromkeys(PromptBody.OF_MESSAGES, False)}
+    schema["oneOf"] = [{"required": [kind]} | ({} if kind == "messages" else absent) for kind in PromptBody.KINDS]
 
 
 class PromptBody(Body):
     """What stands before the responses: exactly one of text, messages, student_ids, teacher_ids."""
 
     KINDS: ClassVar = ("text", "messages", "student_ids", "teacher_ids")
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [kind]} for kind in KINDS]})
+    OF_MESSAGES: ClassVar = ("tools", "chat_template_kwargs")
+    model_config = ConfigDict(json_schema_extra=_described_as_one_kind)
 
     text: str = Field("", min_length=1)
     """Text, cut by the teacher's tokenizer."""
@@ -44,6 +108,11 @@ class PromptBody(Body):
     """With text: leave out the special tokens that the teacher's tokenizer adds by itself, such as a leading BOS."""
     messages: list[Message] = Field([], min_length=1)
     """A conversation, rendered with the teacher's own chat template, followed by its opening of an assistant's turn."""
+    tools: list[dict[str, JsonValue]] = Field([], min_length=1, max_length=MAX_TOOLS)
+    """With messages: the tools that the assistant may call, each as {"type": "function", "function": {"name", ...}}."""
+    chat_template_kwargs: dict[str, JsonValue] = {}
+    """With messages: further variables of the chat template, such as {"enable_thinking": false}. One that the template
+    never reads is refused."""
     student_ids: list[TokenId] = Field([], min_length=1)
     """Ids of the tokenizer that `tokenizer` names."""
     teacher_ids: list[TokenId] = Field([], min_length=1)
@@ -56,6 +125,9 @@ class PromptBody(Body):
             raise ValueError(f"give exactly one of {', '.join(self.KINDS)}, not {' and '.join(given) or 'none'}")
         if self.omit_special_tokens and not self.text:
             raise ValueError(f"omit_special_tokens belongs to text, not to {given[0]}")
+        for name in self.OF_MESSAGES:
+            if name in self.model_fields_set and not self.messages:
+                raise ValueError(f"{name} belongs to messages, not to {given[0]}")
         return self
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray, TokenDtype, encode_token_ids
 
+from preceptor_server.chat_prompt import render_chat
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.http.chat import num_characters, to_chat
 from preceptor_server.http.next_token import id_to_stand_in
 from preceptor_server.http.requests import AlignRequest, PromptBody, ResponseBody, TextOrIds, TopkRequest
 from preceptor_server.http.students import Student
@@ -60,9 +62,8 @@ def translate_topk(body: TopkRequest, teacher: HostedTeacher, student: Student) 
 def check_texts(prompt: PromptBody | None, responses: Sequence[TextOrIds], teacher: HostedTeacher) -> None:
     """Raises InvalidRequestError where a text is so long that to cut it would be work for nothing."""
     if prompt is not None:
-        messages = sum(len(message.role) + len(message.content) for message in prompt.messages)
         _check_text(len(prompt.text), "prompt.text", teacher)
-        _check_text(messages, "prompt.messages", teacher)
+        _check_text(num_characters(to_chat(prompt)), "prompt.messages", teacher)
     for index, response in enumerate(responses):
         _check_text(len(response.text), f"responses[{index}].text", teacher)
 
@@ -89,8 +90,7 @@ def to_prompt(body: PromptBody) -> pb.Prompt:
     if body.text:
         return pb.Prompt(text=pb.TextPrompt(text=body.text, omit_special_tokens=body.omit_special_tokens))
     if body.messages:
-        messages = [pb.ChatMessage(role=message.role, content=message.content) for message in body.messages]
-        return pb.Prompt(chat=pb.ChatPrompt(messages=messages))
+        return pb.Prompt(chat=to_chat(body))
     if body.student_ids:
         return pb.Prompt(student_ids=to_ids(body.student_ids))
     return pb.Prompt(teacher_ids=to_ids(body.teacher_ids))
@@ -174,6 +174,5 @@ def _teacher_ids(body: PromptBody, teacher: HostedTeacher) -> TokenArray:
     if teacher.tokenizer is None:
         raise NotYetImplementedError("prompt", "this teacher has no tokenizer: send the prompt as ids")
     if body.messages:
-        messages = [{"role": message.role, "content": message.content} for message in body.messages]
-        return teacher.tokenizer.render(messages, field="prompt.messages")
+        return render_chat(to_chat(body), teacher.tokenizer)
     return teacher.tokenizer.encode(body.text, add_special_tokens=not body.omit_special_tokens, field="prompt.text")

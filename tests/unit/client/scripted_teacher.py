@@ -104,6 +104,7 @@ class ScriptedTeacher(TeacherServiceServicer):
     known: dict[str, str] = field(default_factory=dict)
     """Fingerprints of what was handed over, and the ids that stand for them. Cleared, it has lost them all."""
     has_other_tokenizers: bool = True
+    takes_chat_arguments: bool = False
     adapters: dict[str, str] = field(default_factory=dict)
     """Names of adapters and their revisions."""
     updates: list[teacher_pb2.UpdateWeightsRequest] = field(default_factory=list)
@@ -158,6 +159,7 @@ class ScriptedTeacher(TeacherServiceServicer):
                         other_tokenizers=self.has_other_tokenizers,
                         entropies=True,
                         weight_updates=True,
+                        chat_arguments=self.takes_chat_arguments,
                     ),
                     adapters=[
                         teacher_pb2.AdapterInfo(name=name, revision=revision)

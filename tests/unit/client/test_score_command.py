@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import sys
 
@@ -83,6 +84,23 @@ async def test_chat_is_sent_as_a_users_message(teacher: ScriptedTeacher) -> None
     assert (message.role, message.content) == ("user", "Capital of Norway?")
 
 
+async def test_tools_and_template_arguments_go_with_a_chat(teacher: ScriptedTeacher) -> None:
+    teacher.takes_chat_arguments = True
+    options = ["--tools", '[{"b": 1, "a": "ø"}]', "--chat-template-kwargs", '{"enable_thinking": false}']
+    assert await run(teacher, "--chat", "hi", "--response", RESPONSE, *options) == 0
+    sent = teacher.requests[0].prompt.chat
+    assert [json.loads(tool) for tool in sent.tools] == [{"b": 1, "a": "ø"}]
+    assert json.loads(sent.template_arguments) == {"enable_thinking": False}
+
+
+async def test_an_older_server_is_told_from_one_that_takes_tools(
+    teacher: ScriptedTeacher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(teacher, "--chat", "hi", "--response", RESPONSE, "--tools", "[{}]") == 1
+    assert "would ignore tools" in capsys.readouterr().err
+    assert teacher.requests == []
+
+
 def rows_of(printed: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
 
@@ -155,6 +173,11 @@ async def test_spaces_around_the_texts_are_kept(teacher: ScriptedTeacher) -> Non
         (["--prompt", "a", "--response", "b", "--chat", "c"], "give either --prompt or --chat"),
         (["--response", "b"], "give either --prompt or --chat"),
         (["--prompt", "a"], "response"),
+        (["--prompt", "a", "--response", "b", "--tools", "[{}]"], "--tools belongs to --chat"),
+        (["--chat", "a", "--response", "b", "--tools", "{}"], "holds a dict, must be a JSON list of objects"),
+        (["--chat", "a", "--response", "b", "--tools", "[1]"], "holds a int, must be a JSON object"),
+        (["--chat", "a", "--response", "b", "--tools", "get_weather"], "not JSON"),
+        (["--chat", "a", "--response", "b", "--chat-template-kwargs", "enable_thinking=false"], "not JSON"),
         (["--prompt", "a", "--response", "b", "--temperature", "0"], "temperature"),
         (["--prompt", "a", "--response", "b", "--segmentation", "paper"], "segmentation"),
     ],

@@ -66,6 +66,16 @@ def test_chat_segmentation_teacher_and_adapter_are_sent(server: ScriptedHttp, ur
     assert (body["segmentation"], body["teacher"], body["adapter"]) == ("mask", "tutor", "law")
 
 
+def test_tools_and_template_arguments_are_sent_in_the_bodys_shape(server: ScriptedHttp, url: str) -> None:
+    options = ["--tools", '[{"type": "function"}]', "--chat-template-kwargs", '{"enable_thinking": false}']
+    assert run(url, "--chat", "hi", *options) == 0
+    assert server.calls[0][1]["prompt"] == {
+        "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"type": "function"}],
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+
+
 def test_tokens_show_as_the_answer_writes_them(
     server: ScriptedHttp, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

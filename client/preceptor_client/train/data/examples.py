@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from preceptor.json_values import Json
 
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.types import ChatMessage
@@ -28,6 +30,12 @@ class Example:
     """What is as right as `answer`."""
     task: str = ""
     """What it belongs to, in metrics and plots; empty where all examples are of one kind."""
+    tools: tuple[str, ...] = ()
+    """What the student may call, and the teacher may read about: one JSON object each, as chat templates take them."""
+    chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict, hash=False)
+    """Variables for the student's chat template, such as {"enable_thinking": False}; they beat those of the run."""
+    teacher_chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict, hash=False)
+    """The same for the teacher's."""
 
     @property
     def name(self) -> str:

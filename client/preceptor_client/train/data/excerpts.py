@@ -26,7 +26,7 @@ def excerpt_around(data: str | bytes, position: int) -> str:
     return printable(repr(data[max(0, position - _REACH) : position + _REACH]))
 
 
-def message_of(error: Exception) -> str:
+def message_of(error: BaseException) -> str:
     """What a foreign program says is wrong: its error's kind and words, cut."""
     text = f"{type(error).__name__}: {error}"
     return printable(text if len(text) <= MAX_FOREIGN else f"{text[:MAX_FOREIGN]} ...")

@@ -7,13 +7,23 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Literal
 
+from preceptor.json_values import JsonObject
+
 from preceptor_client.train.data.examples import Example, ExamplePrompt
-from preceptor_client.train.data.excerpts import excerpt, excerpt_around
+from preceptor_client.train.data.excerpts import excerpt
+from preceptor_client.train.data.messages import parse_message, parse_template_kwargs, parse_text, parse_tools
 from preceptor_client.train.data.reading import Number
 from preceptor_client.train.errors import InvalidDataError
-from preceptor_client.types import ChatMessage
 
-KEYS = ("prompt", "teacher_prompt", "answer", "task")
+KEYS = (
+    "prompt",
+    "teacher_prompt",
+    "answer",
+    "task",
+    "tools",
+    "chat_template_kwargs",
+    "teacher_chat_template_kwargs",
+)
 
 ExtraFields = Literal["refuse", "ignore"]
 
@@ -34,6 +44,9 @@ def parse_example(
             answer=answer,
             other_answers=tuple(other for other in others if other is not None),
             task=_task(fields.get("task")),
+            tools=parse_tools(fields.get("tools"), field="'tools'"),
+            chat_template_kwargs=_template_kwargs(fields, "chat_template_kwargs"),
+            teacher_chat_template_kwargs=_template_kwargs(fields, "teacher_chat_template_kwargs"),
         )
     except InvalidDataError as error:
         raise InvalidDataError(error.why, where=where) from error
@@ -42,7 +55,7 @@ def parse_example(
 def _check_keys(fields: Mapping[str, object], *, extra_fields: ExtraFields) -> None:
     for key in fields:
         if not key.isascii():
-            _text(key, field=f"key {excerpt(key)}")
+            parse_text(key, field=f"key {excerpt(key)}")
     unknown = sorted(set(fields) - set(KEYS))
     if unknown and extra_fields == "refuse":
         likely = get_close_matches(unknown[0], KEYS, n=1)
@@ -58,23 +71,14 @@ def _check_keys(fields: Mapping[str, object], *, extra_fields: ExtraFields) -> N
 
 def _prompt(value: object, *, field: str) -> ExamplePrompt:
     if isinstance(value, str) and value:
-        return _text(value, field=field)
+        return parse_text(value, field=field)
     if not isinstance(value, list) or not value:
         raise InvalidDataError(f"{field} must be a text, or a list of messages, and not empty; it is {excerpt(value)}")
-    return tuple(_message(message, field=f"{field} message {number}") for number, message in enumerate(value))
+    return tuple(parse_message(message, field=f"{field} message {number}") for number, message in enumerate(value))
 
 
-def _message(value: object, *, field: str) -> ChatMessage:
-    if not isinstance(value, dict) or set(value) != {"role", "content"}:
-        raise InvalidDataError(
-            f"{field} must be {{'role': text, 'content': text}}, nothing else (no tool calls, no names); it is "
-            f"{excerpt(value)}"
-        )
-    for name, part in value.items():
-        if not isinstance(part, str):
-            raise InvalidDataError(f"{field}: its {name} must be a text (no list of parts); it is {excerpt(part)}")
-    role, content = (_text(value[name], field=f"{field}: its {name}") for name in ("role", "content"))
-    return ChatMessage(role=role, content=content)
+def _template_kwargs(fields: Mapping[str, object], name: str) -> JsonObject:
+    return parse_template_kwargs(fields.get(name), field=repr(name))
 
 
 def _answers(value: object) -> list[str | None]:
@@ -90,7 +94,7 @@ def _answers(value: object) -> list[str | None]:
 def _answer(value: object) -> str:
     """True and false are no answers: a model may write them in many ways, and JSON in one."""
     if isinstance(value, str) and value.strip():
-        return _text(value, field="'answer'")
+        return parse_text(value, field="'answer'")
     if isinstance(value, Number):
         return value.text
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -105,16 +109,4 @@ def _task(value: object) -> str:
         return ""
     if not isinstance(value, str):
         raise InvalidDataError(f"'task' must be a text, not {excerpt(value)}")
-    return _text(value, field="'task'")
-
-
-def _text(text: str, *, field: str) -> str:
-    """The text itself, which tokenizers and UTF-8 can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidDataError(
-            f"{field} holds half a character (a lone surrogate, \\u{ord(text[error.start]):04x}) at character "
-            f"{error.start + 1} ({excerpt_around(text, error.start)}): write the whole character, or take it out"
-        ) from error
-    return text
+    return parse_text(value, field="'task'")

@@ -1,1 +1,1 @@
-"""Environments: what answers the student, turn by turn. Knows nothing of tokens, models or teachers."""
+"""What a student may talk to: the seam for environments, tools, and adapters. Knows no student, tokenizer or engine."""

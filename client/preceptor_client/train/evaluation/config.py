@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from preceptor.settings import Section
 from pydantic import Field
+
+from preceptor_client.train.data.answer_match import Match
+from preceptor_client.train.parts import PartConfig
 
 
 class EvaluationConfig(Section):
@@ -15,7 +16,7 @@ class EvaluationConfig(Section):
     """Steps between measurements; 0 measures only before the first step and after the last."""
     max_new_tokens: int = Field(32, ge=1)
     """Longest answer, in tokens."""
-    match: Literal["starts_with", "contains", "exact"] = "starts_with"
+    match: Match = "starts_with"
     """How an answer must relate to the expected one; case counts, white space around either does not."""
     batch_size: int = Field(32, ge=1)
     """Answers that are written at once."""
@@ -24,3 +25,7 @@ class EvaluationConfig(Section):
     loss: bool = False
     """Also measure the loss on held-out examples, which then need no answers: each is rolled out once with the
     rollout's settings, by the same draws every time, and scored by the teacher."""
+    metrics: tuple[PartConfig, ...] = ()
+    """Further measures of the answers, each {kind, options}: a built-in one (match), or package.module:Name of a class
+    of your own. Their numbers stand in the held-out row under the names that they give. Where no example has an answer,
+    they are all that is measured of the texts."""

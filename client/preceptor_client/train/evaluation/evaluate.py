@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from preceptor_client.train.data.answer_match import is_match as is_match
 from preceptor_client.train.data.examples import Example, prompt_text
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.config import EvaluationConfig
-from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.encoding import encode_example, encode_prompt
 from preceptor_client.train.student.generation import generate
 from preceptor_client.train.student.student import Student
 
@@ -25,6 +26,10 @@ class Answer:
     """Several that are as right stand with "or" between."""
     answer: str
     is_correct: bool
+    """False where nothing is expected."""
+    example: Example
+    response_ids: tuple[int, ...]
+    """What `answer` is the text of; ends with the end token unless it was cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +56,12 @@ def evaluate(
     config: EvaluationConfig,
     prompts: PromptsOf = "student",
     on_bad: Callable[[InvalidDataError], None] | None = None,
+    needs_answers: bool = True,
 ) -> Evaluation:
     """Answers every example greedily, from the student's prompts or from the teacher's. An example whose prompt cannot
-    be encoded is given to `on_bad` and left out; without it, InvalidDataError is raised."""
-    expected = [_expected_answers(example) for example in examples]
+    be encoded is given to `on_bad` and left out; without it, InvalidDataError is raised. With `needs_answers`, an
+    example without one is an InvalidDataError."""
+    expected = [_expected_answers(example) if needs_answers else example.answers for example in examples]
     encoded: list[list[int]] = []
     left: list[tuple[Example, tuple[str, ...]]] = []
     for example, wanted in zip(examples, expected, strict=True):
@@ -79,33 +86,27 @@ def evaluate(
                 expected=" or ".join(wanted),
                 answer=text,
                 is_correct=any(is_match(text, expected=one, match=config.match) for one in wanted),
+                example=example,
+                response_ids=tuple(response),
             )
-            for (example, wanted), text in zip(left, texts, strict=True)
+            for (example, wanted), response, text in zip(left, responses, texts, strict=True)
         ),
         mean_answer_length=sum(map(len, responses)) / len(responses),
     )
-
-
-def is_match(answer: str, *, expected: str, match: Literal["starts_with", "contains", "exact"]) -> bool:
-    """Whether an answer counts as right. Case counts; white space around either does not."""
-    answer, expected = answer.strip(), expected.strip()
-    if match == "starts_with":
-        return answer.startswith(expected)
-    return expected in answer if match == "contains" else answer == expected
 
 
 def _expected_answers(example: Example) -> tuple[str, ...]:
     if not example.answers:
         raise InvalidDataError(
             f"data.heldout: {example.name} has no answer to compare with: add one to each example, or to none and "
-            "measure evaluation.loss"
+            "measure evaluation.loss or evaluation.metrics"
         )
     return example.answers
 
 
 def _encoded(student: Student, example: Example, *, prompts: PromptsOf) -> list[int]:
     if prompts == "student":
-        return encode_prompt(student, example.prompt, where=example.name)
+        return encode_example(student, example)
     if example.teacher_prompt is None:
         raise InvalidDataError(f"data.heldout: {example.name} has no teacher_prompt to measure")
     return encode_prompt(student, example.teacher_prompt, where=example.name, field="teacher_prompt")

@@ -8,23 +8,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Protocol
 
 import torch
 
 from preceptor_client.train.data.bad_examples import BadExamples, Skipping
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.errors import InvalidDataError, TrainingStoppedError
+from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.evaluation.config import EvaluationConfig
-from preceptor_client.train.evaluation.evaluate import PromptsOf, evaluate
+from preceptor_client.train.evaluation.evaluate import Answer, PromptsOf, evaluate
+from preceptor_client.train.evaluation.metric import HeldoutMetrics
 from preceptor_client.train.record.metrics import MetricRow
-from preceptor_client.train.teacher.views import view_teacher
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.train.teacher.scoring import Scoring
+from preceptor_client.train.teacher.views import view_teacher
 
 MAX_SAVED_ANSWERS = 32
 """Held-out answers that a row of metrics keeps, for the report."""
@@ -36,7 +36,7 @@ RollOut = Callable[[Sequence[Example], Skipping], Iterator[list[Episode]]]
 class MeanLoss(Protocol):
     """The loss of scored episodes, reduced as the run's is."""
 
-    def mean(self, scored: Sequence[ScoredEpisode]) -> float:
+    def mean(self, scored: Sequence[ScoredEpisode], *, step: int) -> float:
         """Nats; makes no gradients."""
         ...
 
@@ -53,16 +53,16 @@ class Heldout:
         roll_out: RollOut,
         scoring: Scoring,
         loss: MeanLoss,
-        has_answers: bool = True,
+        is_answered: bool = True,
         has_rewards: bool = False,
         task: str = "",
         source: str = "heldout",
         bad: BadExamples | None = None,
         stop: StopRequest | None = None,
     ) -> None:
-        """`has_answers` is False where an environment answers, and not the example; `source` names the examples to
-        `bad`, which decides what an example does that cannot be encoded, or that the teacher refuses; `stop` ends a
-        measurement, with StopRequestedError."""
+        """`is_answered` is False where the student talks to an environment; `source` names the examples to `bad`, which
+        decides what an example does that cannot be encoded, or that the teacher refuses; `stop` ends a measurement,
+        with StopRequestedError."""
         self.examples = examples
         self.task = task
         self._student = student
@@ -70,15 +70,17 @@ class Heldout:
         self._roll_out = roll_out
         self._scoring = scoring
         self._loss_of = loss
-        self._has_answers = has_answers
+        self._is_answered = is_answered
+        self._metrics = HeldoutMetrics.of(config.metrics)
         self._has_rewards = has_rewards
         self._source = source
         self._bad = BadExamples() if bad is None else bad
         self._stop = stop or StopRequest()
 
     def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:
-        """The row. Where a loss or a reward is measured and no example has an answer, it holds no answers. The
-        teacher's prompts are only ever answered: what the teacher reads is its own business in the loss."""
+        """The row. Where no example has an answer and there is something else to measure, it holds no accuracy, and
+        without metrics no answers. The teacher's prompts are only ever answered: what the teacher reads is its own
+        business in the loss."""
         started = time.perf_counter()
         rolls_out = (self._config.loss or self._has_rewards) and prompts == "student"
         row: MetricRow = {
@@ -89,21 +91,33 @@ class Heldout:
         if self.task:
             row["task"] = self.task
         with self._stop.checked_by(self._student.base):
-            if self._has_answers and (not rolls_out or any(one.answer is not None for one in self.examples)):
+            if self._is_answered and (not rolls_out or self._metrics or self._has_answers):
                 row |= self._answers(step, prompts=prompts)
             if rolls_out:
                 row |= self._rolled_out(step)
         return row | {"seconds": time.perf_counter() - started}
 
+    @property
+    def _has_answers(self) -> bool:
+        return any(example.answer is not None for example in self.examples)
+
     def _answers(self, step: int, *, prompts: PromptsOf) -> MetricRow:
-        on_bad = self._bad.at_step(step, of=self._source)
-        result = evaluate(self._student, self.examples, config=self._config, prompts=prompts, on_bad=on_bad)
+        is_judged = self._has_answers or not self._metrics
+        result = evaluate(
+            self._student,
+            self.examples,
+            config=self._config,
+            prompts=prompts,
+            on_bad=self._bad.at_step(step, of=self._source),
+            needs_answers=is_judged,
+        )
+        judged: MetricRow = {"accuracy": result.accuracy, "num_correct": result.num_correct} if is_judged else {}
         return {
             "num_examples": len(result.answers),
-            "accuracy": result.accuracy,
-            "num_correct": result.num_correct,
+            **judged,
             "mean_answer_length": result.mean_answer_length,
-            "answers": [asdict(answer) for answer in result.answers[:MAX_SAVED_ANSWERS]],
+            "answers": [_saved(answer) for answer in result.answers[:MAX_SAVED_ANSWERS]],
+            **self._metrics.measure(result.answers),
         }
 
     def _rolled_out(self, step: int) -> MetricRow:
@@ -125,7 +139,7 @@ class Heldout:
         """Reduced as the run's loss is; None without a scored position."""
         num_positions = sum(len(one.scores.positions_N) for one in scored)
         with torch.no_grad():
-            loss = self._loss_of.mean(scored) if num_positions else None
+            loss = self._loss_of.mean(scored, step=step) if num_positions else None
         if loss is not None and not math.isfinite(loss):
             raise TrainingStoppedError(f"the held-out loss after step {step} is {loss}: the student's numbers overflow")
         return {"loss": loss, "num_positions": num_positions, "scored_share": view_teacher(scored).scored_share}
@@ -138,3 +152,12 @@ def _rewards(episodes: Sequence[Episode]) -> list[float]:
         key = (episode.slot, episode.sample)
         totals[key] = totals.get(key, 0.0) + (episode.total_reward or 0.0)
     return list(totals.values())
+
+
+def _saved(answer: Answer) -> dict[str, str | bool]:
+    return {
+        "prompt": answer.prompt,
+        "expected": answer.expected,
+        "answer": answer.answer,
+        "is_correct": answer.is_correct,
+    }

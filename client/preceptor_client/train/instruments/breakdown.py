@@ -34,7 +34,7 @@ def teacher_breakdown_rows(tables: Mapping[str, PositionTable], *, step: int) ->
     counted beside others. `tables` are those of `teacher_tables`."""
     return [
         _row(table, step=step, by="teacher", group=name)
-        | {"mean_weight": float(table.weights_N.mean()) if len(table.weights_N) else None}
+        | {"mean_weight": float(table.shares_N.mean()) if len(table.shares_N) else None}
         for name, table in tables.items()
     ]
 

@@ -1,6 +1,6 @@
-"""Scored rollouts a few at a time: which go together, the student's hidden states for them, and columns cut back."""
+"""Scored rollouts a few at a time: which go together, what the student is run on for them, and columns cut back."""
 
-# N = scored positions of a batch, D = hidden size
+# N = scored positions of a batch
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
-from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 
@@ -22,20 +19,6 @@ def micro_batches(scored: Sequence[ScoredEpisode], *, size: int) -> Iterator[lis
     eligible.sort(key=lambda index: len(scored[index].episode.prompt_ids) + len(scored[index].episode.response_ids))
     for start in range(0, len(eligible), size):
         yield eligible[start : start + size]
-
-
-def hidden_states(student: Student, batch: Sequence[ScoredEpisode]) -> torch.Tensor:
-    """Of the rows that predict the scored tokens, [N, D]. `positions_N` of the scores already excludes prompt,
-    padding, masked and failed positions; nothing here re-derives it."""
-    sequences = [
-        ScoredSequence(
-            prompt_ids=one.episode.prompt_ids,
-            response_ids=one.episode.response_ids,
-            positions_N=one.scores.positions_N,
-        )
-        for one in batch
-    ]
-    return scored_hidden_states(student, sequences)
 
 
 def split_by_rollout(

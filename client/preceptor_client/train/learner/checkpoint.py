@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,9 +21,16 @@ _TEMPORARY_PREFIX = ".writing-"
 
 
 def save_checkpoint(
-    directory: Path, *, step: int, student: Student, optimizer: torch.optim.Optimizer, keep: int
+    directory: Path,
+    *,
+    step: int,
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    also: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Writes `checkpoints/step-<n>/` and removes all but the newest `keep`.
+    """Writes `checkpoints/step-<n>/` and removes all but the newest `keep`. `also` writes what else belongs to it into
+    the folder that it is given.
 
     Everything is on the disk under another name before the folder gets its own: a kill at any moment leaves the old
     checkpoint or the new one. The folder is a model that `from_pretrained` loads.
@@ -38,6 +45,8 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     student.save(temporary)
     torch.save(optimizer.state_dict(), temporary / _OPTIMIZER_FILE)
+    if also:
+        also(temporary)
     (temporary / STATE_FILE).write_text(json.dumps({"format": 1, "step": step}) + "\n", encoding="utf-8")
     _sync([*temporary.rglob("*"), temporary])
     os.rename(temporary, folder)

@@ -1,52 +1,83 @@
-"""One optimizer step from scored rollouts: loss, backward, clip, AdamW. Knows nothing of sampling or I/O."""
+"""One optimizer step from scored episodes: loss, backward, clip, AdamW. Knows nothing of sampling or I/O."""
 
 # N = scored positions
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.learner.batches import micro_batches
-from preceptor_client.train.learner.columns import StudentColumns
+from preceptor_client.train.learner.columns import StudentColumns, unmeasured
 from preceptor_client.train.learner.config import OptimizerConfig
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.learner.measure import StudentMeasure
-from preceptor_client.train.objective.weights import WeightArray
+from preceptor_client.train.objective.context import StepContext
+from preceptor_client.train.objective.reduction import Term
+from preceptor_client.train.objective.shaping import ShapedStep, Shaping, StepTerms
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateResult:
+class StepResult:
     """What one step did."""
 
     num_positions: int
     """Those with a score and a weight."""
     loss: float
-    """Nats per position: the mean under the step's weights, before the update."""
+    """What was minimised, before the update: nats per position, reduced as objective.reduction says, and the credit's
+    loss on top where there is one. Of several tasks the mean, by their shares of the step's episodes."""
+    credit_loss: float | None = None
+    """The part of it that is the credit's, its coefficient included; None without credit."""
     columns: list[StudentColumns]
-    """One entry per rollout of the step, before the update."""
+    """One entry per episode of the step, before the update."""
     gradient_norm: float
     """Before clipping."""
     learning_rate: float
 
 
-class Update:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gradients:
+    """What was computed on the way to the gradients of a step."""
+
+    loss: float
+    """What the gradients are of."""
+    credit_loss: float | None
+    """The part of it that is the credit's; None without credit."""
+    columns: list[StudentColumns]
+    """One entry per episode of the step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLoss:
+    """What a task's episodes are turned into: terms, and their losses."""
+
+    loss: Loss
+    shaping: Shaping
+
+
+class Learner:
     """Owns the optimizer."""
 
-    def __init__(self, student: Student, *, config: OptimizerConfig, loss: Loss, temperature: float) -> None:
-        """`temperature` is that of the loss."""
-        self._student = student
+    def __init__(
+        self,
+        student: Student,
+        *,
+        config: OptimizerConfig,
+        tasks: Mapping[str, TaskLoss],
+        context: Callable[[int], StepContext],
+    ) -> None:
+        """`tasks` by their names, in the order in which a step's episodes come; `context` is what parts may know of a
+        step."""
         self._config = config
-        self._loss = loss
-        self._temperature = temperature
-        self._parameters = [parameter for parameter in student.model.parameters() if parameter.requires_grad]
+        self._tasks = tasks
+        self._context = context
+        self._parameters = [parameter for parameter in student.module.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._parameters,
             lr=config.learning_rate,
@@ -55,14 +86,68 @@ class Update:
             fused=True,
         )
 
-    def apply(
-        self, scored: Sequence[ScoredEpisode], *, weights: Sequence[WeightArray], step: int
-    ) -> UpdateResult | None:
-        """Moves the student. `weights` are those of `position_weights`, one array per rollout. None where no position
-        has a score and a weight: the step is skipped and the weights stay."""
-        if not sum(float(weights_N.sum()) for weights_N in weights):
+    def step(self, scored: Sequence[ScoredEpisode], *, step: int) -> StepResult | None:
+        """Moves the student toward what its teachers said. None where no position counts in any term: the step is
+        skipped and the weights stay."""
+        at = self._context(step)
+        members = {name: [one for one in scored if one.task == name] for name in self._tasks}
+        return self.apply(
+            {name: self._tasks[name].shaping.shape(of_task, at) for name, of_task in members.items() if of_task},
+            step=step,
+        )
+
+    def apply(self, shaped: Mapping[str, ShapedStep], *, step: int) -> StepResult | None:
+        """The same with the terms of each task's loss at hand."""
+        if all(one.terms.is_empty for one in shaped.values()):
             return None
-        loss, columns = self.accumulate_gradients(scored, weights=weights)
+        gradients = self.accumulate_gradients(shaped)
+        return self._moved(gradients, num_positions=sum(one.terms.num_positions for one in shaped.values()), step=step)
+
+    def accumulate_gradients(self, shaped: Mapping[str, ShapedStep]) -> Gradients:
+        """Adds the gradient of the step's loss. Denominators are those of a whole task in the step: micro-batches do
+        not change it."""
+        total = sum(len(one.scored) for one in shaped.values())
+        parts = [
+            self._of_task(self._tasks[name].loss, one.scored, terms=one.terms, share=len(one.scored) / total)
+            for name, one in shaped.items()
+        ]
+        credits = [part.credit_loss for part in parts if part.credit_loss is not None]
+        return Gradients(
+            loss=sum(part.loss for part in parts),
+            credit_loss=sum(credits) if credits else None,
+            columns=[column for part in parts for column in part.columns],
+        )
+
+    def _of_task(self, loss_of: Loss, scored: Sequence[ScoredEpisode], *, terms: StepTerms, share: float) -> Gradients:
+        if terms.is_empty:
+            return Gradients(
+                loss=0.0, credit_loss=None, columns=[unmeasured(len(one.scores.positions_N)) for one in scored]
+            )
+        measure = StudentMeasure(scored, temperature=loss_of.temperature)
+        loss, credit_loss = 0.0, 0.0
+        for indices in micro_batches(scored, size=self._config.micro_batch_size):
+            batch = loss_of.of([scored[index] for index in indices], dense_rows_M=measure.rows_of(indices))
+            parts: list[torch.Tensor] = []
+            if not terms.objective.is_empty:
+                part, value = _reduced(batch.losses_N, terms.objective, indices, share=share)
+                parts.append(part)
+                loss += value
+            if terms.credit is not None and not terms.credit.is_empty:
+                assert batch.credit_losses_N is not None, "a term of credit, and episodes without"
+                part, value = _reduced(batch.credit_losses_N, terms.credit, indices, share=share)
+                parts.append(part)
+                credit_loss += value
+            torch.autograd.backward(sum(parts[1:], start=parts[0]))
+            assert batch.dense_logits_MV is not None
+            measure.add(indices, batch.dense_logits_MV, batch.losses_N.detach())
+        return Gradients(
+            loss=loss + credit_loss,
+            credit_loss=None if terms.credit is None else credit_loss,
+            columns=measure.finish(),
+        )
+
+    def _moved(self, gradients: Gradients, *, num_positions: int, step: int) -> StepResult:
+        loss = gradients.loss
         # Called on every step, also far below the clip: it measures the norm.
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -76,32 +161,23 @@ class Update:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return UpdateResult(
-            num_positions=sum(int((weights_N > 0).sum()) for weights_N in weights),
+        return StepResult(
+            num_positions=num_positions,
             loss=loss,
-            columns=columns,
+            credit_loss=gradients.credit_loss,
+            columns=gradients.columns,
             gradient_norm=norm,
             learning_rate=learning_rate,
         )
-
-    def accumulate_gradients(
-        self, scored: Sequence[ScoredEpisode], *, weights: Sequence[WeightArray]
-    ) -> tuple[float, list[StudentColumns]]:
-        """Adds the gradient of the mean loss over the step, and returns that mean. It is global: micro-batches do not
-        change it."""
-        total = sum(float(weights_N.sum()) for weights_N in weights)
-        measure = StudentMeasure(self._student, scored, temperature=self._temperature)
-        loss = 0.0
-        for indices in micro_batches(scored, size=self._config.micro_batch_size):
-            batch = self._loss.of([scored[index] for index in indices])
-            weights_N = torch.from_numpy(np.concatenate([weights[index] for index in indices]))
-            weighted_N = batch.losses_N * weights_N.to(batch.losses_N)
-            torch.autograd.backward(weighted_N.sum() / total)
-            loss += float(weighted_N.detach().double().sum()) / total
-            measure.add(indices, batch.hidden_ND, batch.losses_N.detach())
-        return loss, measure.finish()
 
     def _learning_rate(self, step: int) -> float:
         if step >= self._config.warmup_steps:
             return self._config.learning_rate
         return self._config.learning_rate * step / self._config.warmup_steps
+
+
+def _reduced(losses_N: torch.Tensor, term: Term, indices: Sequence[int], *, share: float) -> tuple[torch.Tensor, float]:
+    """A batch's part of a term, to derive, and its value in float64."""
+    weighted_N = losses_N * torch.from_numpy(term.of(indices)).to(losses_N)
+    part, value = weighted_N.sum() / term.denominator, float(weighted_N.detach().double().sum()) / term.denominator
+    return (part, value) if share == 1.0 else (part * share, value * share)

@@ -3,7 +3,7 @@
 Measured at some of the positions, spread evenly, so that it costs little however long the responses are.
 """
 
-# N = positions of a batch, M = those of them that are measured, K = support size, D = hidden size, V = vocabulary
+# N = positions of a batch, M = those of them that are measured, K = support size, V = vocabulary
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from preceptor_client.train.learner.batches import hidden_states, micro_batches, split_by_rollout
+from preceptor_client.train.learner.batches import micro_batches, split_by_rollout
 from preceptor_client.train.learner.columns import FloatColumn, StudentColumns, unmeasured
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
@@ -29,25 +29,29 @@ class StudentMeasure:
 
     def __init__(
         self,
-        student: Student,
         scored: Sequence[ScoredEpisode],
         *,
         temperature: float,
         max_positions: int = MAX_POSITIONS,
     ) -> None:
-        self._student = student
+        """`temperature` is that of the loss."""
         self._scored = scored
         self._temperature = temperature
         self._share = max_positions / max(1, sum(len(one.scores.positions_N) for one in scored))
         self._columns: dict[int, StudentColumns] = {}
 
+    def rows_of(self, indices: Sequence[int]) -> npt.NDArray[np.int64]:
+        """The positions of these rollouts at which all of the student's logits are wanted."""
+        num_rows = self._num_rows(indices)
+        return spread_rows(num_rows, num_wanted=int(np.ceil(self._share * num_rows)))
+
     @torch.no_grad()
-    def add(self, indices: Sequence[int], hidden_ND: torch.Tensor, losses_N: torch.Tensor | None = None) -> None:
-        """Measures the rollouts at these indices, whose hidden states and losses are given."""
+    def add(self, indices: Sequence[int], logits_MV: torch.Tensor, losses_N: torch.Tensor | None = None) -> None:
+        """Measures the rollouts at these indices. `logits_MV` are those at `rows_of(indices)`, before the temperature;
+        the losses are of all their positions."""
         batch = [self._scored[index] for index in indices]
-        num_rows = len(hidden_ND)
-        rows_M = spread_rows(num_rows, num_wanted=int(np.ceil(self._share * num_rows)))
-        mass_M, overlap_M = self._mass_and_overlap(batch, hidden_ND, rows_M)
+        num_rows, rows_M = self._num_rows(indices), self.rows_of(indices)
+        mass_M, overlap_M = self._mass_and_overlap(batch, logits_MV / self._temperature, rows_M)
         nothing_N = np.full(num_rows, np.nan, np.float32)
         losses = nothing_N if losses_N is None else losses_N.float().cpu().numpy()
         columns = (losses, _scattered(mass_M, rows_M, num_rows), _scattered(overlap_M, rows_M, num_rows))
@@ -62,15 +66,17 @@ class StudentMeasure:
             for index, one in enumerate(self._scored)
         ]
 
+    def _num_rows(self, indices: Sequence[int]) -> int:
+        return sum(len(self._scored[index].scores.positions_N) for index in indices)
+
     def _mass_and_overlap(
-        self, batch: Sequence[ScoredEpisode], hidden_ND: torch.Tensor, rows_M: npt.NDArray[np.int64]
+        self, batch: Sequence[ScoredEpisode], logits_MV: torch.Tensor, rows_M: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        device = hidden_ND.device
+        device = logits_MV.device
         ids_NK = np.concatenate([one.scores.support_ids_NK for one in batch])
         is_inside_NK = ~np.isneginf(np.concatenate([one.scores.support_logprobs_NK for one in batch]))
         ids_MK = torch.from_numpy(ids_NK[rows_M]).to(device)
         is_inside_MK = torch.from_numpy(is_inside_NK[rows_M]).to(device)
-        logits_MV = self._student.head.logits(hidden_ND[torch.from_numpy(rows_M).to(device)]) / self._temperature
         inside_MK = logits_MV.gather(1, ids_MK)
         log_inside_M = inside_MK.masked_fill(~is_inside_MK, float("-inf")).logsumexp(dim=1)
         # Of equal logits at the border all count as inside.
@@ -90,9 +96,12 @@ def student_columns(
     micro_batch_size: int = 16,
 ) -> list[StudentColumns]:
     """Masses and overlaps of a step without training on it; its losses are NaN."""
-    measure = StudentMeasure(student, scored, temperature=temperature, max_positions=max_positions)
+    measure = StudentMeasure(scored, temperature=temperature, max_positions=max_positions)
     for indices in micro_batches(scored, size=micro_batch_size):
-        measure.add(indices, hidden_states(student, [scored[index] for index in indices]))
+        sequences = [scored[index].sequence for index in indices]
+        outputs = student.module(sequences, dense_rows_M=measure.rows_of(indices))
+        assert outputs.dense_logits_MV is not None
+        measure.add(indices, outputs.dense_logits_MV)
     return measure.finish()
 
 

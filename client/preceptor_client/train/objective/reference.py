@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
-from preceptor_client.train.learner.batches import hidden_states
 from preceptor_client.train.objective.targets import Targets
+from preceptor_client.train.student.module import TokenQuery
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
@@ -30,13 +31,28 @@ class Reference:
 
     @torch.no_grad()
     def extrapolated(self, targets: Targets, batch: Sequence[ScoredEpisode], *, strength: float) -> Targets:
-        """The same with the target's logprobs in place of the teacher's; `strength` is lambda."""
-        hidden_ND = hidden_states(self._start, batch)
-        ids = torch.cat([targets.ids_NK, targets.sampled_ids_N[:, None]], dim=1)
-        log_z_N = self._start.head.log_partition(hidden_ND, temperature=self._temperature)
-        logprobs = self._start.head.logits_at(hidden_ND, ids) / self._temperature - log_z_N[:, None]
-        return replace(
-            targets,
-            teacher_logprobs_NK=strength * targets.teacher_logprobs_NK - (strength - 1) * logprobs[:, :-1],
-            teacher_sampled_logprobs_N=strength * targets.teacher_sampled_logprobs_N - (strength - 1) * logprobs[:, -1],
+        """The same with the target's logprobs in place of the teacher's. `strength` is lambda, where the episodes have
+        none of their own for each position."""
+        query = TokenQuery(
+            ids_NK=targets.ids_NK,
+            sampled_ids_N=targets.sampled_ids_N,
+            temperature=self._temperature,
+            needs_normaliser=True,
         )
+        start = self._start.module([one.sequence for one in batch], query).tokens
+        assert start is not None
+        logprobs = torch.cat([start.logprobs_NK, start.sampled_logprobs_N[:, None]], dim=1)
+        teacher = torch.cat([targets.teacher_logprobs_NK, targets.teacher_sampled_logprobs_N[:, None]], dim=1)
+        strength_N1 = _strengths(batch, like=teacher)
+        lambdas = strength if strength_N1 is None else strength_N1
+        target = lambdas * teacher - (lambdas - 1) * logprobs
+        return replace(targets, teacher_logprobs_NK=target[:, :-1], teacher_sampled_logprobs_N=target[:, -1])
+
+
+def _strengths(batch: Sequence[ScoredEpisode], *, like: torch.Tensor) -> torch.Tensor | None:
+    """Those of the episodes, [N, 1]; None where they have none."""
+    given = [one.strengths_N for one in batch if one.strengths_N is not None]
+    if not given:
+        return None
+    assert len(given) == len(batch), "episodes with strengths of their own beside others without"
+    return torch.from_numpy(np.concatenate(given)).to(like)[:, None]

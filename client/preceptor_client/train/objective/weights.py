@@ -1,54 +1,79 @@
-"""How much each position of a step counts: by the reduction, and by weights that a caller of `train` gives. Numpy only.
+"""How much each position of a step counts: the seam, and the rules that come with the trainer. Numpy only.
 
-The loss of a step is the mean of its positions' losses under these weights, sum(w * loss) / sum(w): so neither
-micro-batches nor the scale of the weights change it.
+Under the reductions that are means neither micro-batches nor the scale of the weights change the loss.
 """
 
-# N = scored positions of a rollout
+# N = scored positions of an episode
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from preceptor_client.train.errors import InvalidWeightsError
+from preceptor_client.train.objective.context import StepContext
+from preceptor_client.train.objective.per_position import Columns, checked_columns
+from preceptor_client.train.objective.reduction import Reduction, ReductionKind, WeightArray
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
-WeightArray = npt.NDArray[np.float64]
 PositionWeights = Callable[[Sequence[ScoredEpisode]], Sequence[npt.NDArray[np.floating]]]
 """The rollouts of a step to one array [N] each, finite and at least 0: row i belongs to `scores.positions_N[i]`."""
 
 
+class WeightRule(Protocol):
+    """Weighs positions. One class, named in TOML: weights.kind = "package.module:Name"."""
+
+    def weigh(self, scored: Sequence[ScoredEpisode], at: StepContext) -> Sequence[npt.NDArray[np.floating]]:
+        """One array [N] per episode, finite and at least 0: row i belongs to `scores.positions_N[i]`."""
+        ...
+
+
+class FirstTokens:
+    """1 for the first tokens that the student wrote in each episode, 0 after them."""
+
+    def __init__(self, *, num_tokens: int) -> None:
+        if num_tokens < 1:
+            raise ValueError(f"num_tokens={num_tokens} must be at least 1")
+        self._num_tokens = num_tokens
+
+    def weigh(self, scored: Sequence[ScoredEpisode], at: StepContext) -> list[WeightArray]:
+        del at
+        return [
+            (np.cumsum(one.episode.is_policy_T)[one.scores.positions_N] <= self._num_tokens).astype(np.float64)
+            for one in scored
+        ]
+
+
+class CalledWeights:
+    """Weights from a function, as `train` takes one."""
+
+    def __init__(self, weigh: PositionWeights) -> None:
+        self._weigh = weigh
+
+    def weigh(self, scored: Sequence[ScoredEpisode], at: StepContext) -> Sequence[npt.NDArray[np.floating]]:
+        del at
+        return self._weigh(scored)
+
+
+def checked_weights(columns: Columns, *, scored: Sequence[ScoredEpisode]) -> list[WeightArray]:
+    """What a rule gave. Raises InvalidWeightsError where it does not fit."""
+    return checked_columns(
+        columns,
+        what="position weights",
+        scored=scored,
+        is_wrong=lambda weights_N: not np.isfinite(weights_N).all() or bool((weights_N < 0).any()),
+        wrong="NaN, infinity or a number below 0",
+    )
+
+
 def position_weights(
-    scored: Sequence[ScoredEpisode],
-    *,
-    reduction: Literal["position_mean", "sequence_mean"],
-    given: PositionWeights | None = None,
+    scored: Sequence[ScoredEpisode], *, reduction: ReductionKind, given: PositionWeights | None = None
 ) -> list[WeightArray]:
-    """One array per rollout. Raises InvalidWeightsError where the given ones do not fit."""
+    """One array per rollout: the given weights times the reduction's own. Raises InvalidWeightsError where the given
+    ones do not fit."""
+    extra = checked_weights(given(scored), scored=scored) if given is not None and scored else None
+    scale = 1.0 if reduction == "fixed_scale" else None
     nums = [len(one.scores.positions_N) for one in scored]
-    each = [1.0 if reduction == "position_mean" else 1.0 / max(1, num) for num in nums]
-    weights = [np.full(num, weight) for num, weight in zip(nums, each, strict=True)]
-    if given is None or not scored:
-        return weights
-    extra = _checked(given(scored), nums=nums)
-    return [weight_N * extra_N for weight_N, extra_N in zip(weights, extra, strict=True)]
-
-
-def _checked(weights: Sequence[npt.NDArray[np.floating]], *, nums: Sequence[int]) -> list[WeightArray]:
-    if len(weights) != len(nums):
-        raise InvalidWeightsError(
-            f"position weights: {len(weights)} arrays for {len(nums)} rollouts: return one for each"
-        )
-    checked = [np.asarray(weights_N, np.float64) for weights_N in weights]
-    for index, (weights_N, num) in enumerate(zip(checked, nums, strict=True)):
-        if weights_N.shape != (num,):
-            raise InvalidWeightsError(
-                f"position weights of rollout {index} have shape {weights_N.shape}: it has {num} scored positions"
-            )
-        if not np.isfinite(weights_N).all() or (weights_N < 0).any():
-            raise InvalidWeightsError(f"position weights of rollout {index} hold NaN, infinity or a number below 0")
-    return checked
+    return list(Reduction(kind=reduction, scale=scale).term(nums, given=extra).weights)

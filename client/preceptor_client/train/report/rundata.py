@@ -12,8 +12,8 @@ from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.learner.checkpoint_folders import CHECKPOINTS_FOLDER, latest_checkpoint
 from preceptor_client.train.record.metrics import METRICS_FILE, MetricRow, read_rows
 from preceptor_client.train.record.rollout_log import ROLLOUTS_FILE, RolloutRow, read_rollouts
+from preceptor_client.train.record.settings_file import CONFIG_FILE
 from preceptor_client.train.record.summary import RunSummary, summarise
-from preceptor_client.train.run.directory import CONFIG_FILE
 from preceptor_client.train.teacher.agreement import Alignment, alignment_tables, read_agreed
 
 REPORT_FILE = "report.html"

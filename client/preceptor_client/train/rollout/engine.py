@@ -1,17 +1,18 @@
 """The seam for rollout engines: what an engine is asked for, what it may use, what it gives back."""
 
-# T = tokens of the response
-
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from preceptor.json_values import Json
 from transformers import PreTrainedTokenizerFast
 
 from preceptor_client.train.data.examples import Example, ExamplePrompt
+from preceptor_client.train.environment.environment import MakeEnvironment
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
+from preceptor_client.train.parts import Seam
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode, FinishReason
 from preceptor_client.train.student.view import StudentView
@@ -41,8 +42,18 @@ class Policy(Protocol):
     def end_token_ids(self) -> tuple[int, ...]: ...
 
     @property
+    def num_ids(self) -> int:
+        """Its model knows the ids below; a tokenizer may have more."""
+        ...
+
+    @property
     def max_length(self) -> int:
         """Longest sequence that it can read and write, in tokens."""
+        ...
+
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Json]:
+        """Variables for its chat template, of the run; those of an example beat them."""
         ...
 
     def encode(self, prompt: ExamplePrompt, *, example: Example) -> tuple[int, ...]:
@@ -77,6 +88,8 @@ class RolloutRequest:
     """Of the run."""
     config: RolloutConfig
     """As the task overrides it."""
+    make_environment: MakeEnvironment | None = None
+    """Makes what the student talks to, anew for each episode; without it an episode is one response to its prompt."""
 
 
 class RolloutEngine(Protocol):
@@ -87,3 +100,15 @@ class RolloutEngine(Protocol):
         written. All episodes of a slot are in one batch, side by side. What is wrong with one example or one episode
         goes to `on_bad`, and the rest goes on."""
         ...
+
+
+ENGINES: Seam[RolloutEngine] = Seam(
+    what="a rollout engine",
+    protocol=RolloutEngine,
+    builtins={
+        "student": "preceptor_client.train.rollout.hf:StudentEngine",
+        "jsonl": "preceptor_client.train.rollout.from_file:EpisodesFromFile",
+        "openai": "preceptor_client.train.rollout.openai:TeacherWrites",
+        "mixed": "preceptor_client.train.rollout.mixed:Mixed",
+    },
+)

@@ -64,7 +64,9 @@ class Episode:
     """Optimizer steps that the student had made when it wrote."""
     finish_reason: FinishReason
     messages: tuple[ChatMessage, ...] = ()
-    """The conversation that `prompt_ids` renders, where it is longer than the example's prompt."""
+    """The conversation that `prompt_ids` renders, where it is not the example's prompt."""
+    tools: tuple[str, ...] = ()
+    """The tools that `prompt_ids` tell of, as JSON texts, where they are not the example's."""
     info: Mapping[str, object] = field(default_factory=dict, hash=False)
     """Whatever its environment says of it."""
 
@@ -83,7 +85,7 @@ class Episode:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.example.name} (episode {self.sample})"
+        return episode_name(self.example, self.sample)
 
     @property
     def task(self) -> str:
@@ -136,6 +138,11 @@ class Episode:
     @property
     def _lengths(self) -> list[int]:
         return [len(segment.ids) for segment in self.segments]
+
+
+def episode_name(example: Example, sample: int) -> str:
+    """For messages."""
+    return f"{example.name} (episode {sample})"
 
 
 def single_turn(

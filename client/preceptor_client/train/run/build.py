@@ -1,153 +1,199 @@
-"""Puts a run together from its settings: directory, data, student, teacher, loop, report. The only place that does."""
+"""Puts a run together from its parts: the only place that knows all of them. Trains nothing, and opens nothing."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
-from preceptor_client.train.data.bad_examples import BadExamples
-from preceptor_client.train.data.examples import Example
-from preceptor_client.train.data.loading import load_heldout_examples, load_train_examples
-from preceptor_client.train.learner.checkpoint_folders import checkpoint_step, latest_checkpoint
+from preceptor_client.train.data.bad_examples import BadExamples, Skipping
+from preceptor_client.train.data.examples import Example, PromptStream
+from preceptor_client.train.evaluation.heldout import Heldout
+from preceptor_client.train.learner.learner import Learner, TaskLoss
+from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.learner.mean_loss import MeasuredLoss
+from preceptor_client.train.objective.asking import asking_of
+from preceptor_client.train.objective.context import StepContext
+from preceptor_client.train.objective.reference import Reference
+from preceptor_client.train.objective.shaping import Shaping
 from preceptor_client.train.objective.weights import PositionWeights
-from preceptor_client.train.record.metrics import Metrics
-from preceptor_client.train.record.rollout_log import RolloutLog
-from preceptor_client.train.record.summary import RunSummary, summarise
-from preceptor_client.train.report import REPORT_FILE, write_report
+from preceptor_client.train.rollout.engine import RolloutEngine
+from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.rollout.hf import StudentEngine
+from preceptor_client.train.rollout.policy import HfPolicy
 from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.run.directory import claimed_directory
-from preceptor_client.train.run.display import Display, SilentDisplay
-from preceptor_client.train.run.trainer import Trainer
-from preceptor_client.train.start.handshake import check_teacher
+from preceptor_client.train.run.task_parts import TaskParts, make_parts
+from preceptor_client.train.run.task_run import Failures, Roller, TaskRun
 from preceptor_client.train.stop import StopRequest
-from preceptor_client.train.student.student import Student, load_student
-from preceptor_client.train.teacher.agreement import Agreement, save_agreement
-from preceptor_client.train.teacher.scoring import Scorer
+from preceptor_client.train.student.student import Student
+from preceptor_client.train.tasks.task import Task
+from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.teacher.ensemble import Ensemble
+from preceptor_client.train.teacher.questions import Questions
+from preceptor_client.train.teacher.scorer import Scorer
+from preceptor_client.train.teacher.scoring import OneTeacher, Scoring, Selection
 
-_log = logging.getLogger(__name__)
-
-
-def train(
-    config: RunConfig,
-    *,
-    scorer: Scorer | None = None,
-    display: Display | None = None,
-    weigh: PositionWeights | None = None,
-    stop: StopRequest | None = None,
-) -> RunSummary:
-    """Runs, or continues, the training that the settings describe, and writes its report.
-
-    `scorer` replaces the teacher server at `teacher.address`, for tests and for teachers in the same process. `weigh`
-    says how much each scored position of a step counts, on top of `objective.reduction`; examples/ holds one. `stop`
-    may be asked, from another thread, to end the run early: StopRequestedError then says what is saved.
-    """
-    shown = display or SilentDisplay()
-    with claimed_directory(config) as directory, shown:
-        checkpoint = latest_checkpoint(directory)
-        bad = _bad_examples(config, is_resumed=checkpoint is not None, display=shown)
-        examples = bad.left(load_train_examples(config.data, bad=bad), of="train")
-        heldout = bad.left(load_heldout_examples(config.data, bad=bad), of="heldout")
-        step = checkpoint_step(checkpoint) if checkpoint else 0
-        shown.notice("loading the student")
-        student = load_student(config.student, folder=checkpoint)
-        with (
-            _scorer(config, given=scorer, display=shown) as teacher,
-            Metrics(directory, step=step) as metrics,
-            RolloutLog(directory, step=step) as rollout_log,
-        ):
-            agreement = _agree(
-                teacher, config=config, student=student, examples=examples, heldout=heldout, bad=bad, display=shown
-            )
-            save_agreement(directory, agreement)
-            trainer = Trainer(
-                student,
-                scorer=teacher,
-                agreement=agreement,
-                config=config,
-                examples=bad.left(examples, of="train"),
-                heldout=bad.left(heldout, of="heldout"),
-                metrics=metrics,
-                rollout_log=rollout_log,
-                display=shown,
-                checkpoint=checkpoint,
-                start=_load_start(config),
-                bad=bad,
-                weigh=weigh,
-                stop=stop,
-            )
-            _log.info("run starts: directory=%s step=%d num_steps=%d", directory, step, config.run.num_steps)
-            model_folder = trainer.run()
-        summary = summarise(directory, model_folder=model_folder)
-        write_report(directory / REPORT_FILE, run=summary)
-        _log.info("run done: directory=%s loss=%s seconds=%.1f", directory, summary.loss_last, summary.seconds)
-    return summary
+_DRAWS_OF_NO_STEP = 0
+"""Steps count from 1: every measurement draws alike, and like no step."""
 
 
-def _agree(
-    teacher: Scorer,
-    *,
-    config: RunConfig,
-    student: Student,
-    examples: Sequence[Example],
-    heldout: Sequence[Example],
-    bad: BadExamples,
-    display: Display,
-) -> Agreement:
-    """What the teacher and this run agree about, whose warnings are shown."""
-    display.notice(f"asking the teacher at {config.teacher.address}")
-    agreement = check_teacher(
-        teacher,
-        config=config,
-        student=student,
-        examples=examples,
-        heldout=heldout,
-        bad=bad,
-        notice=display.notice,
-    )
-    display.notice("")
-    for warning in agreement.warnings:
-        display.warning(warning)
-    return agreement
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """What all tasks of a run have in common."""
 
+    config: RunConfig
+    student: Student
+    scorers: Mapping[str, Scorer]
+    """By the names of the teachers in the settings."""
+    bad: BadExamples
+    stop: StopRequest
+    start: Student | None = None
+    """The untrained student, frozen, where an objective needs it."""
+    weigh: PositionWeights | None = None
+    """A caller's own weights, in place of [weights]."""
 
-def _load_start(config: RunConfig) -> Student | None:
-    """The untrained student, where the objective needs it: also when the run goes on from a checkpoint."""
-    if config.objective.extrapolation == 1.0:
-        return None
-    start = load_student(config.student)
-    start.model.requires_grad_(False)
-    return start
-
-
-def _bad_examples(config: RunConfig, *, is_resumed: bool, display: Display) -> BadExamples:
-    return BadExamples(
-        policy=config.data.on_bad_example,
-        limit=config.data.max_bad_examples,
-        directory=config.run.directory,
-        is_resumed=is_resumed,
-        tell=display.warning,
-    )
-
-
-@contextmanager
-def _scorer(config: RunConfig, *, given: Scorer | None, display: Display) -> Iterator[Scorer]:
-    if given is not None:
-        yield given
-        return
-    address, patience = config.teacher.address, config.teacher.patience_seconds
-
-    def show_retry(event: RetryEvent) -> None:
-        state = "unreachable" if event.code == "UNAVAILABLE" else f"not answering ({event.code})"
-        doing = "waiting" if event.next_delay_seconds else "going on"
-        display.notice(
-            f"teacher {state} at {event.address}, {doing} ({event.elapsed_seconds:.0f} s of {patience:.0f} s)"
-        )
-        _log.warning(
-            "teacher does not answer: address=%s code=%s attempt=%d elapsed=%.1fs next=%.1fs message=%r",
-            *(event.address, event.code, event.attempt, event.elapsed_seconds, event.next_delay_seconds, event.message),
+    def context(self, step: int) -> StepContext:
+        """What parts may know of a step."""
+        return StepContext(
+            step=step,
+            num_steps=self.config.run.num_steps,
+            tokenizer=self.student.tokenizer,
+            end_token_ids=self.student.end_token_ids,
         )
 
-    with BlockingTeacherClient(address, timeout_seconds=patience, on_retry=show_retry) as client:
-        yield client
+    def task_loss(self, task: Task) -> TaskLoss:
+        """What the learner needs of a task."""
+        reference = None
+        if self.start and task.objective.needs_reference:
+            reference = Reference(self.start, temperature=task.temperature)
+        return TaskLoss(
+            loss=Loss(
+                self.student,
+                config=task.objective,
+                temperature=task.temperature,
+                credit=task.credit,
+                reference=reference,
+                by_teacher=task.combine == "divergences" and len(task.teachers) > 1,
+            ),
+            shaping=Shaping.of_settings(
+                objective=task.objective, weights=task.weights, credit=task.credit, weigh=self.weigh
+            ),
+        )
+
+    def learner(self, losses: Mapping[str, TaskLoss]) -> Learner:
+        """The learner of all tasks, by their names."""
+        return Learner(self.student, config=self.config.optimizer, tasks=losses, context=self.context)
+
+    def roller(self, task: Task, parts: TaskParts) -> Roller:
+        """Rolls a task's examples out, as a step does."""
+        return Roller(
+            engine=parts.engine,
+            config=task.rollout,
+            seed=task.seed,
+            policy=self._policy(task, parts.engine),
+            make_environment=parts.make_environment,
+            rewards=parts.rewards,
+        )
+
+    def scoring(
+        self, task: Task, parts: TaskParts, *, agreements: Mapping[str, Agreement], is_measurement: bool = False
+    ) -> Scoring:
+        """Asks the task's teachers; `agreements` by their names."""
+        size = self.student.vocabulary_size
+        questions: dict[str, Questions] = {}
+        for name, teacher in task.teachers.items():
+            asking = asking_of(
+                task.objective,
+                top_k=teacher.top_k,
+                num_common=min(size, agreements[name].teacher.vocabulary_size),
+                is_measurement=is_measurement,
+            )
+            questions[name] = Questions(
+                self.scorers[name],
+                config=teacher,
+                agreement=agreements[name],
+                top_k=asking.top_k,
+                num_student_tokens=asking.num_student_tokens,
+                vocabulary_size=size,
+                prompt_maker=parts.prompt_makers.get(name),
+                stop=self.stop,
+            )
+        selection = Selection(rule=asking.support, min_support=asking.min_support, vocabulary_size=size)
+        if len(questions) == 1:
+            ((name, only),) = questions.items()
+            named = name if task.has_named_teachers else ""
+            return OneTeacher(only, selection=selection, name=named, task=task.name)
+        return Ensemble(
+            questions,
+            selection=selection,
+            shares=task.teacher_shares,
+            rule=parts.share_rule,
+            is_mixture=task.combine == "mixture",
+            task=task.name,
+        )
+
+    def heldout(
+        self,
+        task: Task,
+        parts: TaskParts,
+        *,
+        examples: Sequence[Example],
+        agreements: Mapping[str, Agreement],
+        loss: TaskLoss,
+    ) -> Heldout:
+        """Measures a task: the student itself writes, once for each example."""
+        engine = StudentEngine()
+        roller = Roller(
+            engine=engine,
+            config=task.rollout.model_copy(update={"responses_per_prompt": 1}),
+            seed=task.seed,
+            policy=self._policy(task, engine),
+            make_environment=parts.make_environment,
+            rewards=parts.rewards,
+        )
+
+        def roll_out(some: Sequence[Example], skipping: Skipping) -> Iterator[list[Episode]]:
+            return roller.roll_out(some, step=_DRAWS_OF_NO_STEP, failures=Failures(skipping))
+
+        return Heldout(
+            self.student,
+            examples=examples,
+            config=task.evaluation,
+            roll_out=roll_out,
+            scoring=self.scoring(task, parts, agreements=agreements, is_measurement=True),
+            loss=MeasuredLoss(loss, size=self.config.optimizer.micro_batch_size, context=self.context),
+            is_answered=task.environment is None,
+            has_rewards=bool(task.environment or task.rewards),
+            task=task.name,
+            source=task.source("heldout"),
+            bad=self.bad,
+            stop=self.stop,
+        )
+
+    def task_run(
+        self,
+        task: Task,
+        *,
+        examples: Sequence[Example],
+        heldout: Sequence[Example],
+        agreements: Mapping[str, Agreement],
+        loss: TaskLoss,
+        parts: TaskParts | None = None,
+    ) -> TaskRun:
+        """A task, put together."""
+        parts = parts or make_parts(task)
+        return TaskRun(
+            task=task,
+            stream=PromptStream(
+                examples, prompts_per_step=self.config.rollout.prompts_per_step, seed=self.config.run.seed
+            ),
+            roller=self.roller(task, parts),
+            scoring=self.scoring(task, parts, agreements=agreements),
+            heldout=self.heldout(task, parts, examples=heldout, agreements=agreements, loss=loss),
+        )
+
+    def _policy(self, task: Task, engine: RolloutEngine) -> HfPolicy:
+        return HfPolicy(
+            self.student,
+            loss_temperature=task.temperature,
+            num_top_ids=max(task.num_student_tokens, getattr(engine, "num_top_ids", 0)),
+        )

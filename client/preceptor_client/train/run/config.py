@@ -17,6 +17,7 @@ from preceptor_client.train.learner.config import OptimizerConfig
 from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig
 from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.rollout.config import RolloutConfig
+from preceptor_client.train.rollout.rewards import RewardConfig
 from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.tasks.config import SectionChanges, TaskConfig
 from preceptor_client.train.tasks.mixing import TaskOrder
@@ -46,6 +47,8 @@ class RunSection(Section):
     """With several tasks: every step has prompts of several (mix), or of one (alternate)."""
     max_non_finite_share: float = Field(0.1, ge=0, le=1)
     """Stop when a larger share of a step's positions came back from the teacher as NaN or infinity."""
+    save_episodes: bool = False
+    """Keep every episode in episodes.jsonl, which the rollout engine "jsonl" reads."""
     max_failed_share: float = Field(0.5, ge=0, le=1)
     """Stop when a larger share of a step's episodes failed, through an environment, an engine or a reward."""
 
@@ -77,7 +80,7 @@ class RunConfig(BaseSettings):
     """What answers the student, turn by turn; without it each rollout is one response to a prompt."""
     rollout: RolloutConfig
     """How the student writes."""
-    rewards: tuple[PartConfig, ...] = ()
+    rewards: tuple[RewardConfig, ...] = ()
     """Parts that reward episodes; their rewards are added up."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """The loss."""

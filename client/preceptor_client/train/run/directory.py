@@ -10,23 +10,21 @@ rollouts.jsonl  a few rollouts, token by token  bad_examples.jsonl  see bad_exam
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from preceptor.settings import dump_settings
 
 from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.record.metrics import METRICS_FILE
+from preceptor_client.train.record.settings_file import CONFIG_FILE, Settings, flat_settings, to_toml
 from preceptor_client.train.run.config import RunConfig
 
-CONFIG_FILE = "config.toml"
 LOG_FILE = "train.log"
 _LOCK_FILE = ".lock"
 
@@ -38,8 +36,6 @@ _FREE_TO_CHANGE = re.compile(
     r"|run\.max_failed_share"
 )
 """Settings that do not change what the steps done so far have computed, nor what they were measured with."""
-
-Settings = Mapping[str, Any]  # Any: the leaves are whatever TOML holds
 
 
 @contextmanager
@@ -64,38 +60,6 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
             yield directory
 
 
-def to_toml(settings: Settings) -> str:
-    """Settings as TOML: a table for each section, lists of tables before them; what is None is left out."""
-    lists = [f"{name} = {_toml_value(value)}" for name, value in settings.items() if isinstance(value, list) and value]
-    lines = [*lists, ""] if lists else []
-    for section, fields in settings.items():
-        if isinstance(fields, Mapping) and fields:
-            lines += [f"[{section}]", *_entries(fields), ""]
-    return "\n".join(lines)
-
-
-def _entries(table: Mapping[str, object]) -> list[str]:
-    return [f"{_toml_key(name)} = {_toml_value(value)}" for name, value in table.items() if value is not None]
-
-
-def _toml_value(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(_entries(value)) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(entry) for entry in value) + "]"
-    return _toml_text(value)
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml_text(name)
-
-
-def _toml_text(value: object) -> str:
-    # A JSON text, number or boolean is TOML too, but for two things that TOML does not have: escapes of half a
-    # character, and a bare DEL.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
 def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> None:
     path = directory / CONFIG_FILE
     if not path.is_file():
@@ -110,7 +74,7 @@ def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> Non
         previous = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
-    before, now = _flat(previous), _flat(tomllib.loads(to_toml(settings)))
+    before, now = flat_settings(previous), flat_settings(tomllib.loads(to_toml(settings)))
     changed = sorted(
         key
         for key in before.keys() | now.keys()
@@ -136,17 +100,6 @@ def _replace(path: Path, text: str) -> None:
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
-
-
-def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Every setting by its full name; a table without entries is none."""
-    flat: dict[str, object] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 @contextmanager

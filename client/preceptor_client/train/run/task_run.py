@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from preceptor_client.train.data.bad_examples import BadExamples, Skipping
 from preceptor_client.train.data.examples import Example, PromptStream
+from preceptor_client.train.environment.environment import MakeEnvironment
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
 from preceptor_client.train.evaluation.heldout import Heldout
+from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.engine import Policy, RolloutEngine, RolloutRequest
 from preceptor_client.train.rollout.episode import Episode
-from preceptor_client.train.rollout.rewards import Rewards
+from preceptor_client.train.rollout.rewards import WeightedReward, rewarded
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.train.teacher.scoring import Scoring
@@ -37,24 +39,27 @@ class Failures:
 class Roller:
     """Rolls examples of one task out and rewards the episodes."""
 
-    task: Task
     engine: RolloutEngine
-    rewards: Rewards | None
+    config: RolloutConfig
+    seed: int
     policy: Policy
+    make_environment: MakeEnvironment | None = None
+    rewards: tuple[WeightedReward, ...] = ()
 
     def roll_out(
-        self, examples: Sequence[Example], *, step: int, failures: Failures, first_slot: int = 0, once: bool = False
+        self, examples: Sequence[Example], *, step: int, failures: Failures, first_slot: int = 0
     ) -> Iterator[list[Episode]]:
-        """Yields batches of episodes as they are done; `once` asks for one response to each prompt. Step 0 is that of
-        measurements."""
-        config = self.task.rollout
-        if once:
-            config = config.model_copy(update={"responses_per_prompt": 1})
+        """Yields batches of episodes as they are done. Step 0 is that of measurements."""
         request = RolloutRequest(
-            examples=examples, first_slot=first_slot, step=step, seed=self.task.seed, config=config, task=self.task.name
+            examples=examples,
+            first_slot=first_slot,
+            step=step,
+            seed=self.seed,
+            config=self.config,
+            make_environment=self.make_environment,
         )
         for batch in self.engine.run(request, policy=self.policy, on_bad=failures):
-            yield self.rewards.rewarded(batch, on_bad=failures) if self.rewards else batch
+            yield rewarded(batch, rewards=self.rewards, decode=self.policy.decode, on_bad=failures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +72,20 @@ class TaskRun:
     scoring: Scoring
     heldout: Heldout
 
-    def submit(self, *, first: int, count: int, slot: int, step: int, failures: Failures) -> int:
-        """Rolls so many prompts out, from the one with this number on, and asks the teachers about the episodes.
-        Returns how many episodes there are."""
-        num_episodes = 0
+    def failures(self, bad: BadExamples, *, step: int) -> Failures:
+        """Empty yet."""
+        return Failures(bad.at_step(step, of=self.task.source("train")))
+
+    def submit(self, *, first: int, count: int, slot: int, step: int, failures: Failures) -> list[Episode]:
+        """Rolls so many prompts out, from the one with this number on, and asks the teachers about each batch of
+        episodes while the next is written. Returns the episodes."""
+        episodes: list[Episode] = []
         examples = self.stream.deal(first, count)
         for batch in self.roller.roll_out(examples, step=step, failures=failures, first_slot=slot):
-            num_episodes += len(batch)
+            episodes += batch
             self.scoring.submit(batch, name=f"step-{step}")
-        return num_episodes
+        return episodes
 
     def gather(self, failures: Failures) -> list[ScoredEpisode]:
         """Waits for the teachers' answers."""
         return self.scoring.gather(on_refused=failures.skipping)
-
-    def failures(self, bad: BadExamples, *, step: int) -> Failures:
-        """Empty yet."""
-        return Failures(bad.at_step(step, of=self.task.source("train")))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.errors import (
     InvalidDataError,
+    InvalidPartError,
+    InvalidWeightsError,
     RunDirectoryError,
     StopRequestedError,
     TrainingStoppedError,
@@ -23,7 +26,7 @@ from preceptor_client.train.learner.learner import Learner
 from preceptor_client.train.record.metrics import MetricRow, Metrics
 from preceptor_client.train.run.config import RunSection
 from preceptor_client.train.run.display import Display
-from preceptor_client.train.run.hooks import Hooks, StepDone
+from preceptor_client.train.run.hooks import Hooks, RunState, StepDone
 from preceptor_client.train.run.step_log import StepLog
 from preceptor_client.train.run.task_run import Failures, TaskRun
 from preceptor_client.train.stop import StopRequest
@@ -31,6 +34,7 @@ from preceptor_client.train.student.student import Student
 from preceptor_client.train.tasks.mixing import TaskMix
 from preceptor_client.train.teacher.revisions import Revisions
 from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.train.teacher.views import TeacherView, advice, view_teacher
 
 _log = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ class Trainer:
         tasks: Sequence[TaskRun],
         mix: TaskMix,
         learner: Learner,
+        scorers: Mapping[str, Scorer],
         hooks: Hooks,
         bad: BadExamples,
         revisions: Revisions,
@@ -66,6 +71,7 @@ class Trainer:
         self.tasks = tasks
         self.mix = mix
         self.learner = learner
+        self.scorers = scorers
         self.hooks = hooks
         self.bad = bad
         self.revisions = revisions
@@ -97,13 +103,14 @@ class Trainer:
                 raise self._stopped_without_teacher(error) from error
             except StopRequestedError as error:
                 raise self._stopped_on_request() from error
-            except InvalidDataError as error:
+            except (InvalidDataError, InvalidPartError, InvalidWeightsError) as error:
                 if self.step == 0:
                     raise
-                raise self._stopped_at_bad_data(error) from error
+                raise self._stopped(str(error)) from error
 
     def _run(self) -> Path:
         num_steps = self.config.num_steps
+        self.hooks.on_start(self._state())
         if self.step == 0:
             self._measure("student")
             self._measure("teacher")
@@ -168,7 +175,7 @@ class Trainer:
         num_episodes = slot = 0
         for task, (first, count), bad in zip(self.tasks, self.mix.step(step), failures, strict=True):
             if count:
-                num_episodes += task.submit(first=first, count=count, slot=slot, step=step, failures=bad)
+                num_episodes += len(task.submit(first=first, count=count, slot=slot, step=step, failures=bad))
             slot += count
         return num_episodes
 
@@ -214,21 +221,23 @@ class Trainer:
         self.display.heldout(row)
 
     def _call_hooks(self, row: MetricRow, scored: Sequence[ScoredEpisode]) -> None:
-        done = StepDone(
+        state = self._state()
+        columns = {field.name: getattr(state, field.name) for field in fields(state)}
+        try:
+            self.hooks.on_step(StepDone(**columns, row=row, scored=scored))
+        except TrainingStoppedError as error:
+            raise self._stopped(str(error)) from error
+
+    def _state(self) -> RunState:
+        return RunState(
             step=self.step,
             num_steps=self.config.num_steps,
-            row=row,
-            scored=scored,
             student=self.student,
             optimizer=self.learner.optimizer,
             directory=self.config.directory,
+            teachers=self.scorers,
             measure=lambda: [self.measure(task.heldout) for task in self.tasks if task.heldout.examples],
         )
-        try:
-            self.hooks.on_step(done)
-        except TrainingStoppedError as error:
-            folder = self.save()
-            raise TrainingStoppedError(f"{error}. Step {self.step} is saved in {folder}") from error
 
     def _tell_failed_episodes(self, failures: Sequence[Failures], *, num_episodes: int, step: int) -> None:
         """Names them; raises TrainingStoppedError where too many failed."""
@@ -269,16 +278,10 @@ class Trainer:
             f"{why}. Step {self.step} is saved in {folder}; the same command continues from there"
         )
 
-    def _stopped_at_bad_data(self, error: InvalidDataError) -> TrainingStoppedError:
-        folder = self.save()
-        return TrainingStoppedError(
-            f"{error}. Step {self.step} is saved in {folder}; the same command continues from there"
-        )
-
     def _stopped_without_teacher(self, error: TeacherUnavailableError) -> TrainingStoppedError:
-        folder = self.save()
         teachers = {teacher.address: teacher for task in self.tasks for teacher in task.task.teachers.values()}
         patience = max(teacher.patience_seconds for teacher in teachers.values())
+        folder = self.save()
         return TrainingStoppedError(
             f"no answer from the teacher at {' or '.join(teachers)} for {patience:.0f} s ({error}). Step {self.step} "
             f"is saved in {folder}; the same command continues from there once the teacher is back"

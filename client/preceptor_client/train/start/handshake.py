@@ -9,7 +9,7 @@ from dataclasses import replace
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import UnsuitableTeacherError
-from preceptor_client.train.start.examples import check_examples, checked_sample
+from preceptor_client.train.start.example_check import check_examples, checked_sample
 from preceptor_client.train.start.objective_fit import check_objective, objective_warnings
 from preceptor_client.train.start.student_check import check_student
 from preceptor_client.train.student.student import Student
@@ -17,7 +17,8 @@ from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.alignment import align
 from preceptor_client.train.teacher.config import TeacherConfig
-from preceptor_client.train.teacher.scoring import Scorer
+from preceptor_client.train.teacher.prompt_source import PromptMaker, PromptSource
+from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.types import Limits, ServerInfo, TeacherInfo
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def check_teacher(
     *,
     task: Task,
     name: str = "",
+    prompt_maker: PromptMaker | None = None,
     student: Student,
     examples: Sequence[Example],
     heldout: Sequence[Example] = (),
@@ -39,8 +41,9 @@ def check_teacher(
     notice: Callable[[str], None] = _tell_nobody,
 ) -> Agreement:
     """One teacher of a task and what was agreed with it; its server knows the student's tokenizer then. `name` is that
-    of [teachers.NAME]; empty takes the first. Raises UnsuitableTeacherError or InvalidDataError, which name what to
-    change; `bad` may take what is an example's own fault, and `notice` hears what takes a while."""
+    of [teachers.NAME]; empty takes the first; `prompt_maker` makes its prompts, if a part does.
+    Raises UnsuitableTeacherError or InvalidDataError, which name what to change; `bad` may take what is an example's
+    own fault, and `notice` hears what takes a while."""
     bad = BadExamples() if bad is None else bad
     config = task.teachers[name] if name else task.teacher
     info = scorer.info()
@@ -54,6 +57,11 @@ def check_teacher(
         limits=info.limits,
         task=task,
         teacher=config,
+        prompts=PromptSource(
+            is_one_to_one=agreement.is_one_to_one,
+            maker=prompt_maker,
+            chat_template_kwargs=config.chat_template_kwargs,
+        ),
         student=student,
         examples=examples,
         heldout=heldout,
@@ -65,7 +73,7 @@ def check_teacher(
         adapter=config.adapter,
         warnings=(
             *agreement.warnings,
-            *objective_warnings(task.objective, rollout=task.rollout, temperature=task.temperature),
+            *objective_warnings(task.objective, rollout=task.rollout, temperature=task.temperature, credit=task.credit),
             *warnings,
             *_check_lengths(student, task=task, examples=examples, heldout=heldout, bad=bad),
         ),

@@ -12,11 +12,11 @@ from preceptor_client.train.data.bad_examples import BadExamples, Source
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.errors import InvalidDataError, UnsuitableTeacherError
 from preceptor_client.train.evaluation.config import EvaluationConfig
-from preceptor_client.train.student.encoding import encode_prompt, encoded
+from preceptor_client.train.student.encoding import encode_example, encode_prompt, encoded
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
-from preceptor_client.train.teacher.scoring import teacher_prompt
+from preceptor_client.train.teacher.prompt_source import PromptSource
 from preceptor_client.types import Chat, Limits
 
 
@@ -45,6 +45,7 @@ def check_prompts(
     *,
     limits: Limits,
     task: Task,
+    prompts: PromptSource | None = None,
     student: Student,
     examples: Sequence[Example],
     heldout: Sequence[Example] = (),
@@ -59,6 +60,7 @@ def check_prompts(
     student answers greedily.
     """
     bad = BadExamples() if bad is None else bad
+    prompts = prompts or PromptSource(is_one_to_one=agreement.is_one_to_one)
     num_responses, train, measured = task.rollout.responses_per_prompt, task.source("train"), task.source("heldout")
     groups = [_Group(name=one.name, of=train, example=one, num_responses=num_responses) for one in examples]
     groups += [
@@ -68,7 +70,7 @@ def check_prompts(
     too_long: dict[str, list[str]] = defaultdict(list)
     for group in groups:
         try:
-            _check_templates(group, agreement=agreement)
+            _check_templates(group, agreement=agreement, prompts=prompts)
             needs = list(_needs(group, num_new=num_new, agreement=agreement, limits=limits, student=student))
             for message, need in _exceeded(needs, num_new=num_new):
                 if not need.is_estimate:
@@ -98,13 +100,13 @@ def _exceeded(needs: Sequence[_Need], *, num_new: int) -> Iterator[tuple[str, _N
 
 
 def _check_answered(example: Example, *, config: EvaluationConfig, student: Student) -> None:
-    encode_prompt(student, example.prompt, where=example.name)
+    encode_example(student, example)
     if config.teacher_prompts and example.teacher_prompt is not None:
         encode_prompt(student, example.teacher_prompt, field="teacher_prompt", where=example.name)
 
 
-def _check_templates(group: _Group, *, agreement: Agreement) -> None:
-    prompt = teacher_prompt(group.example, prompt_ids=(), is_one_to_one=agreement.is_one_to_one)
+def _check_templates(group: _Group, *, agreement: Agreement, prompts: PromptSource) -> None:
+    prompt = prompts.of_example(group.example)
     if isinstance(prompt, Chat) and not agreement.teacher.has_chat_template:
         raise UnsuitableTeacherError(
             f"{group.name}: teacher {agreement.teacher.name!r} would read its prompt as a conversation, and has no "
@@ -114,7 +116,7 @@ def _check_templates(group: _Group, *, agreement: Agreement) -> None:
 
 def _needs(group: _Group, *, num_new: int, agreement: Agreement, limits: Limits, student: Student) -> Iterator[_Need]:
     teacher, theirs = agreement.teacher, group.example.teacher_prompt
-    num_prompt = len(encode_prompt(student, group.example.prompt, where=group.name))
+    num_prompt = len(encode_example(student, group.example, where=group.name))
     is_read_alike = teacher.tokenizer_id == student.tokenizer_id
     num_theirs = (
         num_prompt

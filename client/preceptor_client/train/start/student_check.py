@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from preceptor_client.train.data.examples import Example, ExamplePrompt
+from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, InvalidStudentError
-from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.encoding import encode_example
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.student.vocabulary import begins_twice
 from preceptor_client.train.tasks.task import Task
@@ -30,7 +30,7 @@ def check_student(
     student: Student, *, task: Task, examples: Sequence[Example], heldout: Sequence[Example]
 ) -> tuple[str, ...]:
     """Warnings. Raises InvalidStudentError for texts that are too long for the student, and names the setting."""
-    prompts = list(_encoded(student, [one.prompt for one in examples]))
+    prompts = list(_encoded(student, examples))
     uses = list(_uses(student, prompts, task=task, heldout=heldout))
     for use in uses:
         _check_context(use, student=student)
@@ -50,22 +50,24 @@ def _uses(
         return _Longest(setting=setting, num_new=num_new, num_prompt=max(map(len, of), default=0))
 
     own, to_answer = task.rollout.max_new_tokens, task.evaluation.max_new_tokens
-    measured = list(_encoded(student, [one.prompt for one in heldout]))
+    measured = list(_encoded(student, heldout))
     yield longest(prompts, "rollout.max_new_tokens", own)
     if measured:
         yield longest(measured, "evaluation.max_new_tokens", to_answer)
     if measured and task.evaluation.loss:
         yield longest(measured, "rollout.max_new_tokens", own)
     if task.evaluation.teacher_prompts:
-        theirs = [one.teacher_prompt for one in heldout if one.teacher_prompt is not None]
+        theirs = [
+            Example(index=one.index, prompt=one.teacher_prompt) for one in heldout if one.teacher_prompt is not None
+        ]
         yield longest(list(_encoded(student, theirs)), "evaluation.max_new_tokens", to_answer)
 
 
-def _encoded(student: Student, prompts: Sequence[ExamplePrompt]) -> Iterator[list[int]]:
+def _encoded(student: Student, examples: Sequence[Example]) -> Iterator[list[int]]:
     """Those that can be encoded: the others are told elsewhere."""
-    for prompt in prompts:
+    for example in examples:
         try:
-            yield encode_prompt(student, prompt, where="")
+            yield encode_example(student, example)
         except InvalidDataError:
             continue
 

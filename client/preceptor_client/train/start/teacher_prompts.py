@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from preceptor_client.errors import PreceptorError
 from preceptor_client.train.data.bad_examples import BadExamples, Source
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.student.encoding import encode_prompt
+from preceptor_client.train.student.encoding import encode_example
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.prompt_source import PromptSource
 from preceptor_client.train.teacher.refusals import as_refusal
-from preceptor_client.train.teacher.scoring import Scorer, teacher_prompt
+from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.types import GroupScores, Prompt, StudentIds
 
 MAX_IN_FLIGHT = 32
@@ -36,11 +37,20 @@ class TeacherPrompts:
     """Asks about one example after the other, a few at once."""
 
     def __init__(
-        self, scorer: Scorer, *, agreement: Agreement, config: TeacherConfig, student: Student, bad: BadExamples
+        self,
+        scorer: Scorer,
+        *,
+        agreement: Agreement,
+        config: TeacherConfig,
+        prompts: PromptSource | None = None,
+        student: Student,
+        bad: BadExamples,
     ) -> None:
+        """`prompts` says what the teacher will read."""
         self._scorer = scorer
         self._agreement = agreement
         self._config = config
+        self._prompts = prompts or PromptSource(is_one_to_one=agreement.is_one_to_one)
         self._student = student
         self._bad = bad
         self._open: deque[_Question] = deque()
@@ -75,12 +85,12 @@ class TeacherPrompts:
         """What to ask about; None where the answer is known."""
         if self._bad.holds(example, of=of):
             return None
-        prompt = teacher_prompt(example, prompt_ids=(), is_one_to_one=self._agreement.is_one_to_one)
+        prompt = self._prompts.of_example(example)
         if not isinstance(prompt, StudentIds):
             return prompt
         if self._agreement.registration.report.mapped_share == 1.0:
             return None
-        return StudentIds(encode_prompt(self._student, example.prompt, where=example.name))
+        return StudentIds(encode_example(self._student, example))
 
     def _submit(self, prompt: Prompt) -> Future[GroupScores]:
         """A response of one token that is not to be scored: the server reads the prompt, and computes nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from preceptor.settings import Section
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 
 class StudentConfig(Section):
@@ -24,3 +24,5 @@ class StudentConfig(Section):
     """Ids that end the student's responses, the one to learn first; empty takes what model and tokenizer say."""
     chat_template: str = ""
     """Name of the chat template to use, where the student's tokenizer has several; empty takes the "default" one."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Variables for its chat template, such as {enable_thinking = false}; those of a line of data beat them."""

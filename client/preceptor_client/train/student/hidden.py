@@ -5,29 +5,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import PreTrainedModel
 
 from preceptor_client.train.student.flat import flat_hidden_states, flat_row
 from preceptor_client.train.student.padded import padded_hidden_states
 from preceptor_client.train.student.prefix import shared_prefix_length
-from preceptor_client.train.student.student import Student
-from preceptor_client.train.student.ways import Training
+from preceptor_client.train.student.sequences import ScoredSequence
+from preceptor_client.train.student.ways import KnownWays, Training
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScoredSequence:
-    """A prompt, a response, and the indices of the response tokens that have a score."""
+class RunnableModel(Protocol):
+    """A model, and how its batches are run."""
 
-    prompt_ids: Sequence[int]
-    response_ids: Sequence[int]
-    positions_N: npt.NDArray[np.int64]
+    @property
+    def model(self) -> PreTrainedModel: ...
+
+    @property
+    def ways(self) -> KnownWays: ...
+
+    @property
+    def pad_token_id(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
-def scored_hidden_states(student: Student, sequences: Sequence[ScoredSequence]) -> torch.Tensor:
+def scored_hidden_states(student: RunnableModel, sequences: Sequence[ScoredSequence]) -> torch.Tensor:
     """Hidden states of the rows that predict the scored tokens, shape [N, D], in the order of the sequences."""
     inputs = [_inputs(one) for one in sequences]
     training = student.ways.up_to(max(map(len, inputs))).training
@@ -45,7 +53,7 @@ def scored_hidden_states(student: Student, sequences: Sequence[ScoredSequence]) 
     return scored_ND
 
 
-def _flat(student: Student, sequences: Sequence[ScoredSequence]) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+def _flat(student: RunnableModel, sequences: Sequence[ScoredSequence]) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
     """States of all tokens without padding, whatever the prompts have in common computed once; and the rows of them
     that are wanted."""
     length_P = shared_prefix_length([one.prompt_ids for one in sequences])

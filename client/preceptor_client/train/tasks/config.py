@@ -8,6 +8,7 @@ from preceptor.settings import Section
 from pydantic import Field, JsonValue
 
 from preceptor_client.train.parts import PartConfig
+from preceptor_client.train.rollout.rewards import RewardConfig
 
 Combine = Literal["mixture", "divergences"]
 SectionChanges = dict[str, JsonValue]
@@ -34,7 +35,7 @@ class TaskConfig(Section):
     """As in [environment]."""
     rollout: SectionChanges = Field(default_factory=dict)
     """As in [rollout]; prompts_per_step is the run's alone."""
-    rewards: tuple[PartConfig, ...] | None = None
+    rewards: tuple[RewardConfig, ...] | None = None
     """As [[rewards]]."""
     teacher: SectionChanges = Field(default_factory=dict)
     """As in [teacher], for all teachers of this task: top_k, temperature and such."""

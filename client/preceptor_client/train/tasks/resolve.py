@@ -15,6 +15,7 @@ from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig
 from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.rollout.config import RolloutConfig
+from preceptor_client.train.rollout.rewards import RewardConfig
 from preceptor_client.train.tasks.config import SectionChanges, TaskConfig
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.config import TeacherConfig
@@ -41,7 +42,7 @@ class TaskSettings(Protocol):
     @property
     def rollout(self) -> RolloutConfig: ...
     @property
-    def rewards(self) -> Sequence[PartConfig]: ...
+    def rewards(self) -> Sequence[RewardConfig]: ...
     @property
     def objective(self) -> ObjectiveConfig: ...
     @property
@@ -98,6 +99,7 @@ def _task(
         rewards=tuple(settings.rewards if task.rewards is None else task.rewards),
         teachers={one: overlaid(teachers[one], task.teacher, key=f"{key}.teacher") for one in shares},
         teacher_shares=shares,
+        has_named_teachers=bool(settings.teachers),
         combine=task.combine,
         teacher_weights=task.teacher_weights,
         objective=overlaid(settings.objective, task.objective, key=f"{key}.objective"),

@@ -11,6 +11,7 @@ from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig
 from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.rollout.config import RolloutConfig
+from preceptor_client.train.rollout.rewards import RewardConfig
 from preceptor_client.train.tasks.config import Combine
 from preceptor_client.train.teacher.config import TeacherConfig
 
@@ -25,11 +26,13 @@ class Task:
     data: DataConfig
     environment: EnvironmentConfig | None = None
     rollout: RolloutConfig
-    rewards: tuple[PartConfig, ...] = ()
+    rewards: tuple[RewardConfig, ...] = ()
     teachers: Mapping[str, TeacherConfig]
     """By their names in the settings, in the order that the task names them; at least one."""
     teacher_shares: Mapping[str, float]
     """How much each teacher weighs; they add up to 1."""
+    has_named_teachers: bool = False
+    """Whether the run has [teachers.NAME]."""
     combine: Combine = "mixture"
     teacher_weights: PartConfig | None = None
     objective: ObjectiveConfig

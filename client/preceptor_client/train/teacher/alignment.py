@@ -11,7 +11,7 @@ from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.config import TeacherConfig
-from preceptor_client.train.teacher.scoring import Scorer
+from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.types import AlignmentReport, Registration, TeacherInfo
 
 _log = logging.getLogger(__name__)

@@ -28,6 +28,9 @@ class TeacherConfig(Section):
     """Options of a kind of your own."""
     prompt: PartConfig | None = None
     """A part that makes this teacher's prompt when an episode is scored, from the example and what was written."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Variables for the teacher's chat template, such as {enable_thinking = true}; those of a line of data beat
+    them."""
     adapter: str = ""
     """Name of one of its adapters, to be taught by the teacher with it; empty takes the teacher as it is."""
     top_k: int = Field(32, le=1024)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import TokenArray
 
 from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.types import ResponseScores
@@ -21,8 +21,12 @@ _PER_TOKEN = ("status_T", "teacher_ids_M", "unmapped_mass")
 
 def rows_of(scores: ResponseScores, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> ResponseScores:
     """The same at some of the scored positions."""
-    columns = {field.name: getattr(scores, field.name) for field in fields(scores) if field.name not in _PER_TOKEN}
-    return replace(scores, **{name: None if column is None else column[rows] for name, column in columns.items()})
+    changes: dict[str, Any] = {}  # Any: columns of several dtypes
+    for field in fields(scores):
+        column = getattr(scores, field.name)
+        if field.name not in _PER_TOKEN and column is not None:
+            changes[field.name] = column[rows]
+    return replace(scores, **changes)
 
 
 def at_common_positions(answers: Sequence[ResponseScores]) -> list[ResponseScores]:
@@ -33,7 +37,9 @@ def at_common_positions(answers: Sequence[ResponseScores]) -> list[ResponseScore
     return [rows_of(scores, np.searchsorted(scores.positions_N, common)) for scores in answers]
 
 
-def ids_to_ask_about(scores: ResponseScores, *, student_ids_TC: TokenArray | None) -> TokenArray:
+def ids_to_ask_about(
+    scores: ResponseScores, *, student_ids_TC: npt.NDArray[np.integer] | None
+) -> npt.NDArray[np.int64]:
     """What the other teachers are asked about, [T, C]: the first teacher's support, and the student's tokens where it
     was asked about those. At tokens without a score the ids mean nothing."""
     num_tokens, top_k = len(scores.status_T), scores.support_ids_NK.shape[1]
@@ -75,7 +81,8 @@ def mixed(first: ResponseScores, others: Sequence[ResponseScores], *, shares_MN:
 
 
 def _num_asked(first: ResponseScores) -> int:
-    return first.support_ids_NK.shape[1] + (0 if first.candidate_ids_NC is None else first.candidate_ids_NC.shape[1])
+    num_candidates = 0 if first.candidate_ids_NC is None else first.candidate_ids_NC.shape[1]
+    return int(first.support_ids_NK.shape[1] + num_candidates)
 
 
 def _candidates(scores: ResponseScores, *, num_ids: int) -> npt.NDArray[np.floating]:

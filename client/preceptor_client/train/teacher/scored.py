@@ -11,19 +11,33 @@ import numpy.typing as npt
 from preceptor.wire import TokenArray
 
 from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.student.sequences import ScoredSequence
+from preceptor_client.train.teacher.support import Support, teacher_rows
 from preceptor_client.types import ResponseScores
+
+_TEACHERS_OWN = Support(
+    ids_NK=np.zeros((0, 0), np.int64),
+    teacher_logprobs_NK=np.zeros((0, 0)),
+    teacher_tail_N=np.zeros(0),
+    is_sampled_inside_N=np.zeros(0, np.bool_),
+)
+"""Stands for the teacher's top K until they are taken from the scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TeacherScores:
     """One teacher's answer about an episode that several teachers scored."""
 
+    name: str
+    """In the settings, [teachers.NAME]."""
     teacher: str
-    """Its name in the settings, [teachers.NAME]."""
+    """On its server."""
     scores: ResponseScores
     """At the same positions as `ScoredEpisode.scores`."""
-    weights_N: npt.NDArray[np.float64]
-    """Its share at each position; over the teachers of an episode they add up to 1."""
+    support: Support
+    """The tokens that the loss compares with this teacher's at the same positions."""
+    shares_N: npt.NDArray[np.float64]
+    """How much it weighs at each position; over the teachers of an episode the shares add up to 1."""
     revision: str = ""
     """Of the weights that scored it."""
     prompt_ids: TokenArray | None = None
@@ -50,6 +64,32 @@ class ScoredEpisode:
     """Each teacher's own answer, one or several; empty where the run has one teacher, without a name."""
     task: str = ""
     """The name of its task in the settings."""
+    support: Support = _TEACHERS_OWN
+    """The tokens that the loss compares at the scored positions; the teacher's top K unless others are given."""
+    advantages_N: npt.NDArray[np.float64] | None = None
+    """The credit of each scored token, of either sign; None where nothing gives credit."""
+    strengths_N: npt.NDArray[np.float64] | None = None
+    """How far beyond the teacher the target lies at each position; None where it is the same everywhere."""
+
+    def __post_init__(self) -> None:
+        if self.support is _TEACHERS_OWN:
+            # A frozen dataclass has no other way to complete itself.
+            object.__setattr__(self, "support", teacher_rows(self.scores).finish(self.sampled_ids_N))
+        num_positions = len(self.scores.positions_N)
+        for name in ("advantages_N", "strengths_N"):
+            column_N = getattr(self, name)
+            assert column_N is None or column_N.shape == (num_positions,), f"{name} {column_N.shape}: {num_positions}"
+        assert len(self.support.ids_NK) == num_positions, "a support and scores of other positions"
+
+    @property
+    def sequence(self) -> ScoredSequence:
+        """What the student is run on. `positions_N` of the scores already excludes prompt, padding, masked and failed
+        positions; nothing after it re-derives it."""
+        return ScoredSequence(
+            prompt_ids=self.episode.prompt_ids,
+            response_ids=self.episode.response_ids,
+            positions_N=self.scores.positions_N,
+        )
 
     @property
     def sampled_ids_N(self) -> TokenArray:

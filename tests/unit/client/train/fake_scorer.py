@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from preceptor.fingerprint import vocabulary_id
 from preceptor.wire import PositionStatus, SegmentationPolicy, VocabularyRelation
-from preceptor_client.request import CandidateIdArray
+from preceptor_client.request import CandidateIdArray, ScoreMask
 from preceptor_client.teacher import ScoreOptions
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.agreement import Agreement
@@ -146,9 +146,12 @@ class FakeScorer:
             temperature=options.get("temperature", 1.0),
             prompt_ids=np.array(prompt_ids, np.int64),
             responses=tuple(
-                self._score_one(prompt_ids, list(response), options, candidate_ids_TC)
-                for response, candidate_ids_TC in zip(
-                    responses, options.get("candidate_ids") or [None] * len(responses), strict=True
+                self._score_one(prompt_ids, list(response), options, candidate_ids_TC, mask)
+                for response, candidate_ids_TC, mask in zip(
+                    responses,
+                    options.get("candidate_ids") or [None] * len(responses),
+                    options.get("score_masks") or [None] * len(responses),
+                    strict=True,
                 )
             ),
             timings=Timings(decode_ms=0, queue_ms=0, forward_ms=0, total_ms=0),
@@ -161,11 +164,14 @@ class FakeScorer:
         response: list[int],
         options: ScoreOptions,
         candidate_ids_TC: CandidateIdArray | None,
+        mask: ScoreMask | None,
     ) -> ResponseScores:
         ids = torch.tensor([prompt_ids + response])
         logits_TV = self.teacher.model(ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1]
         logprobs_TV = torch.log_softmax(logits_TV.float() / options.get("temperature", 1.0), dim=1)
         status_T = np.array([self.status_of(position) for position in range(len(response))], np.uint8)
+        if mask is not None:
+            status_T[~np.asarray(mask, np.bool_)] = PositionStatus.EXCLUDED
         positions_N = np.flatnonzero(status_T == PositionStatus.OK)
         logprobs_NV = logprobs_TV[torch.from_numpy(positions_N)]
         support_NK = logprobs_NV.sort(dim=1, descending=True, stable=True)

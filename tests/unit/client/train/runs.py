@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.loading import load_train_examples
 from preceptor_client.train.learner.checkpoint_folders import checkpoint_step, latest_checkpoint
 from preceptor_client.train.record.metrics import Metrics
 from preceptor_client.train.record.rollout_log import RolloutLog
+from preceptor_client.train.run.build import Builder
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.display import Display, SilentDisplay
+from preceptor_client.train.run.hooks import Hooks
+from preceptor_client.train.run.step_log import StepLog
 from preceptor_client.train.run.trainer import Trainer
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import load_student
+from preceptor_client.train.tasks.mixing import TaskMix
 from preceptor_client.train.tasks.task import Task
+from preceptor_client.train.teacher.revisions import Revisions
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 
@@ -66,19 +72,41 @@ class Runs:
         metrics = Metrics(config.run.directory, step=checkpoint_step(checkpoint) if checkpoint else 0)
         rollout_log = RolloutLog(config.run.directory, step=checkpoint_step(checkpoint) if checkpoint else 0)
         self._open += [metrics, rollout_log]
-        examples = load_train_examples(config.data)
-        return Trainer(
-            load_student(config.student, folder=checkpoint),
-            scorer=scorer or self._scorer,
-            agreement=agreement_with(self._scorer.teacher),
+        (task,) = config.all_tasks()
+        (name,) = task.teachers
+        student = load_student(config.student, folder=checkpoint)
+        shown = display or SilentDisplay()
+        agreement = agreement_with(self._scorer.teacher)
+        builder = Builder(
             config=config,
-            examples=examples,
+            student=student,
+            scorers={name: scorer or self._scorer},
+            bad=BadExamples(),
+            stop=stop or StopRequest(),
+        )
+        loss = builder.task_loss(task)
+        task_run = builder.task_run(
+            task,
+            examples=load_train_examples(config.data),
             heldout=heldout,
+            agreements={name: agreement},
+            loss=loss,
+        )
+        return Trainer(
+            student,
+            config=config.run,
+            tasks=[task_run],
+            mix=TaskMix([1.0], prompts_per_step=config.rollout.prompts_per_step),
+            learner=builder.learner({task.name: loss}),
+            scorers=builder.scorers,
+            hooks=Hooks.of(config.hooks),
+            bad=builder.bad,
+            revisions=Revisions({name: agreement.revision}),
             metrics=metrics,
-            rollout_log=rollout_log,
-            display=display or SilentDisplay(),
+            log=StepLog(student, config=config.run, metrics=metrics, rollouts=rollout_log),
+            display=shown,
+            stop=builder.stop,
             checkpoint=checkpoint,
-            stop=stop,
         )
 
     def close(self) -> None:

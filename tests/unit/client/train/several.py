@@ -28,6 +28,7 @@ from preceptor_client.train.student.view import StudentView
 from preceptor_client.train.teacher.agreement import save_agreements
 from preceptor_client.train.teacher.mixture import ids_to_ask_about, mixed
 from preceptor_client.train.teacher.scored import ScoredEpisode, TeacherScores
+from preceptor_client.train.teacher.support import teacher_rows
 from preceptor_client.types import ResponseScores, StudentIds
 
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
@@ -114,13 +115,17 @@ class Made:
             task=episode.task,
             by_teacher=tuple(
                 TeacherScores(
-                    teacher=name,
+                    name=name,
+                    teacher=f"{name}-served",
                     scores=answers[name],
-                    weights_N=weights_N,
+                    support=teacher_rows(answers[name]).finish(
+                        np.array(episode.response_ids)[answers[name].positions_N]
+                    ),
+                    shares_N=shares_N,
                     revision="1",
                     prompt_ids=np.array([*episode.prompt_ids, len(name)], np.int64),
                 )
-                for name, weights_N in zip(by, shares_MN, strict=True)
+                for name, shares_N in zip(by, shares_MN, strict=True)
             ),
         )
 

@@ -11,9 +11,9 @@ import torch
 from preceptor_client.errors import InvalidRequestError, MessageTooLargeError, NotImplementedByServerError
 from preceptor_client.train.errors import InvalidDataError, TrainingStoppedError
 from preceptor_client.train.record.metrics import read_rows
-from preceptor_client.train.run.build import train
 from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.start import examples as start_check
+from preceptor_client.train.run.train import train
+from preceptor_client.train.start import example_check as start_check
 from preceptor_client.types import Chat, Prompt, StudentIds, Text
 from safetensors.torch import load_file
 

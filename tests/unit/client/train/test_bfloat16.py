@@ -9,20 +9,20 @@ import torch
 from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.learner.learner import Update
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.shaping import weighted_mean
 from preceptor_client.train.objective.weights import position_weights
+from preceptor_client.train.record.settings_file import to_toml
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.run.config import EvalConfig, RunConfig
-from preceptor_client.train.run.directory import to_toml
 from preceptor_client.train.student.student import prepare_student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scoring
 
 from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.unit.client.train.assembled import learner_for, one_task, scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.runs import Settings
 
@@ -42,9 +42,9 @@ def run_toml(settings: Settings, tmp_path: Path) -> str:
 
 def _scored(scorer: FakeScorer) -> list[ScoredEpisode]:
     student = prepare_student(tiny_llama(spread=SPREAD), tiny_tokenizer())
-    scoring = Scoring(
+    scoring = scoring_for(
         scorer,
-        config=TeacherConfig(address="a:1", top_k=8),
+        teacher=TeacherConfig(address="a:1", top_k=8),
         objective=ObjectiveConfig(),
         agreement=agreement_with(scorer.teacher),
         vocabulary_size=259,
@@ -62,10 +62,11 @@ def _moved(dtype: torch.dtype, scored: list[ScoredEpisode]) -> tuple[float, floa
     for parameter in student.model.parameters():
         parameter.data = parameter.data.to(dtype)
     loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
-    update = Update(student, config=OptimizerConfig(learning_rate=LEARNING_RATE), loss=loss, temperature=1.0)
+    update = learner_for(student, config=OptimizerConfig(learning_rate=LEARNING_RATE), loss=loss)
     before = [parameter.detach().clone() for parameter in student.model.parameters()]
     for step in range(1, NUM_STEPS + 1):
-        assert update.apply(scored, weights=position_weights(scored, reduction="position_mean"), step=step)
+        terms = weighted_mean(position_weights(scored, reduction="position_mean"))
+        assert update.apply(one_task(scored, terms), step=step)
     changes = [
         (parameter.detach().double() - old.double()).abs()[update.optimizer.state[parameter]["exp_avg"] != 0]
         for parameter, old in zip(student.model.parameters(), before, strict=True)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from preceptor_client import cli
 from preceptor_client.errors import PreceptorError
+from preceptor_client.train.record.settings_file import to_toml
 from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.run.directory import to_toml
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
 

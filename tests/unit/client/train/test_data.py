@@ -41,7 +41,7 @@ def test_texts_and_conversations_are_read(tmp_path: Path) -> None:
         ('{"prompt": 3}', "'prompt' must be"),
         ('{"prompt": []}', "'prompt' must be"),
         ('{"prompt": [{"role": "user"}]}', "message 0"),
-        ('{"prompt": [{"role": "user", "content": "a", "name": "b"}]}', "message 0"),
+        ('{"prompt": [{"role": "user", "content": "a", "nick": "b"}]}', "message 0"),
         ('{"prompt": "a", "teacher_prompt": 1}', "'teacher_prompt' must be"),
         ('{"prompt": "a", "answer": true}', "'answer' must be"),
         ('{"prompt": "a", "task": 4}', "'task' must be a text, not 4"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.loading import load_examples
+from preceptor_client.train.data.messages import template_message
 from preceptor_client.train.data.rows import KEYS, ExtraFields
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.student.encoding import encode_prompt
@@ -47,13 +48,41 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), any_te
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3), max_leaves=8
 )
-good_messages = st.lists(st.fixed_dictionaries({"role": any_text, "content": any_text}), min_size=1, max_size=3)
+objects = st.dictionaries(any_text, values, max_size=3)
+calls = st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": any_text, "arguments": objects | any_text})})
+good_messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": any_text, "content": any_text},
+        optional={
+            "tool_calls": st.lists(calls | values, max_size=2),
+            "tool_call_id": any_text,
+            "name": any_text,
+            "reasoning_content": any_text,
+        },
+    ),
+    min_size=1,
+    max_size=3,
+)
+tools = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.just("function"), "function": st.fixed_dictionaries({"name": any_text, "parameters": objects})}
+    ),
+    max_size=2,
+)
 messages = st.one_of(good_messages, st.lists(st.dictionaries(any_text, values), max_size=3))
 prompts = st.one_of(any_text, good_messages)
 answers = st.one_of(any_text, st.integers(), st.floats(allow_nan=False), st.lists(any_text, min_size=1, max_size=3))
 keys = st.one_of(st.sampled_from([*KEYS, "id", "messages"]), any_text)
 good_rows = st.fixed_dictionaries(
-    {"prompt": prompts}, optional={"teacher_prompt": prompts, "answer": answers, "task": any_text}
+    {"prompt": prompts},
+    optional={
+        "teacher_prompt": prompts,
+        "answer": answers,
+        "task": any_text,
+        "tools": tools | values,
+        "chat_template_kwargs": st.dictionaries(st.sampled_from(["depth", "tools", "a b"]), values, max_size=2),
+        "teacher_chat_template_kwargs": values,
+    },
 )
 rows = st.one_of(
     good_rows,
@@ -95,10 +124,14 @@ def _loaded(data: bytes, *, bad: BadExamples | None = None, extra_fields: ExtraF
 def _texts(example: Example) -> list[str]:
     """Everything that a tokenizer, the wire or the report is given."""
     prompts = [example.prompt] if example.teacher_prompt is None else [example.prompt, example.teacher_prompt]
-    texts = [example.task, *example.answers]
+    texts = [example.task, *example.answers, *example.tools]
+    texts += [json.dumps(one) for one in (example.chat_template_kwargs, example.teacher_chat_template_kwargs)]
     for prompt in prompts:
-        parts = [] if isinstance(prompt, str) else [part for one in prompt for part in (one.role, one.content)]
-        texts += [prompt] if isinstance(prompt, str) else parts
+        if isinstance(prompt, str):
+            texts.append(prompt)
+        else:
+            # Not escaped, so that half a character would show; rendering is where arguments must be JSON.
+            texts += [json.dumps(template_message(one), ensure_ascii=False, allow_nan=False) for one in prompt]
     return texts
 
 

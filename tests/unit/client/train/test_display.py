@@ -91,7 +91,7 @@ def test_what_was_measured_of_a_task_is_named_after_it_metrics_of_the_users_own_
         "held-out answers of law after step 0: 3 of 19 right, 4.0 tokens on average",
         "held-out loss of law after step 0: 0.2500 over 310 positions, 75% of those asked for",
         "held-out reward of law after step 0: 0.5 on average",
-        "held-out pass_rate of law after step 0: 0.125",
+        "held-out metrics of law after step 0: pass_rate 0.125",
         "held-out answers of law after step 0 with the teacher's prompts: 3 of 19 right, 4.0 tokens on average",
         "held-out reward after step 2: - on average",
     ]
@@ -103,3 +103,14 @@ def test_a_step_with_rewards_shows_their_mean() -> None:
     display.begin(step=0, num_steps=6)
     display.step({**ROW, "mean_reward": 0.375})
     assert "loss 0.5000  reward 0.375  support mass 0.900" in file.getvalue()
+
+
+def test_heldout_metrics_are_shown_with_and_without_answers() -> None:
+    file = io.StringIO()
+    display = PlainDisplay(Console(file=file, width=200))
+    display.heldout({**HELDOUT, "match_exact": 0.25, "odd": None})
+    display.heldout({"kind": "heldout", "step": 2, "num_examples": 19, "mean_answer_length": 4.0, "tokens": 12.0})
+    assert file.getvalue().splitlines()[1:] == [
+        "held-out metrics after step 0: match_exact 0.25, odd -",
+        "held-out metrics after step 2: tokens 12",
+    ]

@@ -43,7 +43,7 @@ def test_whatever_a_template_raises_is_told_with_the_example(student: Student, t
 
 
 def test_what_this_library_raises_on_purpose_passes(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Student, prompt: object) -> list[int]:
+    def fail(self: Student, prompt: object, **options: object) -> list[int]:
         raise InvalidStudentError("the student has several templates")
 
     monkeypatch.setattr(Student, "encode_prompt", fail)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from preceptor_client.train.objective.weights import PositionWeights
 from preceptor_client.train.record.metrics import read_rows
-from preceptor_client.train.run.build import train
 from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.train import train
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 from tests.unit.client.train.fake_scorer import FakeScorer

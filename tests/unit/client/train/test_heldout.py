@@ -9,10 +9,10 @@ from preceptor.wire import PositionStatus
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.heldout import Heldout
-from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
 
+from tests.unit.client.train.assembled import heldout_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
@@ -27,8 +27,7 @@ def _heldout(
     settings["evaluation"]["loss"] = loss
     config = RunConfig.model_validate(settings)
     agreement = agreement_with(scorer.teacher)
-    objective = Loss(student, config=config.objective, temperature=config.teacher.temperature)
-    return Heldout(student, examples=examples, config=config, loss=objective, scorer=scorer, agreement=agreement)
+    return heldout_for(student, config=config, examples=examples, scorer=scorer, agreement=agreement)
 
 
 def test_loss_equals_a_dense_computation_over_one_rollout_each(

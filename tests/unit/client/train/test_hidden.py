@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from preceptor_client.train.student import hidden
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
 from preceptor_client.train.student.prefix import shared_prefix_length
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import Student
-from preceptor_client.train.student.ways import FixedWays, Training
+from preceptor_client.train.student.ways import Training
+
+from tests.unit.client.train.tiny import run_as
 
 SEQUENCES = [
     ScoredSequence(prompt_ids=[1, 2, 3, 4], response_ids=[5, 6, 7], positions_N=np.array([0, 1, 2])),
@@ -30,13 +31,12 @@ def _one_by_one(student: Student) -> torch.Tensor:
 @pytest.fixture(params=["flat", "flat, nothing shared", "padded", "one at a time"])
 def way(request: pytest.FixtureRequest, student: Student, monkeypatch: pytest.MonkeyPatch) -> Student:
     """The student, and each way through it."""
-    ways = student.ways.up_to(1)
-    assert ways.training is Training.FLAT
+    assert student.ways.up_to(1).training is Training.FLAT
     assert shared_prefix_length([one.prompt_ids for one in SEQUENCES]) == 2
     if request.param == "flat, nothing shared":
         monkeypatch.setattr(hidden, "shared_prefix_length", lambda prompts: 0)
     training = {"padded": Training.PADDED, "one at a time": Training.ALONE}.get(request.param, Training.FLAT)
-    return replace(student, ways=FixedWays(replace(ways, training=training)))
+    return run_as(student, training)
 
 
 def test_rows_equal_unpadded_forwards(way: Student) -> None:

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.learner import loss as loss_module
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
+from preceptor_client.train.student import module as student_module
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scoring
 
+from tests.unit.client.train.assembled import scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 
@@ -34,9 +34,9 @@ def _scored(
     student: Student, scorer: FakeScorer, config: ObjectiveConfig, *, top_k: int = TOP_K
 ) -> list[ScoredEpisode]:
     rollout = RolloutConfig(prompts_per_step=3, max_new_tokens=5, batch_size=8, top_p=1.0)
-    scoring = Scoring(
+    scoring = scoring_for(
         scorer,
-        config=TeacherConfig(address="a:1", top_k=top_k, temperature=TEMPERATURE),
+        teacher=TeacherConfig(address="a:1", top_k=top_k, temperature=TEMPERATURE),
         objective=config,
         agreement=agreement_with(scorer.teacher),
         vocabulary_size=VOCABULARY_SIZE,
@@ -194,7 +194,9 @@ def test_parts_of_the_positions_at_a_time_give_the_same_loss_and_gradient(
         return losses_N.tolist(), list(torch.autograd.grad(losses_N.sum(), parameters))
 
     whole = gradients()
-    monkeypatch.setattr(loss_module, "ENTRIES_AT_ONCE", 4 * (VOCABULARY_SIZE if kind == "full_vocabulary" else TOP_K))
+    monkeypatch.setattr(
+        student_module, "ENTRIES_AT_ONCE", 4 * (VOCABULARY_SIZE if kind == "full_vocabulary" else TOP_K)
+    )
     in_parts = gradients()
     assert in_parts[0] == pytest.approx(whole[0], rel=1e-5, abs=1e-6)
     for ours, theirs in zip(in_parts[1], whole[1], strict=True):

@@ -12,8 +12,8 @@ from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scoring
 
+from tests.unit.client.train.assembled import scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.rollouts import scored_rollout
 
@@ -24,7 +24,9 @@ def _scored(student: Student, scorer: FakeScorer) -> list[ScoredEpisode]:
     config = RolloutConfig(prompts_per_step=6, max_new_tokens=9, batch_size=8)
     teacher = TeacherConfig(address="a:1", top_k=TOP_K, temperature=0.5)
     agreement = agreement_with(scorer.teacher)
-    scoring = Scoring(scorer, config=teacher, objective=ObjectiveConfig(), agreement=agreement, vocabulary_size=259)
+    scoring = scoring_for(
+        scorer, teacher=teacher, objective=ObjectiveConfig(), agreement=agreement, vocabulary_size=259
+    )
     examples = [Example(index=index, prompt="ab" * (index + 1)) for index in range(6)]
     for batch in HfRollouts(student, config=config, seed=0).generate(examples, step=1):
         scoring.submit(batch, name="step-1")

@@ -5,15 +5,26 @@ from typing import Any
 
 import pytest
 from preceptor.wire import SegmentationPolicy
-from preceptor_client.train.errors import UnsuitableTeacherError
+from preceptor_client.train.errors import InvalidPartError, UnsuitableTeacherError
+from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig
+from preceptor_client.train.parts import PartConfig
 from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.start.objective_fit import check_objective, objective_warnings
+from preceptor_client.train.start.objective_fit import check_objective, check_parts, objective_warnings
 from preceptor_client.train.student.student import Student
 
 from tests.unit.client.train.fake_scorer import REPORT, FakeScorer, agreement_with
-from tests.unit.client.train.runs import task_of
 
 Settings = dict[str, dict[str, Any]]  # Any: the leaves are whatever TOML holds
+
+
+def _warnings(settings: Settings) -> tuple[str, ...]:
+    config = RunConfig.model_validate(settings)
+    return objective_warnings(
+        config.objective,
+        rollout=config.rollout,
+        temperature=config.teacher.temperature,
+        credit=config.credit,
+    )
 
 
 @pytest.mark.parametrize("support", ["student", "union"])
@@ -51,11 +62,6 @@ def test_full_vocabulary_needs_a_server_that_gives_it(settings: Settings, studen
         check_objective(strangers, wide, objective=config.objective, student=student)
 
 
-def _warnings(settings: Settings) -> tuple[str, ...]:
-    task = task_of(settings)
-    return objective_warnings(task.objective, rollout=task.rollout, temperature=task.temperature)
-
-
 @pytest.mark.parametrize("kind", ["sampled_token", "ema_pg"])
 def test_estimates_by_sampling_are_warned_of_where_the_sampling_is_cut(settings: Settings, kind: str) -> None:
     settings["objective"] = {"kind": kind}
@@ -73,3 +79,24 @@ def test_a_loss_that_collapses_is_warned_of(settings: Settings) -> None:
     settings["objective"] = {"kind": "truncated"}
     (warning,) = _warnings(settings)
     assert "known to collapse" in warning
+
+
+def test_credit_that_compares_responses_is_warned_of_where_there_is_one(settings: Settings) -> None:
+    settings["credit"] = {"kind": "grpo"}
+    assert _warnings(settings) == ()
+    settings["rollout"]["responses_per_prompt"] = 1
+    (warning,) = _warnings(settings)
+    assert "raise rollout.responses_per_prompt" in warning
+    settings["credit"] = {"kind": "teacher_gap"}
+    assert _warnings(settings) == ()
+
+
+def test_parts_that_cannot_be_made_are_told_by_their_keys_at_start(settings: Settings) -> None:
+    config = RunConfig.model_validate(settings)
+    with pytest.raises(InvalidPartError, match=r"weights\.kind='frist_tokens' is not a rule of weights: write one of"):
+        check_parts(objective=config.objective, weights=PartConfig(kind="frist_tokens"), credit=None)
+    with pytest.raises(ValueError, match=r"objective\.coefficient=0 without \[credit\] leaves nothing"):
+        check_parts(objective=ObjectiveConfig(coefficient=0), weights=None, credit=None)
+    check_parts(objective=ObjectiveConfig(coefficient=0), weights=None, credit=CreditConfig(kind="grpo"))
+    with pytest.raises(ValueError, match=r"credit\.kind='gppo' is not a credit: write one of grpo, teacher_gap"):
+        CreditConfig(kind="gppo")

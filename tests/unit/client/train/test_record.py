@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from preceptor.wire import PositionStatus
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.teacher.views import advice, view_responses, view_teacher
 from preceptor_client.train.rollout.episode import single_turn
 from preceptor_client.train.student.view import StudentView
 from preceptor_client.train.teacher.scored import ScoredEpisode
+from preceptor_client.train.teacher.views import advice, view_responses, view_teacher
 from preceptor_client.types import ResponseScores
 
 

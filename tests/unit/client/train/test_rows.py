@@ -14,7 +14,7 @@ from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.evaluation.evaluate import evaluate
 from preceptor_client.train.student.student import Student
-from preceptor_client.types import ChatMessage
+from preceptor_client.types import ChatMessage, ToolCall
 
 HALF = r"\ud83d"
 """The first half of an emoji, as JSON escapes it."""
@@ -125,13 +125,63 @@ def test_extra_keys_are_ignored_under_the_setting_whatever_they_hold(tmp_path: P
         ({"messages": [{"role": "user", "content": "hi"}]}, "has no 'prompt': give the messages"),
         ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "a text (no list of parts)"),
         ({"prompt": [{"role": "user", "content": None}]}, "its content must be a text"),
-        ({"prompt": [{"role": "assistant", "content": "", "tool_calls": []}]}, "nothing else (no tool calls,"),
+        ({"prompt": [{"role": "assistant", "content": "", "audio": []}]}, "nothing else; it is {'"),
+        ({"prompt": [{"role": "assistant", "tool_calls": {}}]}, "message 0: its tool_calls must be a list"),
+        ({"prompt": [{"role": "assistant", "tool_calls": [{}]}]}, "its tool_calls: number 0 must be {'type'"),
+        (
+            {"prompt": [{"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}]},
+            "its tool_calls: number 0: its name is empty",
+        ),
+        (
+            {"prompt": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{'a': 1}"}}]}]},
+            "its tool_calls: number 0: its arguments: not JSON: ",
+        ),
+        ({"prompt": [{"role": "tool", "content": "4", "tool_call_id": 7}]}, "its tool_call_id must be a text"),
+        ({"prompt": "a", "tools": {"name": "f"}}, "'tools' must be a list of JSON schemas"),
+        ({"prompt": "a", "tools": [{"name": "f"}]}, "'tools' number 0 must be {'type': 'function'"),
+        ({"prompt": "a", "tools": ["{"]}, "'tools' number 0: not JSON: "),
+        ({"prompt": "a", "chat_template_kwargs": [1]}, "'chat_template_kwargs' holds a list, must be a JSON object"),
+        ({"prompt": "a", "chat_template_kwargs": {"tokenize": True}}, "'chat_template_kwargs': 'tokenize' is no"),
+        ({"prompt": "a", "teacher_chat_template_kwargs": {"a b": 1}}, "'teacher_chat_template_kwargs': 'a b' is no"),
     ],
 )  # fmt: skip
-def test_what_is_not_read_yet_is_refused_by_name(tmp_path: Path, row: dict[str, Any], expected: str) -> None:
+def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, row: dict[str, Any], expected: str) -> None:
     with pytest.raises(InvalidDataError) as caught:
         _load(tmp_path, json.dumps(row), extra_fields="ignore")
     assert expected in str(caught.value)
+
+
+def test_conversation_with_tools_is_read_as_it_is_written(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2.5}}}
+    as_text = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"maxItems": 3, "x": [1e3, True, None]}}}
+    row = {
+        "prompt": [
+            {"role": "user", "content": "1 + 2.5", "name": "ada", "tool_calls": None},
+            {"role": "assistant", "content": None, "tool_calls": [call, as_text], "reasoning_content": "easy"},
+            {"role": "tool", "content": "3.5", "tool_call_id": "c1"},
+        ],
+        "tools": [tool],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "teacher_chat_template_kwargs": {"depth": 3},
+    }
+    example = _load(tmp_path, json.dumps(row))
+    assert example.prompt == (
+        ChatMessage(role="user", content="1 + 2.5", name="ada"),
+        ChatMessage(
+            role="assistant",
+            tool_calls=(
+                ToolCall(name="add", arguments={"a": 1, "b": 2.5}, id="c1"),
+                ToolCall(name="add", arguments={"a": 1}),
+            ),
+            reasoning_content="easy",
+        ),
+        ChatMessage(role="tool", content="3.5", tool_call_id="c1"),
+    )
+    assert [json.loads(text) for text in example.tools] == [tool]
+    assert example.chat_template_kwargs == {"enable_thinking": False}
+    assert example.teacher_chat_template_kwargs == {"depth": 3}
+    hash(example)
 
 
 def test_excerpts_are_short(tmp_path: Path) -> None:

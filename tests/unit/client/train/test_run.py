@@ -15,9 +15,9 @@ import pytest
 import torch
 from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.record.metrics import read_rows
-from preceptor_client.train.run.build import train
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.display import PlainDisplay
+from preceptor_client.train.run.train import train
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -93,7 +93,7 @@ KILLED_RUN = """
 import json, sys
 import torch
 from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.run.build import train
+from preceptor_client.train.run.train import train
 from tests.unit.client.train.fake_scorer import FakeScorer
 from tests.unit.client.train.tiny import tiny_student
 torch.set_num_threads(1)

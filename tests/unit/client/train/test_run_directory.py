@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from preceptor.settings import dump_settings, load_settings
 from preceptor_client.train.errors import RunDirectoryError
+from preceptor_client.train.record.settings_file import to_toml
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.directory import claimed_directory
 
@@ -87,3 +88,22 @@ def test_log_lands_in_the_directory_and_nowhere_after(config: RunConfig) -> None
     text = Path(directory / "train.log").read_text()
     assert "INFO preceptor_client.somewhere step=7" in text
     assert "too late" not in text
+
+
+def test_lists_of_parts_with_options_of_any_depth_survive_the_file(settings: Settings) -> None:
+    options = {"weights": {"a b": [1, 2.5, "x"], "none": None, "deep": [{"on": True, "off": None}]}}
+    settings["data"]["heldout"] = "unused.jsonl"
+    settings["evaluation"]["metrics"] = [{"kind": "mine:Metric", "options": options}, {"kind": "match"}]
+    config = RunConfig.model_validate(settings)
+    for _ in range(2):
+        with claimed_directory(config) as directory:
+            begin(directory)
+    again = load_settings(RunConfig, ["@", str(directory / "config.toml")], program="test")
+    first, second = again.evaluation.metrics
+    assert first.options == {"weights": {"a b": [1, 2.5, "x"], "deep": [{"on": True}]}}
+    assert (first.kind, second.kind, second.options) == ("mine:Metric", "match", {})
+
+
+def test_lists_of_tables_are_toml() -> None:
+    settings = {"run": {"num_steps": 3}, "hooks": [{"kind": "a:B", "options": {"x": [1]}}, {"kind": "c:D"}], "none": []}
+    assert tomllib.loads(to_toml(settings)) == {key: value for key, value in settings.items() if value}

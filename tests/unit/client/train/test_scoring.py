@@ -9,23 +9,26 @@ from preceptor_client.errors import CorruptAnswerError, TeacherUnavailableError
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.rollout.config import RolloutConfig
-from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.rollout.episode import Episode, single_turn
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.student.student import Student
+from preceptor_client.train.student.view import StudentView
 from preceptor_client.train.teacher.config import TeacherConfig
-from preceptor_client.train.teacher.scoring import Scoring, teacher_prompt
+from preceptor_client.train.teacher.prompt_source import PromptSource
+from preceptor_client.train.teacher.scoring import OneTeacher
 from preceptor_client.types import Chat, ChatMessage, StudentIds, Text
 
+from tests.unit.client.train.assembled import scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 
 MESSAGES = (ChatMessage(role="user", content="hi"),)
 
 
-def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 259) -> Scoring:
+def _scoring(scorer: FakeScorer, *, vocabulary_size: int = 259) -> OneTeacher:
     config = TeacherConfig(address="a:1", adapter="law", top_k=4, temperature=0.5, reproducible=True)
-    return Scoring(
+    return scoring_for(
         scorer,
-        config=config,
+        teacher=config,
         objective=ObjectiveConfig(),
         agreement=agreement_with(scorer.teacher),
         vocabulary_size=vocabulary_size,
@@ -39,7 +42,14 @@ def _batches(student: Student, *, num_prompts: int = 3) -> list[list[Episode]]:
     return list(HfRollouts(student, config=config, seed=0).generate(examples, step=1))
 
 
-def _submit(scoring: Scoring, batches: Sequence[Sequence[Episode]]) -> None:
+def _episode(example: Example) -> Episode:
+    view = StudentView(logprobs_T=np.zeros(1, np.float32), entropies_T=np.zeros(1, np.float32))
+    return single_turn(
+        example=example, slot=0, prompt_ids=(1, 2), response_ids=(3,), finish_reason="length", student=view
+    )
+
+
+def _submit(scoring: OneTeacher, batches: Sequence[Sequence[Episode]]) -> None:
     for batch in batches:
         scoring.submit(batch, name="step-1")
 
@@ -87,7 +97,7 @@ def test_groups_are_submitted_before_the_next_batch_is_written(student: Student,
 )
 def test_teacher_reads_its_own_prompt_or_the_students_exact_ids(prompt: ExamplePrompt | None, expected: object) -> None:
     example = Example(index=0, prompt="abc", teacher_prompt=prompt)
-    assert teacher_prompt(example, prompt_ids=(1, 2)) == expected
+    assert PromptSource(is_one_to_one=True).before([_episode(example)]) == expected
 
 
 @pytest.mark.parametrize(
@@ -99,7 +109,7 @@ def test_teacher_reads_its_own_prompt_or_the_students_exact_ids(prompt: ExampleP
     ],
 )
 def test_teacher_with_other_ids_reads_the_text_or_conversation_itself(example: Example, expected: object) -> None:
-    assert teacher_prompt(example, prompt_ids=(1, 2), is_one_to_one=False) == expected
+    assert PromptSource(is_one_to_one=False).before([_episode(example)]) == expected
 
 
 def test_rows_of_fewer_than_two_tokens_are_dropped_from_every_column_and_counted(

@@ -17,9 +17,9 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import StopRequestedError
 from preceptor_client.train.learner.checkpoint_folders import latest_checkpoint
 from preceptor_client.train.record.metrics import MetricRow, read_rows
-from preceptor_client.train.run.build import train
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.display import SilentDisplay
+from preceptor_client.train.run.train import train
 from preceptor_client.train.run.trainer import Trainer
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.types import GroupScores, Prompt
@@ -107,7 +107,7 @@ def test_stopped_at_any_forward_a_run_goes_on_as_if_nothing_had_happened(runs: R
         AsksAtForward(first, at=moment)
         with pytest.raises(StopRequestedError):
             first.run()
-        checkpoint = latest_checkpoint(first.config.run.directory)
+        checkpoint = latest_checkpoint(first.config.directory)
         assert (checkpoint is None) == (first.step == 0), moment
         saved_at.add(first.step)
         second = runs.trainer(name=name, heldout=HELDOUT, checkpoint_every_steps=50, stop=StopRequest())
@@ -127,7 +127,7 @@ def test_asked_in_the_rollouts_a_step_is_given_up_and_asked_in_the_update_it_is_
     with pytest.raises(StopRequestedError, match=r"step 1 of 6 is saved in .*step-000001; the same command continues"):
         early.run()
     late = runs.trainer(name="late", stop=StopRequest())
-    late.update.optimizer.register_step_pre_hook(lambda *_: late.stop.ask() if late.step == 1 else None)
+    late.learner.optimizer.register_step_pre_hook(lambda *_: late.stop.ask() if late.step == 1 else None)
     with pytest.raises(StopRequestedError, match=r"step 2 of 6 is saved in .*step-000002; the same command continues"):
         late.run()
 
@@ -152,7 +152,7 @@ def test_before_the_first_step_is_done_there_is_nothing_to_save(runs: Runs, scor
     with pytest.raises(StopRequestedError, match="there is nothing to save, and the same command starts the run"):
         trainer.run()
     assert scorer.calls == []
-    assert not (trainer.config.run.directory / "checkpoints").exists()
+    assert not (trainer.config.directory / "checkpoints").exists()
 
 
 def test_asked_where_nothing_is_left_to_do_the_run_ends_as_always(settings: Settings, scorer: FakeScorer) -> None:

@@ -68,7 +68,7 @@ def test_absent_folder_is_refused_without_a_look_at_the_hub(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("preceptor_client.train.student.loading.AutoTokenizer", None)
+    monkeypatch.setattr("preceptor_client.train.student.model_files.AutoTokenizer", None)
     with pytest.raises(InvalidStudentError, match="no folder"):
         load_student(StudentConfig(model=name))
 

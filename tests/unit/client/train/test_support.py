@@ -8,7 +8,7 @@ import pytest
 from preceptor.wire import PositionStatus
 from preceptor_client.errors import CorruptAnswerError
 from preceptor_client.train.objective.config import ObjectiveConfig
-from preceptor_client.train.objective.support import Support, support_of
+from preceptor_client.train.teacher.support import Support
 from preceptor_client.types import ResponseScores
 
 # N = positions, V = vocabulary, K = support size
@@ -60,7 +60,7 @@ def _members(support: Support, row: int) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("include_sampled", [False, True])
-@pytest.mark.parametrize("kind", ["teacher", "teacher_top_p", "student", "union"])
+@pytest.mark.parametrize("kind", ["teacher", "teacher_top_p", "student", "union", "intersection"])
 def test_support_holds_the_tokens_of_its_definition_and_all_other_mass_is_tail(
     kind: str, include_sampled: bool
 ) -> None:
@@ -73,10 +73,10 @@ def test_support_holds_the_tokens_of_its_definition_and_all_other_mass_is_tail(
     student_NC[: num_rows // 2] = np.argsort(-logprobs_NV[: num_rows // 2], axis=1)[:, 2 : 2 + TOP_K]
     config = ObjectiveConfig.model_validate(
         {"support": kind, "include_sampled": include_sampled}
-        | ({"support_top_p": 0.8} if kind == "teacher_top_p" else {})
+        | ({"support_options": {"top_p": 0.8}} if kind == "teacher_top_p" else {})
     )
     scores = _answer(logprobs_NV, sampled_N=sampled_N, candidates_NC=student_NC)
-    support = support_of(scores, sampled_ids_N=sampled_N, config=config)
+    support = config.make_support().select(scores, sampled_ids_N=sampled_N)
     sizes = set()
     for row, logprobs_V in enumerate(logprobs_NV):
         teacher = np.argsort(-logprobs_V, kind="stable")[:TOP_K].tolist()
@@ -92,6 +92,8 @@ def test_support_holds_the_tokens_of_its_definition_and_all_other_mass_is_tail(
         expected = {"student": set(), "union": set(teacher)}.get(kind, set(teacher))
         if kind in ("student", "union"):
             expected |= set(student_NC[row].tolist())
+        if kind == "intersection":
+            expected &= set(student_NC[row].tolist())
         if include_sampled:
             expected.add(int(sampled_N[row]))
         members = _members(support, row)
@@ -108,8 +110,8 @@ def test_support_holds_the_tokens_of_its_definition_and_all_other_mass_is_tail(
 def test_a_sharp_teacher_keeps_two_tokens_under_top_p() -> None:
     """The first alone holds the mass; renormalised over one token there would be nothing to learn."""
     logprobs_NV = np.log(np.array([[0.999, 0.0004, 0.0003, 0.0002, 0.00005, 0.00005]]))
-    config = ObjectiveConfig(support="teacher_top_p", support_top_p=0.5)
-    support = support_of(_answer(logprobs_NV, sampled_N=np.array([3])), sampled_ids_N=np.array([3]), config=config)
+    config = ObjectiveConfig(support="teacher_top_p", support_options={"top_p": 0.5})
+    support = config.make_support().select(_answer(logprobs_NV, sampled_N=np.array([3])), sampled_ids_N=np.array([3]))
     assert support.ids_NK.tolist() == [[0, 1]]
     assert math.exp(support.teacher_log_tail_N[0]) == pytest.approx(0.0006, rel=1e-3)
 
@@ -127,23 +129,45 @@ def test_what_fills_a_row_up_is_never_a_member() -> None:
         candidate_ids_NC=np.array([[3, 9]]),
         candidate_logprobs_NC=np.array([[math.log(0.25), -math.inf]], np.float32),
     )
-    union = support_of(scores, sampled_ids_N=np.array([3]), config=ObjectiveConfig(support="union"))
+    union = ObjectiveConfig(support="union").make_support().select(scores, sampled_ids_N=np.array([3]))
     assert sorted(_members(union, 0)) == [3, 7]
-    student = support_of(scores, sampled_ids_N=np.array([3]), config=ObjectiveConfig(support="student"))
+    student = ObjectiveConfig(support="student").make_support().select(scores, sampled_ids_N=np.array([3]))
     assert _members(student, 0) == pytest.approx({3: math.log(0.25)})
     assert math.exp(student.teacher_log_tail_N[0]) == pytest.approx(0.75)
     assert student.sizes_N.tolist() == [1]
 
 
 def test_no_scored_position_is_an_empty_support() -> None:
-    for kind in ("teacher", "teacher_top_p", "student", "union"):
+    for kind in ("teacher", "teacher_top_p", "student", "union", "intersection"):
         config = ObjectiveConfig.model_validate({"support": kind, "include_sampled": True})
         nothing = np.zeros(0, np.int64)
         scores = _answer(_teacher(0), sampled_N=nothing, candidates_NC=np.zeros((0, 4), np.int64))
-        assert len(support_of(scores, sampled_ids_N=nothing, config=config).sizes_N) == 0
+        assert len(config.make_support().select(scores, sampled_ids_N=nothing).sizes_N) == 0
 
 
 def test_an_answer_without_the_students_tokens_is_refused() -> None:
     scores = _answer(_teacher(2), sampled_N=np.array([0, 1]))
     with pytest.raises(CorruptAnswerError, match="asked for"):
-        support_of(scores, sampled_ids_N=np.array([0, 1]), config=ObjectiveConfig(support="union"))
+        ObjectiveConfig(support="union").make_support().select(scores, sampled_ids_N=np.array([0, 1]))
+
+
+def test_a_rule_of_ones_own_is_named_in_the_settings_and_takes_the_sampled_token_too() -> None:
+    logprobs_NV = _teacher(1)
+    sampled_N, student_NC = np.array([20]), np.array([[20, 3, 9, 4]])
+    scores = _answer(logprobs_NV, sampled_N=sampled_N, candidates_NC=student_NC)
+    own = {"support": "tests.unit.client.train.objective.own:StudentsFirst", "support_options": {"num_tokens": 3}}
+    config = ObjectiveConfig.model_validate(own)
+    assert config.needs_student_tokens
+    assert set(_members(config.make_support().select(scores, sampled_ids_N=sampled_N), 0)) == {20, 3, 9}
+    fewer = {"support": own["support"], "support_options": {"num_tokens": 1}, "include_sampled": True}
+    rule = ObjectiveConfig.model_validate(fewer).make_support()
+    assert rule.needs_student_tokens
+    other_N = np.array([11])
+    support = rule.select(_answer(logprobs_NV, sampled_N=other_N, candidates_NC=student_NC), sampled_ids_N=other_N)
+    assert set(_members(support, 0)) == {20, 11}
+    assert support.is_sampled_inside_N.tolist() == [True]
+
+
+def test_a_rule_that_does_not_say_what_it_needs_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not say whether it needs_student_tokens"):
+        ObjectiveConfig(support="tests.unit.client.train.objective.own:SilentSupport")

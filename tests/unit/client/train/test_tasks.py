@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from preceptor.settings import InvalidSettingsError, dump_settings, load_settings
+from preceptor_client.train.record.settings_file import to_toml
 from preceptor_client.train.run.config import RunConfig
-from preceptor_client.train.run.directory import to_toml
 
 BASE = """
 [student]

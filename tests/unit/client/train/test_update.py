@@ -13,18 +13,20 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import TrainingStoppedError
 from preceptor_client.train.learner.columns import StudentColumns
 from preceptor_client.train.learner.config import OptimizerConfig
-from preceptor_client.train.learner.learner import Update, UpdateResult
+from preceptor_client.train.learner.learner import Learner, StepResult
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
+from preceptor_client.train.objective.reduction import WeightArray
+from preceptor_client.train.objective.shaping import weighted_mean
 from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
-from preceptor_client.train.teacher.scoring import Scoring
 from preceptor_client.types import ResponseScores
 
+from tests.unit.client.train.assembled import learner_for, one_task, scoring_for
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 
@@ -33,9 +35,9 @@ def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts
     config = RolloutConfig(prompts_per_step=num_prompts, max_new_tokens=7, batch_size=8, responses_per_prompt=2)
     examples = [Example(index=index, prompt="ab" * (index + 1)) for index in range(num_prompts)]
     teacher = TeacherConfig(address="a:1", top_k=top_k)
-    scoring = Scoring(
+    scoring = scoring_for(
         scorer,
-        config=teacher,
+        teacher=teacher,
         objective=ObjectiveConfig(),
         agreement=agreement_with(scorer.teacher),
         vocabulary_size=259,
@@ -45,21 +47,29 @@ def _scored(student: Student, scorer: FakeScorer, *, top_k: int = 6, num_prompts
     return scoring.gather()
 
 
-def _update(student: Student, *, micro_batch_size: int = 16, warmup_steps: int = 0, lr: float = 1e-3) -> Update:
+def _update(student: Student, *, micro_batch_size: int = 16, warmup_steps: int = 0, lr: float = 1e-3) -> Learner:
     config = OptimizerConfig(learning_rate=lr, micro_batch_size=micro_batch_size, warmup_steps=warmup_steps)
     loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
-    return Update(student, config=config, loss=loss, temperature=1.0)
+    return learner_for(student, config=config, loss=loss)
 
 
 def _accumulate(
     student: Student, scored: Sequence[ScoredEpisode], *, micro_batch_size: int = 16
 ) -> tuple[float, list[StudentColumns]]:
     weights = position_weights(scored, reduction="position_mean")
-    return _update(student, micro_batch_size=micro_batch_size).accumulate_gradients(scored, weights=weights)
+    return _gradients_of(_update(student, micro_batch_size=micro_batch_size), scored, weights)
 
 
-def _apply(update: Update, scored: Sequence[ScoredEpisode], *, step: int) -> UpdateResult | None:
-    return update.apply(scored, weights=position_weights(scored, reduction="position_mean"), step=step)
+def _gradients_of(
+    update: Learner, scored: Sequence[ScoredEpisode], weights: Sequence[WeightArray]
+) -> tuple[float, list[StudentColumns]]:
+    gradients = update.accumulate_gradients(one_task(scored, weighted_mean(weights)))
+    return gradients.loss, gradients.columns
+
+
+def _apply(update: Learner, scored: Sequence[ScoredEpisode], *, step: int) -> StepResult | None:
+    terms = weighted_mean(position_weights(scored, reduction="position_mean"))
+    return update.apply(one_task(scored, terms), step=step)
 
 
 def _masses(columns: Sequence[StudentColumns]) -> list[float]:
@@ -210,7 +220,7 @@ def test_weights_make_a_weighted_mean(student: Student, scorer: FakeScorer) -> N
     expected, _ = _accumulate(student, first)
     gradients = _gradients(student)
     weights = [7.0 * (one.scores.positions_N < 2).astype(np.float64) for one in scored]
-    loss, _ = _update(student).accumulate_gradients(scored, weights=weights)
+    loss, _ = _gradients_of(_update(student), scored, weights)
     assert loss == pytest.approx(expected, rel=1e-6)
     for ours, theirs in zip(_gradients(student), gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
@@ -219,7 +229,7 @@ def test_weights_make_a_weighted_mean(student: Student, scorer: FakeScorer) -> N
 def test_step_without_any_weight_is_skipped(student: Student, scorer: FakeScorer) -> None:
     scored = _scored(student, scorer)
     weights = [np.zeros(len(one.scores.positions_N)) for one in scored]
-    assert _update(student).apply(scored, weights=weights, step=1) is None
+    assert _update(student).apply(one_task(scored, weighted_mean(weights)), step=1) is None
 
 
 def _first_two(scores: ResponseScores) -> ResponseScores:

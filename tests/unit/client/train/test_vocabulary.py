@@ -11,7 +11,8 @@ from preceptor.fingerprint import tokenizer_id
 from preceptor_client.train.errors import InvalidStudentError
 from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.generation import Sampling, generate
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import Student, load_student, prepare_student
 from preceptor_client.train.student.vocabulary import begins_twice
 from preceptor_client.types import ChatMessage

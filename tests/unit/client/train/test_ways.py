@@ -13,8 +13,9 @@ import pytest
 import torch
 from preceptor_client.train.errors import InvalidStudentError, StopRequestedError
 from preceptor_client.train.student.generation import Sampling, generate, generate_recorded
-from preceptor_client.train.student.hidden import ScoredSequence, scored_hidden_states
+from preceptor_client.train.student.hidden import scored_hidden_states
 from preceptor_client.train.student.recorder import StudentRecorder
+from preceptor_client.train.student.sequences import ScoredSequence
 from preceptor_client.train.student.student import Student, prepare_student
 from preceptor_client.train.student.ways import Training, Ways
 from preceptor_client.train.student.writing import Together, Writing

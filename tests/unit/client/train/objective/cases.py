@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import torch
-from preceptor_client.objectives import Objective, objective_for
 from preceptor_client.objectives.positions import Positions
+from preceptor_client.train.objective.checked import CheckedObjective, objective_for
 from preceptor_client.train.objective.config import ObjectiveConfig
 
 CONFIGS: dict[str, ObjectiveConfig] = {
@@ -15,12 +15,12 @@ CONFIGS: dict[str, ObjectiveConfig] = {
     "generalised_kl": ObjectiveConfig(kind="generalised_kl"),
     "truncated": ObjectiveConfig(kind="truncated"),
     "full_vocabulary": ObjectiveConfig(kind="full_vocabulary"),
-    "forward, renormalise": ObjectiveConfig(kind="forward", outside="renormalise"),
-    "forward, tail_bucket": ObjectiveConfig(kind="forward", outside="tail_bucket"),
-    "forward, truncate": ObjectiveConfig(kind="forward", outside="truncate"),
-    "jsd, renormalise": ObjectiveConfig(kind="jsd", outside="renormalise", jsd_beta=0.25),
-    "jsd, tail_bucket": ObjectiveConfig(kind="jsd", outside="tail_bucket"),
-    "jsd, truncate": ObjectiveConfig(kind="jsd", outside="truncate", jsd_beta=0.25),
+    "forward, renormalise": ObjectiveConfig(kind="forward", options={"outside": "renormalise"}),
+    "forward, tail_bucket": ObjectiveConfig(kind="forward", options={"outside": "tail_bucket"}),
+    "forward, truncate": ObjectiveConfig(kind="forward", options={"outside": "truncate"}),
+    "jsd, renormalise": ObjectiveConfig(kind="jsd", options={"outside": "renormalise", "beta": 0.25}),
+    "jsd, tail_bucket": ObjectiveConfig(kind="jsd", options={"outside": "tail_bucket"}),
+    "jsd, truncate": ObjectiveConfig(kind="jsd", options={"outside": "truncate", "beta": 0.25}),
     "stop_gradient": ObjectiveConfig(kind="stop_gradient"),
     "sampled_token": ObjectiveConfig(kind="sampled_token"),
     "ema_pg": ObjectiveConfig(kind="ema_pg"),
@@ -30,7 +30,7 @@ DIFFERENTIABLE = [name for name in OVER_A_SUPPORT if name not in ("stop_gradient
 """Their gradient is the gradient of their value; the others hold parts of it constant."""
 
 
-def objective(name: str) -> Objective:
+def objective(name: str) -> CheckedObjective:
     return objective_for(CONFIGS[name])
 
 
@@ -66,6 +66,8 @@ def positions_of(
         teacher_sampled_logprobs_N=teacher_logprobs_NV.gather(1, sampled_N[:, None])[:, 0],
         old_logprobs_N=student_sampled_N.detach() if old_logprobs_N is None else old_logprobs_N,
         is_sampled_inside_N=inside_NV.gather(1, sampled_N[:, None])[:, 0],
+        advantage_N=torch.zeros(len(ids_NK)),
+        turn_N=torch.zeros(len(ids_NK), dtype=torch.int64),
     )
 
 

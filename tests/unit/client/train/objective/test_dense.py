@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from preceptor_client.objectives.classes import Outside
 from preceptor_client.objectives.forward import forward
 from preceptor_client.objectives.jsd import jsd
 from preceptor_client.objectives.tail_bucket import tail_bucket
-from preceptor_client.train.objective.config import Outside
 
 from tests.unit.client.train.objective.cases import dense_reverse_kl, objective, positions_of, random_pair
 

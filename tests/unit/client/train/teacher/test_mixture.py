@@ -84,6 +84,7 @@ def test_mixture_is_that_of_the_dense_distributions(student_ids_TC: npt.NDArray[
     assert mixture.entropies_N is None
     if student_ids_TC is not None:
         expected_NC = np.take_along_axis(dense_NV, student_ids_TC[common], axis=1)
+        assert mixture.candidate_logprobs_NC is not None
         np.testing.assert_allclose(mixture.candidate_logprobs_NC, expected_NC, atol=1e-5)
 
 

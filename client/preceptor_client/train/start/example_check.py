@@ -16,7 +16,8 @@ from preceptor_client.train.student.student import Student
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.config import TeacherConfig
-from preceptor_client.train.teacher.scoring import Scorer
+from preceptor_client.train.teacher.prompt_source import PromptSource
+from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.types import Limits
 
 MAX_CHECKED_EXAMPLES = 4_000
@@ -30,6 +31,7 @@ def check_examples(
     limits: Limits,
     task: Task,
     teacher: TeacherConfig,
+    prompts: PromptSource,
     student: Student,
     examples: Sequence[Example],
     heldout: Sequence[Example],
@@ -52,13 +54,14 @@ def check_examples(
         agreement,
         limits=limits,
         task=task,
+        prompts=prompts,
         student=student,
         examples=train,
         heldout=scored,
         answered=measured,
         bad=bad,
     )
-    asked = TeacherPrompts(scorer, agreement=agreement, config=teacher, student=student, bad=bad)
+    asked = TeacherPrompts(scorer, agreement=agreement, config=teacher, prompts=prompts, student=student, bad=bad)
     questions = [(task.source("train"), one) for one in train] + [(task.source("heldout"), one) for one in scored]
     unread = asked.check(questions, notice=notice)
     return (*sampled, *warnings, *unread, *bad.warnings())

@@ -30,9 +30,7 @@ def heldout_examples(task: Task, *, bad: BadExamples) -> list[Example]:
 
 
 def _numbered(task: Task, numbers: range) -> list[Example]:
-    return [
-        Example(index=number, where=f"{task.key('environment')} example {number}", prompt="") for number in numbers
-    ]
+    return [Example(index=number, where=f"{task.key('environment')} example {number}", prompt="") for number in numbers]
 
 
 def _named(examples: Sequence[Example], *, task: Task) -> list[Example]:

@@ -1,0 +1,51 @@
+"""Opens the teachers of a run: a client for each server, or a class of the user's own. Asks them nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
+from preceptor_client.train.run.display import Display
+from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scorer import SCORERS, Scorer
+
+_log = logging.getLogger(__name__)
+
+GRPC = "grpc"
+
+
+@contextmanager
+def open_teachers(
+    teachers: Mapping[str, TeacherConfig], *, given: Scorer | Mapping[str, Scorer] | None, display: Display
+) -> Iterator[dict[str, Scorer]]:
+    """The teachers by name. `given` replaces servers: one for all names, or some by name."""
+    by_name = given if isinstance(given, Mapping) else dict.fromkeys(teachers, given)
+    with ExitStack() as stack:
+        yield {
+            name: by_name.get(name) or stack.enter_context(_opened(config, name=name, display=display))
+            for name, config in teachers.items()
+        }
+
+
+@contextmanager
+def _opened(config: TeacherConfig, *, name: str, display: Display) -> Iterator[Scorer]:
+    if config.kind != GRPC:
+        yield SCORERS.make(config.kind, config.options, key=f"teachers.{name}.kind")
+        return
+    patience = config.patience_seconds
+
+    def show_retry(event: RetryEvent) -> None:
+        state = "unreachable" if event.code == "UNAVAILABLE" else f"not answering ({event.code})"
+        doing = "waiting" if event.next_delay_seconds else "going on"
+        display.notice(
+            f"teacher {state} at {event.address}, {doing} ({event.elapsed_seconds:.0f} s of {patience:.0f} s)"
+        )
+        _log.warning(
+            "teacher does not answer: address=%s code=%s attempt=%d elapsed=%.1fs next=%.1fs message=%r",
+            *(event.address, event.code, event.attempt, event.elapsed_seconds, event.next_delay_seconds, event.message),
+        )
+
+    with BlockingTeacherClient(config.address, timeout_seconds=patience, on_retry=show_retry) as client:
+        yield client
