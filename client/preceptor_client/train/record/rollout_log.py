@@ -71,7 +71,7 @@ class AskedOf(TypedDict, total=False):
     """What it takes to ask the same teacher again; not in what older trainers wrote."""
 
     teacher: str
-    """Its name on its server; in `RolloutRow.teachers` its name in the settings."""
+    """Its name on its server."""
     teacher_prompt_ids: list[int]
     """The prompt as it was read there, in the teacher's own ids."""
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from preceptor_client.train.record.metrics import HELDOUT_NAMES, MetricRow, MetricValue, task_of
+from preceptor_client.train.record.metrics import MetricRow, MetricValue, own_metrics, task_of
 
 _SECONDS_BETWEEN_PLAIN_NOTICES = 10.0
 
@@ -182,9 +182,9 @@ def _heldout_text(row: MetricRow) -> str:
         )
     if "mean_reward" in row:
         parts.append(f"held-out reward{when}: {_number(row['mean_reward'], '.4g')} on average")
-    own = [f"{name} {_number(row[name], '.4g')}" for name in row if name not in HELDOUT_NAMES]
-    if own:
-        parts.append(f"held-out metrics{when}{whose}: {', '.join(own)}")
+    if metrics := own_metrics(row):
+        numbers = ", ".join(f"{name} {_number(value, '.4g')}" for name, value in metrics.items())
+        parts.append(f"held-out metrics{when}{whose}: {numbers}")
     return "\n".join(parts)
 
 

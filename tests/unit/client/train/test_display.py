@@ -80,17 +80,6 @@ def test_live_display_shows_numbers_and_notice() -> None:
     assert "waiting (3 s of 60 s)" in file.getvalue()
 
 
-def test_heldout_metrics_are_shown_with_and_without_answers() -> None:
-    file = io.StringIO()
-    display = PlainDisplay(Console(file=file, width=200))
-    display.heldout({**HELDOUT, "match_exact": 0.25, "odd": None})
-    display.heldout({"kind": "heldout", "step": 2, "num_examples": 19, "mean_answer_length": 4.0, "tokens": 12.0})
-    assert file.getvalue().splitlines()[1:] == [
-        "held-out metrics after step 0: match_exact 0.25, odd -",
-        "held-out metrics after step 2: tokens 12",
-    ]
-
-
 def test_what_was_measured_of_a_task_is_named_after_it_metrics_of_the_users_own_too() -> None:
     file = io.StringIO()
     display = PlainDisplay(Console(file=file, width=40))
@@ -114,3 +103,14 @@ def test_a_step_with_rewards_shows_their_mean() -> None:
     display.begin(step=0, num_steps=6)
     display.step({**ROW, "mean_reward": 0.375})
     assert "loss 0.5000  reward 0.375  support mass 0.900" in file.getvalue()
+
+
+def test_heldout_metrics_are_shown_with_and_without_answers() -> None:
+    file = io.StringIO()
+    display = PlainDisplay(Console(file=file, width=200))
+    display.heldout({**HELDOUT, "match_exact": 0.25, "odd": None})
+    display.heldout({"kind": "heldout", "step": 2, "num_examples": 19, "mean_answer_length": 4.0, "tokens": 12.0})
+    assert file.getvalue().splitlines()[1:] == [
+        "held-out metrics after step 0: match_exact 0.25, odd -",
+        "held-out metrics after step 2: tokens 12",
+    ]

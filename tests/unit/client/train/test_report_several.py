@@ -161,13 +161,12 @@ def test_each_teacher_of_a_token_is_there_beside_their_mixture(parts: Made) -> N
 
 def test_a_position_that_another_teacher_did_not_score_says_why(parts: Made) -> None:
     one = parts.scored(parts.episode(CONTRACT, task="contracts", slot=0, reward=1.0), by=("law", "code"))
-    later = np.arange(1, len(one.scores.positions_N))
+    later = np.arange(len(one.scores.positions_N)) > 0
     law, code = (replace(answer, scores=rows_of(answer.scores, later)) for answer in one.by_teacher)
     status_T = code.scores.status_T.copy()
     status_T[0] = PositionStatus.MISALIGNED
     code = replace(code, scores=replace(code.scores, status_T=status_T))
-    support = one.support.rows(later)
-    one = replace(one, scores=rows_of(one.scores, later), support=support, by_teacher=(law, code))
+    one = replace(one, scores=rows_of(one.scores, later), support=one.support.rows(later), by_teacher=(law, code))
     (row,) = rollout_rows(1, [one], columns_of([one], step=1), decode=parts.student.decode_all, num_rollouts=1)
     assert [token["status"] for token in row["tokens"][:2]] == ["misaligned", "ok"]
 
