@@ -197,14 +197,12 @@ def test_example_knows_where_it_stands(tmp_path: Path) -> None:
 
 
 def test_each_teacher_may_have_a_prompt_of_its_own() -> None:
-    row = {
-        "prompt": "a",
-        "teacher_prompt": "b",
-        "teacher_prompts": {"law": "c", "code": [{"role": "user", "content": "d"}]},
-    }
+    own = {"law": "c", "code": [{"role": "user", "content": "d"}]}
+    row = {"prompt": "a", "teacher_prompt": "b", "teacher_prompts": own}
     example = parse_example(row, index=0, where="x.jsonl:1")
     assert [example.prompt_of(name) for name in ("law", "other")] == ["c", "b"]
     assert example.prompt_of("code") == (ChatMessage(role="user", content="d"),)
-    for wrong in ("c", [], {}, {"law": ""}, {"law": 3}):
+    wrongs: list[object] = ["c", [], {}, {"law": ""}, {"law": 3}]
+    for wrong in wrongs:
         with pytest.raises(InvalidDataError, match=r"x\.jsonl:1: 'teacher_prompts' "):
             parse_example({"prompt": "a", "teacher_prompts": wrong}, index=0, where="x.jsonl:1")
