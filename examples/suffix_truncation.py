@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from preceptor.settings import load_settings
-from preceptor_client.train.run.train import train
 from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.train import train
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 NUM_TOKENS = 32
