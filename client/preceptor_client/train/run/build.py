@@ -114,6 +114,7 @@ class Builder:
                 top_k=asking.top_k,
                 num_student_tokens=asking.num_student_tokens,
                 vocabulary_size=size,
+                name=name,
                 prompt_maker=parts.prompt_makers.get(name),
                 stop=self.stop,
             )
