@@ -92,6 +92,7 @@ class Builder:
             policy=self._policy(task, parts.engine),
             make_environment=parts.make_environment,
             rewards=parts.rewards,
+            stop=self.stop,
         )
 
     def scoring(
@@ -150,6 +151,7 @@ class Builder:
             policy=self._policy(task, engine),
             make_environment=parts.make_environment,
             rewards=parts.rewards,
+            stop=self.stop,
         )
 
         def roll_out(some: Sequence[Example], skipping: Skipping) -> Iterator[list[Episode]]:
