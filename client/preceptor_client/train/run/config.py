@@ -55,7 +55,8 @@ class RunSection(Section):
 
 class RunConfig(BaseSettings):
     """On-policy distillation of a student from a teacher server. Settings come from the command line, else from
-    PRECEPTOR_... variables, else from TOML files that stand first: @ a.toml @ b.toml ..."""
+    PRECEPTOR_... variables, else from TOML files that stand first: @ a.toml @ b.toml ... A setting that takes the name
+    of a part also takes package.module:Name of a class of yours; docs/extend.md shows each of them."""
 
     model_config = SettingsConfigDict(
         env_prefix="PRECEPTOR_",
