@@ -36,6 +36,8 @@ class Example:
     """Variables for the student's chat template, such as {"enable_thinking": False}; they beat those of the run."""
     teacher_chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict, hash=False)
     """The same for the teacher's."""
+    extra: Mapping[str, Json] = field(default_factory=dict, hash=False)
+    """The row's other keys, for parts of a user's own: a rubric, test cases. Empty unless data.extra_fields is keep."""
 
     @property
     def name(self) -> str:
