@@ -49,7 +49,7 @@ class StepDone(RunState):
     row: MetricRow
     """The step's row of metrics, as it was written down."""
     scored: Sequence[ScoredEpisode]
-    """What the step was trained on."""
+    """What the step was trained on, as the loss took it: with the credit of each token, where the run gives some."""
 
 
 class Hook(Protocol):
