@@ -115,6 +115,7 @@ class Builder:
                 num_student_tokens=asking.num_student_tokens,
                 vocabulary_size=size,
                 prompt_maker=parts.prompt_makers.get(name),
+                decode=self.student.decode,
                 stop=self.stop,
             )
         selection = Selection(rule=asking.support, min_support=asking.min_support, vocabulary_size=size)

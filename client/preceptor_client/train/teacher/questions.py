@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypedDict
@@ -59,10 +59,12 @@ class Questions:
         num_student_tokens: int,
         vocabulary_size: int,
         prompt_maker: PromptMaker | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
         stop: StopRequest | None = None,
     ) -> None:
         """The teacher is asked for its `top_k` likeliest tokens, which `config.top_k` need not be, and about as many as
-        `num_student_tokens` of the student's. `vocabulary_size` is the student's; `stop` ends the waiting."""
+        `num_student_tokens` of the student's. `vocabulary_size` is the student's; `decode` gives the text of its ids,
+        for `prompt_maker`; `stop` ends the waiting."""
         self._scorer = scorer
         self._config = config
         self._agreement = agreement
@@ -72,6 +74,7 @@ class Questions:
         self._prompts = PromptSource(
             is_one_to_one=agreement.is_one_to_one,
             maker=prompt_maker,
+            decode=decode,
             chat_template_kwargs=config.chat_template_kwargs,
         )
         self._stop = stop or StopRequest()
