@@ -1,8 +1,15 @@
-"""Trains on the beginning of each response only: python examples/suffix_truncation.py @ train.toml
+"""Trains on the first 32 tokens of each response only.
 
-Far into a long response the prefix is the student's own, and a teacher says less that is worth learning (docs:
-instruments.md, failure 2). Weights are plain arrays, one per rollout and one entry per scored position: any rule that
-can be written with numpy goes where `first_tokens` stands. The loss stays a mean, sum(w * loss) / sum(w).
+Far into a long response the prefix is the student's own, and a teacher says less that is worth learning there (arXiv
+2603.25562; docs/instruments.md, failure 2). Weights are arrays, one per episode with an entry for each scored position;
+the loss stays a mean, sum(w * loss) / sum(w). The settings use the built-in rule. A program of your own can hand
+`train` any function instead, as below: python suffix_truncation.py @ run.toml
+
+Settings:
+
+    [weights]
+    kind = "first_tokens"
+    options = { num_tokens = 32 }
 """
 
 from __future__ import annotations
@@ -13,9 +20,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from preceptor.settings import load_settings
+from preceptor_client.extend import ScoredEpisode
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.train import train
-from preceptor_client.train.teacher.scored import ScoredEpisode
 
 NUM_TOKENS = 32
 

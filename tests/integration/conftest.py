@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.example_runs import ExampleRuns
 from tests.integration.servers import RunningServer, running_server
+from tests.tiny import save_tiny, tiny_llama
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,23 @@ def fake_server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     arguments = ["--engine.kind", "fake", "--engine.tokenizer", str(tiny_folder)]
     with running_server(tmp_path_factory.mktemp("fake"), *arguments) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def other_hf_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A second teacher: a tiny Llama with weights of its own."""
+    model = save_tiny(tmp_path_factory.mktemp("other-teacher"), tiny_llama(seed=5))
+    with running_server(tmp_path_factory.mktemp("other-hf"), "--engine.model", str(model)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def example_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with other weights than the teachers'."""
+    return save_tiny(tmp_path_factory.mktemp("example-student"), tiny_llama(seed=1))
+
+
+@pytest.fixture
+def examples(hf_server: RunningServer, example_student: Path, tmp_path: Path) -> ExampleRuns:
+    """Trains what stands in examples/."""
+    return ExampleRuns(folder=tmp_path / "example", student=example_student, address=hf_server.address)

@@ -27,6 +27,8 @@ from preceptor_client.train.teacher.scored import ScoredEpisode
 class StepResult:
     """What one step did."""
 
+    scored: list[ScoredEpisode]
+    """The episodes of the step as the loss took them: with credit and strengths, where the run has them."""
     num_positions: int
     """Those with a score and a weight."""
     loss: float
@@ -101,7 +103,7 @@ class Learner:
         if all(one.terms.is_empty for one in shaped.values()):
             return None
         gradients = self.accumulate_gradients(shaped)
-        return self._moved(gradients, num_positions=sum(one.terms.num_positions for one in shaped.values()), step=step)
+        return self._moved(gradients, shaped=list(shaped.values()), step=step)
 
     def accumulate_gradients(self, shaped: Mapping[str, ShapedStep]) -> Gradients:
         """Adds the gradient of the step's loss. Denominators are those of a whole task in the step: micro-batches do
@@ -146,7 +148,7 @@ class Learner:
             columns=measure.finish(),
         )
 
-    def _moved(self, gradients: Gradients, *, num_positions: int, step: int) -> StepResult:
+    def _moved(self, gradients: Gradients, *, shaped: Sequence[ShapedStep], step: int) -> StepResult:
         loss = gradients.loss
         # Called on every step, also far below the clip: it measures the norm.
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip))
@@ -162,7 +164,8 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(
-            num_positions=num_positions,
+            scored=[one for of_task in shaped for one in of_task.scored],
+            num_positions=sum(of_task.terms.num_positions for of_task in shaped),
             loss=loss,
             credit_loss=gradients.credit_loss,
             columns=gradients.columns,

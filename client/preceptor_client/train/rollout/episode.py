@@ -124,6 +124,11 @@ class Episode:
         )
 
     @property
+    def last_turn_ids(self) -> tuple[int, ...]:
+        """What the student wrote in its last turn."""
+        return next((one.ids for one in reversed(self.segments) if one.is_policy), ())
+
+    @property
     def num_policy_tokens(self) -> int:
         return int(self.is_policy_T.sum())
 

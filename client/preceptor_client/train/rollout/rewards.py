@@ -123,7 +123,7 @@ def rewarded(
         return list(episodes)
     last = _last_parts(episodes)
     judged = [episodes[place] for place in last]
-    texts = [decode(_last_turn(episode)) for episode in judged]
+    texts = [decode(episode.last_turn_ids) for episode in judged]
     values: list[dict[str, float]] = [{} for _ in judged]
     why_not: dict[int, InvalidEpisodeError] = {}
     for one in rewards:
@@ -162,11 +162,6 @@ def _last_parts(episodes: Sequence[Episode]) -> list[int]:
     for place, episode in enumerate(episodes):
         places[_key(episode)].append(place)
     return [max(of_one, key=lambda place: episodes[place].part) for of_one in places.values()]
-
-
-def _last_turn(episode: Episode) -> tuple[int, ...]:
-    turns = [segment.ids for segment in episode.segments if segment.is_policy]
-    return turns[-1] if turns else ()
 
 
 def _call(reward: Reward, episode: Episode, text: str) -> Callable[[], float | Awaitable[float]]:

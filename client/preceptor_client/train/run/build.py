@@ -117,6 +117,7 @@ class Builder:
                 vocabulary_size=size,
                 name=name,
                 prompt_maker=parts.prompt_makers.get(name),
+                decode=self.student.decode,
                 stop=self.stop,
             )
         selection = Selection(rule=asking.support, min_support=asking.min_support, vocabulary_size=size)

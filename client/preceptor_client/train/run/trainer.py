@@ -167,7 +167,7 @@ class Trainer:
                 "step_seconds": finished - started,
             },
         )
-        self._call_hooks(row, scored)
+        self._call_hooks(row, result.scored if result else scored)
         return row
 
     def _roll_out(self, step: int, failures: Sequence[Failures]) -> int:

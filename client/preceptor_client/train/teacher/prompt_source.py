@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from preceptor.json_values import Json
@@ -19,8 +19,9 @@ class PromptMaker(Protocol):
     """Makes a teacher's prompt when an episode is scored. One class, named in TOML: teacher.prompt.kind =
     "package.module:Name"."""
 
-    def prompt(self, example: Example, episodes: Sequence[Episode]) -> ExamplePrompt:
-        """A text or a conversation, for the episodes of one prompt; they are scored as its continuations."""
+    def prompt(self, example: Example, episodes: Sequence[Episode], texts: Sequence[str]) -> ExamplePrompt:
+        """A text or a conversation, for the episodes of one prompt; they are scored as its continuations. `texts` are
+        what the student wrote in the last turn of each, without special tokens."""
         ...
 
 
@@ -36,14 +37,16 @@ class PromptSource:
         is_one_to_one: bool,
         teacher: str = "",
         maker: PromptMaker | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
         chat_template_kwargs: Mapping[str, Json] | None = None,
     ) -> None:
         """`is_one_to_one` says whether the student's ids stand for the teacher's; `teacher` is its name in the
-        settings, by which an example may give it a prompt; `chat_template_kwargs` are variables
-        for the teacher's chat template, those of an example beat them."""
+        settings, by which an example may give it a prompt; `decode` gives the text of the student's ids, for the maker;
+        `chat_template_kwargs` are variables for the teacher's chat template, those of an example beat them."""
         self._is_one_to_one = is_one_to_one
         self._teacher = teacher
         self._maker = maker
+        self._decode = decode
         self._chat_template_kwargs = dict(chat_template_kwargs or {})
 
     def before(self, episodes: Sequence[Episode]) -> Prompt:
@@ -52,8 +55,10 @@ class PromptSource:
         first = episodes[0]
         if self._maker is None:
             return self._of(first.example, prompt_ids=first.prompt_ids, messages=first.messages, tools=first.tools)
+        assert self._decode is not None, "a maker of prompts reads what was written"
+        texts = [self._decode(episode.last_turn_ids) for episode in episodes]
         try:
-            made = self._maker.prompt(first.example, episodes)
+            made = self._maker.prompt(first.example, episodes, texts)
         except Exception as error:
             raise InvalidPartError(f"teacher.prompt: {type(self._maker).__name__}.prompt failed: {error!r}") from error
         return self._rendered(_checked(made, maker=self._maker), first.example, tools=first.tools)

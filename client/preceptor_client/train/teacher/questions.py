@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypedDict
@@ -60,11 +60,12 @@ class Questions:
         vocabulary_size: int,
         name: str = "",
         prompt_maker: PromptMaker | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
         stop: StopRequest | None = None,
     ) -> None:
         """`name` is the teacher's in the settings. It is asked for its `top_k` likeliest tokens, which `config.top_k`
         need not be, and about as many as `num_student_tokens` of the student's. `vocabulary_size` is the student's;
-        `stop` ends the waiting."""
+        `decode` gives the text of its ids, for `prompt_maker`; `stop` ends the waiting."""
         self._scorer = scorer
         self._config = config
         self._agreement = agreement
@@ -75,6 +76,7 @@ class Questions:
             is_one_to_one=agreement.is_one_to_one,
             teacher=name,
             maker=prompt_maker,
+            decode=decode,
             chat_template_kwargs=config.chat_template_kwargs,
         )
         self._stop = stop or StopRequest()

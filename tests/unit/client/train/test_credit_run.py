@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from preceptor_client.train.errors import InvalidWeightsError
+from preceptor_client.train.objective.credit import teacher_gap
 from preceptor_client.train.record.metrics import read_rows
 from preceptor_client.train.run.config import RunConfig
+from preceptor_client.train.run.hooks import StepDone
 from preceptor_client.train.run.train import train
 
 from tests.unit.client.train.fake_scorer import FakeScorer
@@ -63,3 +67,31 @@ def test_a_run_goes_and_goes_on_with_parts_of_its_own(settings: Settings, scorer
 def test_a_run_without_rewards_names_the_credit_that_needs_them(settings: Settings, scorer: FakeScorer) -> None:
     with pytest.raises(InvalidWeightsError, match=r"credit\.kind=grpo needs a reward"):
         _losses(settings, scorer, credit={"kind": "grpo"})
+
+
+class Watching:
+    """Keeps what each step was trained on."""
+
+    steps: list[StepDone] = []  # noqa: RUF012  of the class: the run makes the object
+
+    def on_step(self, done: StepDone) -> None:
+        self.steps.append(done)
+
+
+@pytest.fixture
+def watched() -> Iterator[list[StepDone]]:
+    yield Watching.steps
+    Watching.steps.clear()
+
+
+def test_a_hook_sees_the_credit_that_the_step_was_trained_on(
+    settings: Settings, scorer: FakeScorer, watched: list[StepDone]
+) -> None:
+    settings["run"]["num_steps"] = 1
+    _losses(settings, scorer, credit={"kind": "teacher_gap"}, hooks=[{"kind": f"{__name__}:Watching"}])
+    (done,) = watched
+    assert len(done.scored) == 6
+    for one in done.scored:
+        assert one.advantages_N is not None
+        np.testing.assert_array_equal(one.advantages_N, teacher_gap(one))
+        assert np.abs(one.advantages_N).min() > 0
