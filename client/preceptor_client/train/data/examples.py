@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from preceptor.json_values import Json
 
@@ -25,6 +26,8 @@ class Example:
     prompt: ExamplePrompt
     teacher_prompt: ExamplePrompt | None = None
     """What the teacher reads instead of the student's prompt."""
+    teacher_prompts: Mapping[str, ExamplePrompt] = field(default_factory=dict, hash=False)
+    """The same for single teachers, by their names in the settings."""
     answer: str | None = None
     other_answers: tuple[str, ...] = ()
     """What is as right as `answer`."""
@@ -36,11 +39,17 @@ class Example:
     """Variables for the student's chat template, such as {"enable_thinking": False}; they beat those of the run."""
     teacher_chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict, hash=False)
     """The same for the teacher's."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # Any: JSON whose shape its reader knows
+    """The row's other keys, for parts of a user's own: a rubric, test cases. Empty unless data.extra_fields is keep."""
 
     @property
     def name(self) -> str:
         """For messages."""
         return self.where or f"example {self.index}"
+
+    def prompt_of(self, teacher: str) -> ExamplePrompt | None:
+        """What the teacher of this name reads instead of the student's prompt; None where it reads that."""
+        return self.teacher_prompts.get(teacher, self.teacher_prompt)
 
     @property
     def answers(self) -> tuple[str, ...]:

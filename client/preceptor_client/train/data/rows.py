@@ -11,7 +11,13 @@ from preceptor.json_values import JsonObject
 
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.data.excerpts import excerpt
-from preceptor_client.train.data.messages import parse_message, parse_template_kwargs, parse_text, parse_tools
+from preceptor_client.train.data.messages import (
+    parse_message,
+    parse_object,
+    parse_template_kwargs,
+    parse_text,
+    parse_tools,
+)
 from preceptor_client.train.data.reading import Number
 from preceptor_client.train.errors import InvalidDataError
 
@@ -20,12 +26,13 @@ KEYS = (
     "teacher_prompt",
     "answer",
     "task",
+    "teacher_prompts",
     "tools",
     "chat_template_kwargs",
     "teacher_chat_template_kwargs",
 )
 
-ExtraFields = Literal["refuse", "ignore"]
+ExtraFields = Literal["refuse", "ignore", "keep"]
 
 
 def parse_example(
@@ -41,15 +48,29 @@ def parse_example(
             where=where,
             prompt=_prompt(fields["prompt"], field="'prompt'"),
             teacher_prompt=None if theirs is None else _prompt(theirs, field="'teacher_prompt'"),
+            teacher_prompts=_teacher_prompts(fields.get("teacher_prompts")),
             answer=answer,
             other_answers=tuple(other for other in others if other is not None),
             task=_task(fields.get("task")),
             tools=parse_tools(fields.get("tools"), field="'tools'"),
             chat_template_kwargs=_template_kwargs(fields, "chat_template_kwargs"),
             teacher_chat_template_kwargs=_template_kwargs(fields, "teacher_chat_template_kwargs"),
+            extra=_extra(fields) if extra_fields == "keep" else {},
         )
     except InvalidDataError as error:
         raise InvalidDataError(error.why, where=where) from error
+
+
+def _teacher_prompts(value: object) -> Mapping[str, ExamplePrompt]:
+    """By the names of teachers."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not value:
+        raise InvalidDataError(
+            f"'teacher_prompts' must be an object, a prompt for each name of a teacher, and not empty; it is "
+            f"{excerpt(value)}"
+        )
+    return {name: _prompt(prompt, field=f"'teacher_prompts' {excerpt(name)}") for name, prompt in value.items()}
 
 
 def _check_keys(fields: Mapping[str, object], *, extra_fields: ExtraFields) -> None:
@@ -62,7 +83,7 @@ def _check_keys(fields: Mapping[str, object], *, extra_fields: ExtraFields) -> N
         meant = f"did you mean {likely[0]!r}? " if likely else ""
         raise InvalidDataError(
             f"unknown key {excerpt(unknown[0])}: {meant}Known are {', '.join(KEYS)}; data.extra_fields=ignore leaves "
-            "others out"
+            "others out, and keep hands them to parts of your own"
         )
     if "prompt" not in fields:
         hint = ": give the messages up to the answer as 'prompt'" if "messages" in fields else ""
@@ -79,6 +100,13 @@ def _prompt(value: object, *, field: str) -> ExamplePrompt:
 
 def _template_kwargs(fields: Mapping[str, object], name: str) -> JsonObject:
     return parse_template_kwargs(fields.get(name), field=repr(name))
+
+
+def _extra(fields: Mapping[str, object]) -> JsonObject:
+    own: JsonObject = {}
+    for key in sorted(set(fields) - set(KEYS)):
+        own |= parse_object({key: fields[key]}, field=f"key {excerpt(key)}")
+    return own
 
 
 def _answers(value: object) -> list[str | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from preceptor.json_values import JsonObject
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.data.rows import ExtraFields, parse_example
@@ -114,6 +115,15 @@ def test_extra_key_is_refused_with_the_setting_and_what_was_likely_meant(tmp_pat
         _load(tmp_path, '{"prompt": "a", "id": 7}')
 
 
+def test_extra_keys_are_kept_under_the_setting_in_plain_values(tmp_path: Path) -> None:
+    line = '{"prompt": "a", "rubric": [{"says": "b", "weight": 2.50}], "id": 7}'
+    extra: JsonObject = {"id": 7, "rubric": [{"says": "b", "weight": 2.5}]}
+    assert _load(tmp_path, line, extra_fields="keep") == Example(index=0, prompt="a", extra=extra)
+    assert _load(tmp_path, '{"prompt": "a"}', extra_fields="keep") == Example(index=0, prompt="a")
+    with pytest.raises(InvalidDataError, match=r"key 'id' .*half of a surrogate pair"):
+        _load(tmp_path, '{"prompt": "a", "id": "b%"}'.replace("%", HALF), extra_fields="keep")
+
+
 def test_extra_keys_are_ignored_under_the_setting_whatever_they_hold(tmp_path: Path) -> None:
     line = '{"id": %s, "meta": {"x": [1, {"y": null}]}, "prompt": "a"}' % ("9" * 5_000)
     assert _load(tmp_path, line, extra_fields="ignore") == Example(index=0, prompt="a")
@@ -194,3 +204,15 @@ def test_example_knows_where_it_stands(tmp_path: Path) -> None:
     example = _load(tmp_path, '{"prompt": [{"role": "user", "content": "hi"}], "task": "t"}')
     assert example.name == f"{tmp_path}/data.jsonl:1"
     assert example == Example(index=0, prompt=(ChatMessage(role="user", content="hi"),), task="t")
+
+
+def test_each_teacher_may_have_a_prompt_of_its_own() -> None:
+    own = {"law": "c", "code": [{"role": "user", "content": "d"}]}
+    row = {"prompt": "a", "teacher_prompt": "b", "teacher_prompts": own}
+    example = parse_example(row, index=0, where="x.jsonl:1")
+    assert [example.prompt_of(name) for name in ("law", "other")] == ["c", "b"]
+    assert example.prompt_of("code") == (ChatMessage(role="user", content="d"),)
+    wrongs: list[object] = ["c", [], {}, {"law": ""}, {"law": 3}]
+    for wrong in wrongs:
+        with pytest.raises(InvalidDataError, match=r"x\.jsonl:1: 'teacher_prompts' "):
+            parse_example({"prompt": "a", "teacher_prompts": wrong}, index=0, where="x.jsonl:1")
