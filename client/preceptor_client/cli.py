@@ -11,6 +11,7 @@ from importlib.metadata import version
 from preceptor.settings import InvalidSettingsError
 
 from preceptor_client.errors import PreceptorError
+from preceptor_client.train.errors import InvalidPartError, InvalidWeightsError
 
 COMMANDS = {
     "train": "distil a student from a teacher server",
@@ -53,6 +54,9 @@ def _run(run: Callable[[list[str]], int], arguments: list[str], *, program: str)
         return run(arguments)
     except InvalidSettingsError as error:
         sys.stderr.write(f"{error}\n")
+        return EXIT_USAGE
+    except (InvalidPartError, InvalidWeightsError) as error:  # a setting too, whose class cannot be used
+        sys.stderr.write(f"{program}: {error}\n")
         return EXIT_USAGE
     except (PreceptorError, OSError) as error:
         sys.stderr.write(f"{program}: {error}\n")

@@ -1,4 +1,4 @@
-"""Turns tokenizers to hand over into protobuf, and reads what a server says of them and of itself. No scores here."""
+"""Encodes registrations of tokenizers, and decodes what a server says of them and of itself. Knows no scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from preceptor.v1 import teacher_pb2
 from preceptor.wire import VocabularyRelation
 
 from preceptor_client.errors import CorruptAnswerError
-from preceptor_client.request import Handover
+from preceptor_client.request import RegistrationRequest
 from preceptor_client.types import (
     AlignmentReport,
     Capabilities,
@@ -23,19 +23,21 @@ from preceptor_client.types import (
 )
 
 
-def encode_handover(handover: Handover, *, tokenizer_id: str, with_json: bool) -> teacher_pb2.RegisterTokenizerRequest:
+def encode_registration(
+    request: RegistrationRequest, *, tokenizer_id: str, with_json: bool
+) -> teacher_pb2.RegisterTokenizerRequest:
     """The request to send; without the JSON it asks whether the server knows the tokenizer already."""
     return teacher_pb2.RegisterTokenizerRequest(
-        teacher=handover.teacher,
+        teacher=request.teacher,
         tokenizer_id=tokenizer_id,
-        tokenizer_json=handover.tokenizer_json.encode() if with_json else b"",
-        chat_template=handover.chat_template or "",
-        end_token_ids=handover.end_token_ids,
-        teacher_end_token_ids=handover.teacher_end_token_ids,
+        tokenizer_json=request.tokenizer_json.encode() if with_json else b"",
+        chat_template=request.chat_template or "",
+        end_token_ids=request.end_token_ids,
+        teacher_end_token_ids=request.teacher_end_token_ids,
         special_pairs=[
-            teacher_pb2.SpecialPair(student=student, teacher=teacher) for student, teacher in handover.special_pairs
+            teacher_pb2.SpecialPair(student=student, teacher=teacher) for student, teacher in request.special_pairs
         ],
-        vocabulary_size=handover.vocabulary_size,
+        vocabulary_size=request.vocabulary_size,
     )
 
 

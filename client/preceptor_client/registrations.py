@@ -1,4 +1,4 @@
-"""Hands tokenizers over, remembers what was handed over, and does it again when the server has lost one.
+"""Registers tokenizers with one server, remembers them, and registers them again when the server has lost one.
 
 A server keeps a bounded number of tokenizers, and none over a restart. Knows nothing of scores.
 """
@@ -15,7 +15,7 @@ from preceptor.fingerprint import tokenizer_id
 from preceptor_client import descriptions
 from preceptor_client.connection import Connection
 from preceptor_client.errors import CorruptAnswerError, InvalidRequestError, TeacherUnavailableError
-from preceptor_client.request import REFUSED_BY_CLIENT, Handover
+from preceptor_client.request import REFUSED_BY_CLIENT, RegistrationRequest
 from preceptor_client.retry import Cure
 from preceptor_client.status import UNKNOWN_TOKENIZER, Failure
 from preceptor_client.types import Registration
@@ -23,37 +23,37 @@ from preceptor_client.types import Registration
 _log = logging.getLogger(__name__)
 
 MAX_RENEWALS = 3
-"""How often one score hands a tokenizer over again before it gives up: a server that loses it each time will go on."""
+"""How often one score registers a tokenizer again before it gives up: a server that loses it each time will go on."""
 _SMALLER = "the student's tokenizer.json has to fit into one message: hand over one that does"
 
 
 @dataclass(slots=True)
 class _Remembered:
-    handover: Handover
+    request: RegistrationRequest
     fingerprint: str
     registration: Registration
     num_renewals: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while it is handed over again, so that many scores at once share one renewal."""
+    """Held while it is registered again, so that many scores at once share one renewal."""
 
 
 class Registrations:
-    """What one client handed over to one server."""
+    """The tokenizers that one client registered with one server."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._remembered: dict[tuple[str, str], _Remembered] = {}
 
-    async def register(self, handover: Handover, *, fingerprint: str, timeout_seconds: float) -> Registration:
-        """Hands over; the JSON travels only if the server lacks it."""
-        registration = await self._hand_over(handover, fingerprint=fingerprint, timeout_seconds=timeout_seconds)
-        self.remember(handover, fingerprint=fingerprint, registration=registration)
+    async def register(self, request: RegistrationRequest, *, fingerprint: str, timeout_seconds: float) -> Registration:
+        """Registers a tokenizer; the JSON travels only if the server lacks it."""
+        registration = await self._send(request, fingerprint=fingerprint, timeout_seconds=timeout_seconds)
+        self.remember(request, fingerprint=fingerprint, registration=registration)
         return registration
 
-    def remember(self, handover: Handover, *, fingerprint: str, registration: Registration) -> None:
-        """Expects the server to know this tokenizer, and hands it over as soon as it says that it does not."""
-        known = _Remembered(handover=handover, fingerprint=fingerprint, registration=registration)
-        self._remembered[registration.tokenizer_id, handover.teacher] = known
+    def remember(self, request: RegistrationRequest, *, fingerprint: str, registration: Registration) -> None:
+        """Expects the server to know this tokenizer, and registers it as soon as the server says that it does not."""
+        known = _Remembered(request=request, fingerprint=fingerprint, registration=registration)
+        self._remembered[registration.tokenizer_id, request.teacher] = known
 
     def cure_for(self, registered_id: str, *, teacher: str) -> Cure:
         """For one score that names `registered_id`: cures UNKNOWN_TOKENIZER, and no other failure."""
@@ -85,13 +85,13 @@ class Registrations:
         return next((known for (known_id, _), known in self._remembered.items() if known_id == registered_id), None)
 
     async def _renew(self, remembered: _Remembered, *, num_seen: int, seconds: float) -> int:
-        """How often it was renewed by now; handed over here only if nobody did so since `num_seen`."""
+        """How often it was renewed by now; registered here only if nobody did so since `num_seen`."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(seconds), remembered.lock:
                 if remembered.num_renewals == num_seen:
                     remaining = seconds - (time.monotonic() - started)
-                    await self._hand_over_again(remembered, timeout_seconds=remaining)
+                    await self._register_again(remembered, timeout_seconds=remaining)
                 return remembered.num_renewals
         except TimeoutError as error:
             raise TeacherUnavailableError(
@@ -99,10 +99,10 @@ class Registrations:
                 f"{seconds:.1f} s"
             ) from error
 
-    async def _hand_over_again(self, remembered: _Remembered, *, timeout_seconds: float) -> None:
+    async def _register_again(self, remembered: _Remembered, *, timeout_seconds: float) -> None:
         before = remembered.registration
-        after = await self._hand_over(
-            remembered.handover, fingerprint=remembered.fingerprint, timeout_seconds=timeout_seconds
+        after = await self._send(
+            remembered.request, fingerprint=remembered.fingerprint, timeout_seconds=timeout_seconds
         )
         if after.tokenizer_id != before.tokenizer_id:
             raise CorruptAnswerError(
@@ -115,12 +115,12 @@ class Registrations:
         remembered.num_renewals += 1
         _log.info("tokenizer handed over again: tokenizer_id=%s", before.tokenizer_id)
 
-    async def _hand_over(self, handover: Handover, *, fingerprint: str, timeout_seconds: float) -> Registration:
+    async def _send(self, request: RegistrationRequest, *, fingerprint: str, timeout_seconds: float) -> Registration:
         deadline = time.monotonic() + timeout_seconds
         for with_json in (False, True):
             answer = await self._connection.call(
                 lambda stub: stub.RegisterTokenizer,
-                descriptions.encode_handover(handover, tokenizer_id=fingerprint, with_json=with_json),
+                descriptions.encode_registration(request, tokenizer_id=fingerprint, with_json=with_json),
                 timeout_seconds=max(0.0, deadline - time.monotonic()),
                 smaller=_SMALLER,
             )
@@ -133,11 +133,11 @@ class Registrations:
         return InvalidRequestError(message, field=failure.field or "tokenizer_id", reason=failure.reason)
 
 
-async def fingerprint_of(handover: Handover) -> str:
+async def fingerprint_of(request: RegistrationRequest) -> str:
     """Identifies the tokenizer. Raises InvalidRequestError where the text is none."""
     try:
         # Megabytes: a second of work, in which other calls shall go on.
-        return await asyncio.to_thread(tokenizer_id, handover.tokenizer_json, handover.chat_template)
+        return await asyncio.to_thread(tokenizer_id, request.tokenizer_json, request.chat_template)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(
             f"tokenizer_json is no tokenizer.json of Hugging Face tokenizers: {error}",

@@ -10,7 +10,7 @@ from preceptor_client import descriptions, messages
 from preceptor_client.connection import Connection
 from preceptor_client.errors import NotImplementedByServerError
 from preceptor_client.registrations import Registrations
-from preceptor_client.request import GroupRequest, Handover
+from preceptor_client.request import GroupRequest, RegistrationRequest
 from preceptor_client.types import GroupScores, Registration, ServerInfo, WeightUpdate
 
 _SMALLER = "send fewer responses per group, or ask for a smaller top_k or fewer candidates"
@@ -40,13 +40,13 @@ class Replica:
         )
         return descriptions.decode_info(answer)
 
-    async def register(self, handover: Handover, *, fingerprint: str, timeout_seconds: float) -> Registration:
+    async def register(self, request: RegistrationRequest, *, fingerprint: str, timeout_seconds: float) -> Registration:
         """Hands a student's tokenizer over."""
-        return await self._registrations.register(handover, fingerprint=fingerprint, timeout_seconds=timeout_seconds)
+        return await self._registrations.register(request, fingerprint=fingerprint, timeout_seconds=timeout_seconds)
 
-    def remember(self, handover: Handover, *, fingerprint: str, registration: Registration) -> None:
+    def remember(self, request: RegistrationRequest, *, fingerprint: str, registration: Registration) -> None:
         """Hands it over once the server says that it lacks it."""
-        self._registrations.remember(handover, fingerprint=fingerprint, registration=registration)
+        self._registrations.remember(request, fingerprint=fingerprint, registration=registration)
 
     async def score(self, group: GroupRequest, *, timeout_seconds: float) -> GroupScores:
         """The teacher's scores of one group. Raises NotImplementedByServerError, before the group is sent, where the

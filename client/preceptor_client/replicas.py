@@ -18,9 +18,9 @@ from typing import TypeVar
 from preceptor_client.errors import ReplicasDifferError, TeacherUnavailableError
 from preceptor_client.registrations import fingerprint_of
 from preceptor_client.replica import Replica
-from preceptor_client.request import Handover
+from preceptor_client.replica_order import Member, order_of
+from preceptor_client.request import RegistrationRequest
 from preceptor_client.retry import RetryEvent, RetryPolicy
-from preceptor_client.rota import Member, order_of
 from preceptor_client.same_teacher import Difference, difference
 from preceptor_client.types import Registration, ServerInfo
 
@@ -85,12 +85,12 @@ class Replicas:
             timeout_seconds=call.remaining,
         )
 
-    async def register(self, handover: Handover, *, timeout_seconds: float) -> Registration:
-        """Hands a tokenizer to all that answer; the rest are handed it when they say that they lack it."""
+    async def register(self, request: RegistrationRequest, *, timeout_seconds: float) -> Registration:
+        """Registers a tokenizer with all that answer; with the others when they say that they lack it."""
         call = _Call(timeout_seconds=timeout_seconds, started=time.monotonic())
-        fingerprint = await fingerprint_of(handover)
+        fingerprint = await fingerprint_of(request)
         answers = await self._ask_all(
-            lambda replica, seconds: replica.register(handover, fingerprint=fingerprint, timeout_seconds=seconds),
+            lambda replica, seconds: replica.register(request, fingerprint=fingerprint, timeout_seconds=seconds),
             call=call,
         )
         (address, first), *others = answers.items()
@@ -100,7 +100,7 @@ class Replicas:
                 raise _differ(address, other, found)
         for member in self._members.values():
             if member.replica.address not in answers:
-                member.replica.remember(handover, fingerprint=fingerprint, registration=first)
+                member.replica.remember(request, fingerprint=fingerprint, registration=first)
         return first
 
     async def ask(self, ask: Ask[ResultT], *, prefix: bytes, timeout_seconds: float) -> ResultT:

@@ -95,8 +95,8 @@ class GroupRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handover:
-    """A tokenizer as it will be handed over, now and whenever the server has lost it."""
+class RegistrationRequest:
+    """A tokenizer to register, now and whenever the server has lost it."""
 
     tokenizer_json: str
     chat_template: str | None
@@ -159,7 +159,7 @@ def check_weight_update(path: str, *, adapter: str, unload: bool) -> None:
         raise _refusal("path", "is empty: name a folder inside the server's engine.weights_folder")
 
 
-def check_handover(
+def check_registration(
     tokenizer_json: str,
     *,
     chat_template: str | None,
@@ -168,8 +168,8 @@ def check_handover(
     teacher_end_token_ids: Sequence[int],
     special_pairs: Mapping[str, str],
     vocabulary_size: int,
-) -> Handover:
-    """The tokenizer to hand over; whether the JSON is one, its fingerprint tells. Raises InvalidRequestError."""
+) -> RegistrationRequest:
+    """The tokenizer to register; whether the JSON is one, its fingerprint tells. Raises InvalidRequestError."""
     if not tokenizer_json:
         raise _refusal("tokenizer_json", "is empty: send the text of the student's tokenizer.json")
     if not 0 <= vocabulary_size <= _MAX_TOKEN_ID:
@@ -177,7 +177,7 @@ def check_handover(
     for student, theirs in special_pairs.items():
         if not (student and theirs):
             raise _refusal("special_pairs", f"holds {student!r} with {theirs!r}: both must be the text of a token")
-    return Handover(
+    return RegistrationRequest(
         tokenizer_json=tokenizer_json,
         chat_template=chat_template,
         teacher=teacher,

@@ -27,7 +27,7 @@ from preceptor_client.request import (
     ScoreOptions,
     TokenSequence,
     check_group,
-    check_handover,
+    check_registration,
     check_weight_update,
 )
 from preceptor_client.retry import RetryEvent, RetryPolicy
@@ -96,12 +96,12 @@ class TeacherClient:
         timeout_seconds: float | None = None,
     ) -> Registration:
         """Makes a student's tokenizer known; the JSON (text) travels only if the server lacks it. The answer's id is
-        what `score` takes as `tokenizer_id`; a `score` that finds it lost hands the tokenizer over again by itself.
+        what `score` takes as `tokenizer_id`; a `score` that finds it lost registers the tokenizer again by itself.
 
         `end_token_ids`: the student's, the one that it is to learn first; empty = unknown. `teacher_end_token_ids`:
         empty = the teacher's own. `special_pairs`: texts of the student's special tokens to the teacher's.
         `vocabulary_size`: the student's number of logits; 0 = its tokenizer's. Raises InvalidRequestError."""
-        handover = check_handover(
+        request = check_registration(
             tokenizer_json,
             chat_template=chat_template,
             teacher=teacher,
@@ -110,7 +110,7 @@ class TeacherClient:
             special_pairs=special_pairs,
             vocabulary_size=vocabulary_size,
         )
-        return await self._replicas.register(handover, timeout_seconds=self._timeout(timeout_seconds))
+        return await self._replicas.register(request, timeout_seconds=self._timeout(timeout_seconds))
 
     async def score(
         self,

@@ -132,8 +132,8 @@ def run_training(address: str, model: str, output: Path) -> RunSummary:
     arguments += ["--run.directory", str(output), "--data.train", str(output / "train.jsonl")]
     arguments += ["--data.heldout", str(output / "heldout.jsonl")]
     config = load_settings(RunConfig, arguments, program="demo")
-    from preceptor_client.train.run.train import train
     from preceptor_client.train.run.display import display_for
+    from preceptor_client.train.run.train import train
 
     return train(config, display=display_for(console))
 

@@ -99,21 +99,22 @@ def write_run(folder: Path, *, student: Path, address: str, num_steps: int = 12,
     return files
 
 
-def start_training(files: RunFiles, *options: str) -> subprocess.Popen[str]:
-    """Starts `preceptor train @ run.toml`."""
+def start_training(files: RunFiles, *options: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Starts `preceptor train @ run.toml`, from this folder."""
     return subprocess.Popen(
         [sys.executable, "-m", "preceptor_client.cli", "train", "@", str(files.settings), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        cwd=cwd,
         preexec_fn=heed_interrupts,
     )
 
 
-def run_training(files: RunFiles, *options: str) -> tuple[int, str]:
+def run_training(files: RunFiles, *options: str, cwd: Path | None = None) -> tuple[int, str]:
     """Exit status and output of a whole run."""
-    process = start_training(files, *options)
+    process = start_training(files, *options, cwd=cwd)
     try:
         output, _ = process.communicate(timeout=RUN_SECONDS)
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from preceptor.settings import InvalidSettingsError, load_settings
 from rich.console import Console
 from rich.table import Table
@@ -10,49 +13,76 @@ from rich.text import Text
 from preceptor_client.train.run.config import EvalConfig
 from preceptor_client.train.student.config import StudentConfig
 
+if TYPE_CHECKING:
+    from preceptor_client.train.data.bad_examples import BadExamples
+    from preceptor_client.train.data.examples import Example
+    from preceptor_client.train.student.student import Student
+    from preceptor_client.train.tasks.task import Task
+
 
 def run(arguments: list[str]) -> int:
     """Exit status 0 however many answers are right."""
     config = load_settings(EvalConfig, arguments, program="preceptor eval")
-    if config.data.heldout is None:
+    tasks = [task for task in config.all_tasks() if task.data.heldout is not None]
+    if not tasks:
         raise InvalidSettingsError("preceptor eval: data.heldout is not set: name a file of examples with answers")
     # After the settings: a wrong one is reported without the seconds that these imports take.
     from transformers.utils import logging as transformers_logging
 
     from preceptor_client.train.data.bad_examples import BadExamples
-    from preceptor_client.train.data.loading import load_heldout_examples
-    from preceptor_client.train.evaluation.evaluate import evaluate
     from preceptor_client.train.student.student import load_student
+    from preceptor_client.train.tasks.task_examples import heldout_examples
 
     console = Console()
     transformers_logging.disable_progress_bar()
     bad = BadExamples(policy=config.data.on_bad_example, limit=config.data.max_bad_examples)
-    examples = load_heldout_examples(config.data, bad=bad)
+    examples = [heldout_examples(task, bad=bad) for task in tasks]
     model = _model_to_measure(config)
     field = "model" if config.model else "student.model" if model is config.student else "checkpoint"
-    console.print(f"model: {model.model}", markup=False, highlight=False, soft_wrap=True)
+    _line(console, f"model: {model.model}")
+    student = load_student(model, field=field)
+    for task, of_task in zip(tasks, examples, strict=True):
+        _measure(student, task, examples=of_task, config=config, bad=bad, console=console)
+    return 0
+
+
+def _measure(
+    student: Student,
+    task: Task,
+    *,
+    examples: Sequence[Example],
+    config: EvalConfig,
+    bad: BadExamples,
+    console: Console,
+) -> None:
+    """Prints one task's answers, and how many are right."""
+    from preceptor_client.train.evaluation.evaluate import evaluate
+
     result = evaluate(
-        load_student(model, field=field),
+        student,
         examples,
-        config=config.evaluation,
+        config=task.evaluation,
         prompts=config.prompts,
-        on_bad=lambda error: bad.leave_out(error, of="heldout"),
+        on_bad=lambda error: bad.leave_out(error, of=task.source("heldout")),
     )
     for warning in bad.warnings():
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        _line(console, f"warning: {warning}")
     if config.show:
         table = Table("prompt", "expected", "answer", "right")
         for answer in result.answers[: config.show]:
             mark = Text("yes", style="green") if answer.is_correct else Text("no", style="red")
             table.add_row(Text(answer.prompt), Text(answer.expected), Text(answer.answer), mark)
         console.print(table)
-    console.print(
-        f"{result.num_correct} of {len(result.answers)} right ({result.accuracy:.1%}), "
+    of = f"{task.name}: " if task.name else ""
+    _line(
+        console,
+        f"{of}{result.num_correct} of {len(result.answers)} right ({result.accuracy:.1%}), "
         f"{result.mean_answer_length:.1f} tokens on average, with the {config.prompts}'s prompts",
-        highlight=False,
-        soft_wrap=True,
     )
-    return 0
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _model_to_measure(config: EvalConfig) -> StudentConfig:

@@ -34,7 +34,7 @@ class ReportSettings(BaseSettings):
     """The HTML file to write. Default: report.html in the run's folder; for several runs comparison.html, here."""
     page: str = ""
     """URL of a teacher's page, http://HOST:PORT, to link the rollouts of one run to, in place of the run's own
-    teacher.page: that of a server started since."""
+    teacher.page, or of every teachers.NAME.page: that of a server started since."""
     tokenizer: str = ""
     """With --page: the name that server has for the student's tokenizer, in its http.tokenizers. Not needed where the
     teacher's own is the same."""

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from preceptor.settings import Section
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 
+from preceptor_client.errors import PreceptorError
 from preceptor_client.train.errors import InvalidPartError
 
 PartT = TypeVar("PartT")
@@ -67,6 +68,10 @@ class Seam(Generic[PartT]):
             raise InvalidPartError(f"{key}={kind!r}: {error}") from error
         except (TypeError, ValueError) as error:
             raise InvalidPartError(f"{options_key(key)}: {kind} refuses them: {error}") from error
+        except PreceptorError:
+            raise
+        except Exception as error:  # a user's constructor may fail with anything
+            raise InvalidPartError(f"{key}={kind!r}: its constructor failed: {error!r}") from error
 
 
 def options_key(key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,12 +48,17 @@ class StopRequest:
         if self.is_asked:
             raise StopRequestedError("the run was asked to stop")
 
-    def result_of(self, future: Future[ResultT]) -> ResultT:
-        """Waits for the future, or for the request, which raises StopRequestedError."""
-        either: tuple[Future[Any], ...] = (future, self._asked)  # Any: what either holds does not matter here
-        wait(either, return_when=FIRST_COMPLETED)
+    def result_of(self, future: Future[ResultT], *, timeout_seconds: float | None = None) -> ResultT:
+        """Waits for the future, or for the request, which raises StopRequestedError. Raises TimeoutError as
+        `Future.result` does."""
+        self.wait([future], timeout_seconds=timeout_seconds)
+        return future.result(timeout=0)
+
+    def wait(self, futures: Iterable[Future[Any]], *, timeout_seconds: float | None = None) -> None:
+        """Waits until the first of the futures is done or the time is over, or for the request, which raises
+        StopRequestedError."""
+        wait((*futures, self._asked), timeout=timeout_seconds, return_when=FIRST_COMPLETED)
         self.check()
-        return future.result()
 
     @contextmanager
     def heeded(self) -> Iterator[None]:

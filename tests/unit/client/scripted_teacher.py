@@ -95,8 +95,8 @@ class ScriptedTeacher(TeacherServiceServicer):
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     num_cancelled: int = 0
     tokenizer_json: bytes = b""
-    handovers: list[teacher_pb2.RegisterTokenizerRequest] = field(default_factory=list)
-    handover_script: list[Abort | RegistrationLie] = field(default_factory=list)
+    registrations: list[teacher_pb2.RegisterTokenizerRequest] = field(default_factory=list)
+    registration_script: list[Abort | RegistrationLie] = field(default_factory=list)
     """One step per call of RegisterTokenizer, then honest answers for ever."""
     report: teacher_pb2.AlignmentReport = field(default_factory=lambda: alignment_report())
     is_strict: bool = False
@@ -186,8 +186,8 @@ class ScriptedTeacher(TeacherServiceServicer):
     async def RegisterTokenizer(
         self, request: teacher_pb2.RegisterTokenizerRequest, context: grpc.aio.ServicerContext[Message, Message]
     ) -> teacher_pb2.RegisterTokenizerResponse:
-        self.handovers.append(request)
-        step = self.handover_script.pop(0) if self.handover_script else None
+        self.registrations.append(request)
+        step = self.registration_script.pop(0) if self.registration_script else None
         if isinstance(step, Abort):
             await _abort(context, step)
         if request.tokenizer_json:

@@ -213,7 +213,7 @@ async def test_a_tokenizer_that_does_not_fit_the_students_model_fails_before_the
         found = (await doctor.examine(DoctorSettings(address=address, student=str(student)))).checks
     assert outcomes(found)["vocabulary"] == "fail"
     assert "resize_token_embeddings" in next(check.found for check in found if check.name == "vocabulary")
-    assert not teacher.handovers
+    assert not teacher.registrations
 
 
 async def test_padding_that_is_replaced_is_a_warning(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ async def test_student_is_registered_as_its_files_and_the_settings_say(tmp_path:
                 special_pairs={"<a>": "<b>"},
             )
         )
-    first, *_, last = teacher.handovers
+    first, *_, last = teacher.registrations
     assert (list(first.end_token_ids), first.vocabulary_size, first.teacher) == ([1], 90, "tutor")
     assert (list(last.end_token_ids), list(last.teacher_end_token_ids)) == ([5, 6], [4])
     assert [(pair.student, pair.teacher) for pair in last.special_pairs] == [("<a>", "<b>")]

@@ -48,8 +48,8 @@ async def test_json_travels_only_when_the_server_lacks_it() -> None:
     async with serving(teacher) as address, TeacherClient(address) as client:
         first = await client.register_tokenizer(TOKENIZER, chat_template="template")
         second = await client.register_tokenizer(TOKENIZER, chat_template="template")
-    assert [request.tokenizer_json for request in teacher.handovers] == [b"", TOKENIZER.encode(), b""]
-    assert {request.tokenizer_id for request in teacher.handovers} == {tokenizer_id(TOKENIZER, "template")}
+    assert [request.tokenizer_json for request in teacher.registrations] == [b"", TOKENIZER.encode(), b""]
+    assert {request.tokenizer_id for request in teacher.registrations} == {tokenizer_id(TOKENIZER, "template")}
     assert first == second
     assert first.tokenizer_id == f"with-ends-{tokenizer_id(TOKENIZER, 'template')[:8]}"
 
@@ -77,8 +77,8 @@ async def test_every_argument_reaches_the_server_both_times() -> None:
             special_pairs={"<a>": "<b>"},
             vocabulary_size=100,
         )
-    assert len(teacher.handovers) == 2
-    for sent in teacher.handovers:
+    assert len(teacher.registrations) == 2
+    for sent in teacher.registrations:
         assert (sent.teacher, sent.chat_template, sent.vocabulary_size) == ("tutor", "template", 100)
         assert (list(sent.end_token_ids), list(sent.teacher_end_token_ids)) == ([7, 8], [3])
         assert [(pair.student, pair.teacher) for pair in sent.special_pairs] == [("<a>", "<b>")]
@@ -103,13 +103,13 @@ def lacks_it_still(answer: teacher_pb2.RegisterTokenizerResponse) -> None:
 )
 async def test_answer_that_says_too_little_is_refused(change: Change, says: str) -> None:
     teacher = ScriptedTeacher(
-        handover_script=[RegistrationLie(change=lambda answer: None), RegistrationLie(change=change)]
+        registration_script=[RegistrationLie(change=lambda answer: None), RegistrationLie(change=change)]
     )
     async with serving(teacher) as address, TeacherClient(address) as client:
         with pytest.raises(CorruptAnswerError) as caught:
             await client.register_tokenizer(TOKENIZER)
     assert str(caught.value).startswith(says)
-    assert len(teacher.handovers) == 2
+    assert len(teacher.registrations) == 2
 
 
 async def test_tokenizer_beyond_the_message_limit_says_so_and_is_not_sent() -> None:
@@ -118,7 +118,7 @@ async def test_tokenizer_beyond_the_message_limit_says_so_and_is_not_sent() -> N
     async with serving(teacher) as address, TeacherClient(address, max_message_bytes=1000, retry=QUICK) as client:
         with pytest.raises(MessageTooLargeError, match=r"tokenizer.json has to fit.*raise max_message_bytes here"):
             await client.register_tokenizer(large)
-    assert len(teacher.handovers) == 1
+    assert len(teacher.registrations) == 1
 
 
 async def test_tokenizer_beyond_the_servers_message_limit_says_so_and_is_sent_once() -> None:
@@ -134,17 +134,17 @@ async def test_tokenizer_beyond_the_servers_message_limit_says_so_and_is_sent_on
 
 
 async def test_server_without_registration_is_not_implemented() -> None:
-    teacher = ScriptedTeacher(handover_script=[Abort(code=grpc.StatusCode.UNIMPLEMENTED, message="later")])
+    teacher = ScriptedTeacher(registration_script=[Abort(code=grpc.StatusCode.UNIMPLEMENTED, message="later")])
     async with serving(teacher) as address, TeacherClient(address) as client:
         with pytest.raises(NotImplementedByServerError, match="later"):
             await client.register_tokenizer(TOKENIZER)
 
 
 async def test_registering_waits_for_a_server_that_is_away() -> None:
-    teacher = ScriptedTeacher(handover_script=[GONE, GONE])
+    teacher = ScriptedTeacher(registration_script=[GONE, GONE])
     async with serving(teacher) as address, TeacherClient(address, retry=QUICK) as client:
         await client.register_tokenizer(TOKENIZER)
-    assert len(teacher.handovers) == 4
+    assert len(teacher.registrations) == 4
 
 
 async def test_score_hands_a_lost_tokenizer_over_again_and_says_so() -> None:
@@ -157,7 +157,7 @@ async def test_score_hands_a_lost_tokenizer_over_again_and_says_so() -> None:
     assert scores.tokenizer_id == registered
     assert len(teacher.requests) == 2
     assert teacher.requests[0] == teacher.requests[1]
-    assert teacher.handovers[:2] == teacher.handovers[2:]
+    assert teacher.registrations[:2] == teacher.registrations[2:]
     assert [(event.attempt, event.code, event.next_delay_seconds) for event in events] == [(1, "NOT_FOUND", 0.0)]
     assert events[0].message.endswith("the tokenizer was handed over again")
 
@@ -168,10 +168,10 @@ async def test_scores_at_once_share_one_renewal() -> None:
         registered = (await client.register_tokenizer(TOKENIZER)).tokenizer_id
         teacher.known.clear()
         await asyncio.gather(*(score(client, registered) for _ in range(20)))
-        assert len(teacher.handovers) == 4
+        assert len(teacher.registrations) == 4
         teacher.known.clear()
         await asyncio.gather(*(score(client, registered) for _ in range(20)))
-    assert len(teacher.handovers) == 6
+    assert len(teacher.registrations) == 6
 
 
 async def test_each_tokenizer_is_renewed_with_its_own_arguments() -> None:
@@ -181,7 +181,7 @@ async def test_each_tokenizer_is_renewed_with_its_own_arguments() -> None:
         await client.register_tokenizer(OTHER)
         teacher.known.clear()
         await score(client, first)
-    assert [request.tokenizer_json for request in teacher.handovers[4:]] == [b"", TOKENIZER.encode()]
+    assert [request.tokenizer_json for request in teacher.registrations[4:]] == [b"", TOKENIZER.encode()]
 
 
 async def test_teacher_that_was_named_may_be_left_out_of_the_score() -> None:
@@ -190,7 +190,7 @@ async def test_teacher_that_was_named_may_be_left_out_of_the_score() -> None:
         registered = (await client.register_tokenizer(TOKENIZER, teacher="tutor")).tokenizer_id
         teacher.known.clear()
         await score(client, registered)
-    assert {request.teacher for request in teacher.handovers} == {"tutor"}
+    assert {request.teacher for request in teacher.registrations} == {"tutor"}
 
 
 async def test_id_that_was_never_handed_over_raises_at_once_with_the_fix() -> None:
@@ -200,7 +200,7 @@ async def test_id_that_was_never_handed_over_raises_at_once_with_the_fix() -> No
         with pytest.raises(InvalidRequestError, match="hand it over first, with register_tokenizer") as caught:
             await score(client, "somebody else's")
     assert (caught.value.field, caught.value.reason) == ("tokenizer_id", "UNKNOWN_TOKENIZER")
-    assert (len(teacher.requests), len(teacher.handovers)) == (1, 2)
+    assert (len(teacher.requests), len(teacher.registrations)) == (1, 2)
 
 
 async def test_another_refusal_of_a_known_id_is_not_cured() -> None:
@@ -210,7 +210,7 @@ async def test_another_refusal_of_a_known_id_is_not_cured() -> None:
         registered = (await client.register_tokenizer(TOKENIZER)).tokenizer_id
         with pytest.raises(InvalidRequestError, match="no such teacher"):
             await score(client, registered)
-    assert len(teacher.handovers) == 2
+    assert len(teacher.registrations) == 2
 
 
 async def test_renewal_under_another_id_raises() -> None:
@@ -221,7 +221,7 @@ async def test_renewal_under_another_id_raises() -> None:
     async with serving(teacher) as address, TeacherClient(address) as client:
         registered = (await client.register_tokenizer(TOKENIZER)).tokenizer_id
         teacher.known.clear()
-        teacher.handover_script = [RegistrationLie(change=lambda answer: None), RegistrationLie(change=rename)]
+        teacher.registration_script = [RegistrationLie(change=lambda answer: None), RegistrationLie(change=rename)]
         with pytest.raises(CorruptAnswerError, match=f"'{registered}', and calls it 'renamed'"):
             await score(client, registered)
     assert len(teacher.requests) == 1
@@ -241,7 +241,7 @@ async def test_renewal_has_no_more_time_than_the_score() -> None:
     async with serving(teacher) as address, TeacherClient(address, retry=QUICK, timeout_seconds=60) as client:
         registered = (await client.register_tokenizer(TOKENIZER)).tokenizer_id
         teacher.known.clear()
-        teacher.handover_script = [GONE] * 10_000
+        teacher.registration_script = [GONE] * 10_000
         async with asyncio.timeout(10):
             with pytest.raises(TeacherUnavailableError):
                 await score(client, registered, timeout_seconds=0.3)
@@ -253,7 +253,7 @@ async def test_renewal_that_one_score_gave_up_is_done_by_the_next() -> None:
         registered = (await client.register_tokenizer(TOKENIZER)).tokenizer_id
         teacher.known.clear()
         refusal = Abort(code=grpc.StatusCode.INTERNAL, message="boom")
-        teacher.handover_script = [refusal]
+        teacher.registration_script = [refusal]
         results = await asyncio.gather(*(score(client, registered) for _ in range(3)), return_exceptions=True)
     assert sorted(isinstance(result, GroupScores) for result in results) == [False, True, True]
 

@@ -27,9 +27,9 @@ from preceptor_client.affinity import NUM_PREFIX_TOKENS, rendezvous_order
 from preceptor_client.connection import Connection
 from preceptor_client.errors import InvalidRequestError, ReplicasDifferError, TeacherUnavailableError
 from preceptor_client.replica import Replica
+from preceptor_client.replica_order import MIN_BUSY_CALLS
 from preceptor_client.replicas import Replicas
 from preceptor_client.retry import RetryEvent
-from preceptor_client.rota import MIN_BUSY_CALLS
 from preceptor_client.types import Prompt, ServerInfo
 
 from tests.unit.client.scripted_teacher import Abort, Hang, ScriptedTeacher, serving
@@ -226,7 +226,7 @@ async def test_a_tokenizer_is_handed_to_both() -> None:
         registered = await client.register_tokenizer(TOKENIZER)
         for index in range(20):
             await client.score(StudentIds([index]), [[2]], top_k=2, tokenizer_id=registered.tokenizer_id)
-    assert len(first.handovers) == len(second.handovers) == 2
+    assert len(first.registrations) == len(second.registrations) == 2
     assert first.requests
     assert second.requests
     assert len(first.requests) + len(second.requests) == 20
@@ -239,13 +239,13 @@ async def test_a_lost_tokenizer_is_handed_to_the_very_replica_that_lost_it() -> 
         second.known.clear()
         for index in range(20):
             await client.score(StudentIds([index]), [[2]], top_k=2, tokenizer_id=registered.tokenizer_id)
-    assert len(first.handovers) == 2
-    assert [bool(request.tokenizer_json) for request in second.handovers] == [False, True, False, True]
+    assert len(first.registrations) == 2
+    assert [bool(request.tokenizer_json) for request in second.registrations] == [False, True, False, True]
     assert len(first.requests) + len(second.requests) == 21
 
 
 async def test_a_replica_that_was_away_at_the_handing_over_gets_the_tokenizer_later() -> None:
-    first, second = ScriptedTeacher(is_strict=True), ScriptedTeacher(is_strict=True, handover_script=[GONE])
+    first, second = ScriptedTeacher(is_strict=True), ScriptedTeacher(is_strict=True, registration_script=[GONE])
     async with serving_two(first, second) as client:
         registered = await client.register_tokenizer(TOKENIZER)
         await asyncio.sleep(1.1)  # it rests
@@ -260,7 +260,7 @@ async def test_a_replica_that_dies_while_it_is_handed_a_tokenizer_again_is_left_
     async with serving_two(first, second) as client:
         registered = await client.register_tokenizer(TOKENIZER)
         second.known.clear()
-        second.handover_script = [GONE] * 1000
+        second.registration_script = [GONE] * 1000
         async with asyncio.timeout(10):
             for index in range(20):
                 await client.score(StudentIds([index]), [[2]], top_k=2, tokenizer_id=registered.tokenizer_id)

@@ -80,7 +80,7 @@ async def test_share_of_scored_positions_decides(num_last: int, outcome: Outcome
 
 
 async def test_tokenizer_that_the_server_refuses_fails_with_its_words() -> None:
-    found = await examine(ScriptedTeacher(handover_script=[REFUSED]))
+    found = await examine(ScriptedTeacher(registration_script=[REFUSED]))
     assert [(check.name, check.outcome) for check in found.checks] == [("tokenizer", Outcome.FAIL)]
     assert "no merges" in found.checks[0].found
 
@@ -93,7 +93,7 @@ async def test_probe_that_fails_keeps_the_report() -> None:
 
 
 async def test_server_that_aligns_nothing_is_compared_by_hash() -> None:
-    for teacher in (ScriptedTeacher(handover_script=[UNIMPLEMENTED]), ScriptedTeacher(has_other_tokenizers=False)):
+    for teacher in (ScriptedTeacher(registration_script=[UNIMPLEMENTED]), ScriptedTeacher(has_other_tokenizers=False)):
         found = await examine(teacher)
         assert [check.outcome for check in found.checks] == [Outcome.FAIL]
         assert "takes its own tokenizer only" in found.checks[0].found

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 class DataConfig(Section):
     """What the student practises on, and what it is measured on."""
 
-    train: str = ""
+    train: str
     """A JSONL file (its name ends with .jsonl), or the name of a dataset of Hugging Face `datasets`."""
     heldout: str | None = None
     """The same for examples that are never trained on, with answers unless evaluation.loss is all that is measured;

@@ -26,6 +26,8 @@ class Example:
     prompt: ExamplePrompt
     teacher_prompt: ExamplePrompt | None = None
     """What the teacher reads instead of the student's prompt."""
+    teacher_prompts: Mapping[str, ExamplePrompt] = field(default_factory=dict, hash=False)
+    """The same for single teachers, by their names in the settings."""
     answer: str | None = None
     other_answers: tuple[str, ...] = ()
     """What is as right as `answer`."""
@@ -44,6 +46,10 @@ class Example:
     def name(self) -> str:
         """For messages."""
         return self.where or f"example {self.index}"
+
+    def prompt_of(self, teacher: str) -> ExamplePrompt | None:
+        """What the teacher of this name reads instead of the student's prompt; None where it reads that."""
+        return self.teacher_prompts.get(teacher, self.teacher_prompt)
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ KEYS = (
     "teacher_prompt",
     "answer",
     "task",
+    "teacher_prompts",
     "tools",
     "chat_template_kwargs",
     "teacher_chat_template_kwargs",
@@ -47,6 +48,7 @@ def parse_example(
             where=where,
             prompt=_prompt(fields["prompt"], field="'prompt'"),
             teacher_prompt=None if theirs is None else _prompt(theirs, field="'teacher_prompt'"),
+            teacher_prompts=_teacher_prompts(fields.get("teacher_prompts")),
             answer=answer,
             other_answers=tuple(other for other in others if other is not None),
             task=_task(fields.get("task")),
@@ -57,6 +59,18 @@ def parse_example(
         )
     except InvalidDataError as error:
         raise InvalidDataError(error.why, where=where) from error
+
+
+def _teacher_prompts(value: object) -> Mapping[str, ExamplePrompt]:
+    """By the names of teachers."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not value:
+        raise InvalidDataError(
+            f"'teacher_prompts' must be an object, a prompt for each name of a teacher, and not empty; it is "
+            f"{excerpt(value)}"
+        )
+    return {name: _prompt(prompt, field=f"'teacher_prompts' {excerpt(name)}") for name, prompt in value.items()}
 
 
 def _check_keys(fields: Mapping[str, object], *, extra_fields: ExtraFields) -> None:

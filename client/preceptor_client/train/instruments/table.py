@@ -101,7 +101,7 @@ def teacher_tables(
     for one, own in zip(scored, columns, strict=True):
         for answer in one.by_teacher:
             measured = own if len(one.by_teacher) == 1 else unmeasured(len(answer.scores.positions_N))
-            answers.setdefault(answer.teacher, []).append(
+            answers.setdefault(answer.name, []).append(
                 _Answer(episode=one, scores=answer.scores, columns=measured, teacher=answer)
             )
     return {name: _table(theirs, end_token_ids=end_token_ids) for name, theirs in answers.items()}
@@ -152,7 +152,7 @@ def _table(answers: Sequence[_Answer], *, end_token_ids: Sequence[int]) -> Posit
         ),
         is_end_N=is_end_N,
         is_teacher_end_N=np.isin(_ints(_likeliest(one.scores) for one in answers), ends),
-        shares_N=_floats(_weights(one) for one in answers),
+        shares_N=_floats(_shares(one) for one in answers),
         lengths_R=responses.lengths_R,
         num_turns_R=responses.num_turns_R,
         is_truncated_R=np.array([one.episode.finish_reason == "length" for one in last], np.bool_),
@@ -172,7 +172,7 @@ def _has_scored_end(answers: Sequence[_Answer], responses: Responses, *, ends: I
     return np.array(has_end, np.bool_)
 
 
-def _weights(one: _Answer) -> npt.NDArray[np.floating]:
+def _shares(one: _Answer) -> npt.NDArray[np.floating]:
     return np.ones(len(one.scores.positions_N)) if one.teacher is None else one.teacher.shares_N
 
 

@@ -203,9 +203,9 @@ def make_weights(weights: PartConfig | None) -> WeightRule | None:
 
 
 def check_terms(objective: ObjectiveConfig, credit: CreditConfig | None) -> None:
-    """Raises ValueError where no term of the loss is left."""
+    """Raises InvalidPartError, which names the key, where no term of the loss is left."""
     if objective.coefficient == 0 and credit is None:
-        raise ValueError(
+        raise InvalidPartError(
             "objective.coefficient=0 without [credit] leaves nothing to learn from: set credit.kind, or raise it"
         )
 

@@ -128,24 +128,24 @@ class Shaping:
         rule = self._strengths
         if rule is None or not scored:
             return list(scored)
-        given = asked(lambda: rule.strength(scored, at), key=f"objective.extrapolation_rule: {type(rule).__name__}")
-        columns = checked_strengths(given, scored=scored)
+        key = f"objective.extrapolation_rule: {type(rule).__name__}"
+        columns = asked(lambda: rule.strength(scored, at), key=key, check=checked_strengths, scored=scored)
         return [replace(one, strengths_N=strengths_N) for one, strengths_N in zip(scored, columns, strict=True)]
 
     def _credited(self, scored: list[ScoredEpisode], at: StepContext) -> list[ScoredEpisode]:
         rule = self._credit
         if rule is None or not scored:
             return scored
-        given = asked(lambda: rule.credit(scored, at), key=f"credit.kind: {type(rule).__name__}.credit")
-        columns = checked_credit(given, scored=scored)
+        key = f"credit.kind: {type(rule).__name__}.credit"
+        columns = asked(lambda: rule.credit(scored, at), key=key, check=checked_credit, scored=scored)
         return [replace(one, advantages_N=credit_N) for one, credit_N in zip(scored, columns, strict=True)]
 
     def _weigh(self, scored: list[ScoredEpisode], at: StepContext) -> list[WeightArray] | None:
         rule = self._weights
         if rule is None or not scored:
             return None
-        given = asked(lambda: rule.weigh(scored, at), key=f"weights.kind: {type(rule).__name__}.weigh")
-        return checked_weights(given, scored=scored)
+        key = f"weights.kind: {type(rule).__name__}.weigh"
+        return asked(lambda: rule.weigh(scored, at), key=key, check=checked_weights, scored=scored)
 
 
 def _earned(term: Term, scored: Sequence[ScoredEpisode]) -> Term:

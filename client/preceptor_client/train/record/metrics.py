@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeGuard
+from typing import Self
 
 from preceptor_client.train.data.step_lines import StepLines, read_lines
 
@@ -33,8 +33,6 @@ HELDOUT_NAMES = frozenset(
 )
 """What a row of held-out measurements holds beside the numbers of `evaluation.metrics`."""
 _WHAT = "a row of metrics"
-_TRAINERS_OWN = ("step", "accuracy", "mean_answer_length", "loss", "scored_share", "mean_reward", "seconds")
-"""Numbers of a held-out row that are no metrics of the user's; those whose names begin with "num_" are none either."""
 
 
 class Metrics:
@@ -83,17 +81,9 @@ def task_of(row: Mapping[str, MetricValue]) -> str:
     return str(row.get("task", ""))
 
 
-def own_metrics(row: Mapping[str, MetricValue]) -> dict[str, float]:
-    """Of a held-out row, the numbers that the user named: parts of the run measured them, and not the trainer."""
-    return {
-        name: float(value)
-        for name, value in row.items()
-        if name not in _TRAINERS_OWN and not name.startswith("num_") and _is_number(value)
-    }
-
-
-def _is_number(value: MetricValue) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def own_metrics(row: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
+    """Of a row of held-out measurements the numbers of `evaluation.metrics`, by their names."""
+    return {name: value for name, value in row.items() if name not in HELDOUT_NAMES}
 
 
 def _step_of(row: Mapping[str, MetricValue]) -> int:

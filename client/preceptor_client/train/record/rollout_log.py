@@ -71,7 +71,7 @@ class AskedOf(TypedDict, total=False):
     """What it takes to ask the same teacher again; not in what older trainers wrote."""
 
     teacher: str
-    """Its name on its server; in `RolloutRow.teachers` its name in the settings."""
+    """Its name on its server."""
     teacher_prompt_ids: list[int]
     """The prompt as it was read there, in the teacher's own ids."""
 
@@ -168,7 +168,7 @@ def _rollout_row(step: int, one: ScoredEpisode, column: StudentColumns, *, decod
     if (reward := one.episode.total_reward) is not None:
         row["reward"] = _short(reward)
     if one.by_teacher:
-        row["teachers"] = {answer.teacher: _asked_of(answer) for answer in one.by_teacher}
+        row["teachers"] = {answer.name: _asked_of(answer) for answer in one.by_teacher}
     return row
 
 
@@ -203,7 +203,7 @@ def _add_scores(token: TokenRow, one: ScoredEpisode, row: int, column: StudentCo
     token["loss"] = _finite(float(column.losses_N[row]))
     token["tail_mass"] = _short(math.exp(float(one.scores.log_tail_mass_N[row])))
     if one.by_teacher:
-        token["teachers"] = {answer.teacher: _said_by(answer, row) for answer in one.by_teacher}
+        token["teachers"] = {answer.name: _said_by(answer, row) for answer in one.by_teacher}
 
 
 def _said_by(answer: TeacherScores, row: int) -> TeacherToken:

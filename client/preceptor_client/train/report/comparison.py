@@ -10,7 +10,7 @@ from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.record.metrics import MetricRow, task_of
 from preceptor_client.train.report.curves import TOPICS
 from preceptor_client.train.report.figures import Figure, Section, is_measured, layout_of, line
-from preceptor_client.train.report.heldout import tasks_of
+from preceptor_client.train.report.heldout_figures import tasks_of
 from preceptor_client.train.report.plots import Curve, Plot
 from preceptor_client.train.report.rundata import RunData, flat_settings
 

@@ -17,7 +17,7 @@ from preceptor_client.train.record.summary import RunSummary
 from preceptor_client.train.report import breakdowns, comparison, tokens
 from preceptor_client.train.report.curves import LEARNING, LENGTH, SIGNALS, TIME, TOKENS, TOPICS
 from preceptor_client.train.report.figures import Figure, Section
-from preceptor_client.train.report.heldout import heldout_figure, own_figures
+from preceptor_client.train.report.heldout_figures import heldout_figure, own_figures
 from preceptor_client.train.report.links import OtherPage, links_of
 from preceptor_client.train.report.plots import Topic
 from preceptor_client.train.report.rundata import RunData, data_of, flat_settings
@@ -39,7 +39,7 @@ def write_report(path: Path, *, run: RunSummary, other_page: OtherPage | None = 
         sections=sections_of(data),
         settings=flat_settings(data.settings),
         links=[asdict(link) for link in links_of(data, instead=other_page)],
-        voices=[voice_of(row, settings=data.settings) for row in data.rollouts],
+        voices=[asdict(voice_of(row, settings=data.settings)) for row in data.rollouts],
     )
 
 

@@ -11,8 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from preceptor_client.train.stop import StopRequest
 
 ResultT = TypeVar("ResultT")
 
@@ -20,10 +22,10 @@ Call = Callable[[], ResultT | Awaitable[ResultT]]
 
 
 def call_all(
-    calls: Sequence[Call[ResultT]], *, timeout_seconds: float, max_concurrency: int
+    calls: Sequence[Call[ResultT]], *, timeout_seconds: float, max_concurrency: int, stop: StopRequest
 ) -> list[ResultT | BaseException]:
     """What each call returned, or what it raised: TimeoutError after `timeout_seconds`, which count from its own start.
-    A call that is late is abandoned with its thread."""
+    A call that is late is abandoned with its thread. Raises StopRequestedError when the run is asked to stop."""
     results: dict[int, ResultT | BaseException] = {}
     waiting, running = deque(enumerate(calls)), dict[Future[ResultT], _Running[ResultT]]()
     while waiting or running:
@@ -32,7 +34,7 @@ def call_all(
             started = _Running(place, call, timeout_seconds=timeout_seconds)
             running[started.future] = started
         first_deadline = min(one.deadline for one in running.values())
-        wait(running, timeout=max(0.0, first_deadline - time.monotonic()), return_when=FIRST_COMPLETED)
+        stop.wait(running, timeout_seconds=max(0.0, first_deadline - time.monotonic()))
         now = time.monotonic()
         for future, one in list(running.items()):
             if future.done() or one.deadline <= now:

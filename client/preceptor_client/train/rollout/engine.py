@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from preceptor.json_values import Json
@@ -15,6 +15,7 @@ from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
 from preceptor_client.train.parts import Seam
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode, FinishReason
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.view import StudentView
 
 OnBad = Callable[[InvalidDataError | InvalidEpisodeError], None]
@@ -88,6 +89,8 @@ class RolloutRequest:
     """Of the run."""
     config: RolloutConfig
     """As the task overrides it."""
+    stop: StopRequest = field(default_factory=StopRequest)
+    """An engine that waits for something slow gives up when the run is asked to stop: `stop.result_of(future)`."""
     make_environment: MakeEnvironment | None = None
     """Makes what the student talks to, anew for each episode; without it an episode is one response to its prompt."""
 

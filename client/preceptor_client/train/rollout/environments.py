@@ -27,6 +27,7 @@ from preceptor_client.train.environment.environment import (
     checked_turn,
 )
 from preceptor_client.train.errors import InvalidEpisodeError
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.types import ChatMessage
 
 _log = logging.getLogger(__name__)
@@ -45,20 +46,23 @@ class Opening:
 class Pending(Generic[ResultT]):
     """A call that an environment is at."""
 
-    def __init__(self, future: Future[ResultT], *, what: str, where: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, future: Future[ResultT], *, what: str, where: str, timeout_seconds: float, stop: StopRequest
+    ) -> None:
         self._future = future
         self._what = what
         self._where = where
         self._timeout_seconds = timeout_seconds
+        self._stop = stop
         self._deadline = time.monotonic() + timeout_seconds
         self.is_late = False
         """Whether its result was waited for in vain."""
 
     def result(self) -> ResultT:
         """Waits until the deadline. Raises InvalidEpisodeError, which names the episode and what its environment
-        did."""
+        did; StopRequestedError when the run is asked to stop."""
         try:
-            return self._future.result(timeout=max(0.0, self._deadline - time.monotonic()))
+            return self._stop.result_of(self._future, timeout_seconds=max(0.0, self._deadline - time.monotonic()))
         except InvalidEpisodeError as error:
             raise InvalidEpisodeError(f"its environment's {error.why}", where=self._where) from error
         except TimeoutError as error:
@@ -76,11 +80,14 @@ class Pending(Generic[ResultT]):
 class LiveEnvironment:
     """One environment in its thread. Calls return at once, and `Pending.result` waits; one call at a time."""
 
-    def __init__(self, make: MakeEnvironment, *, name: str, timeout_seconds: float) -> None:
-        """`name` is the episode's, for messages."""
+    def __init__(
+        self, make: MakeEnvironment, *, name: str, timeout_seconds: float, stop: StopRequest | None = None
+    ) -> None:
+        """`name` is the episode's, for messages; `stop` ends waiting."""
         self._make = make
         self._name = name
         self._timeout_seconds = timeout_seconds
+        self._stop = stop or StopRequest()
         self._environment: Environment | None = None
         self._last: Pending[Any] | None = None  # Any: what the call gives
         self._loop = asyncio.new_event_loop()
@@ -134,7 +141,9 @@ class LiveEnvironment:
 
     def _submit(self, call: Callable[[], Any], *, what: str) -> Pending[Any]:  # Any: what the call gives
         future = asyncio.run_coroutine_threadsafe(call(), self._loop)
-        self._last = Pending(future, what=what, where=self._name, timeout_seconds=self._timeout_seconds)
+        self._last = Pending(
+            future, what=what, where=self._name, timeout_seconds=self._timeout_seconds, stop=self._stop
+        )
         return self._last
 
     def _run(self) -> None:

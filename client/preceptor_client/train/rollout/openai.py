@@ -138,6 +138,7 @@ class TeacherWrites:
             calls,
             timeout_seconds=self._timeout_seconds + _GRACE_SECONDS,
             max_concurrency=self._max_concurrency,
+            stop=request.stop,
         )
         drafts: list[Draft] = []
         for one, outcome in zip(asked, completions, strict=True):

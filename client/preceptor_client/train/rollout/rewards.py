@@ -22,6 +22,7 @@ from preceptor_client.train.errors import InvalidEpisodeError, InvalidPartError
 from preceptor_client.train.parts import PartConfig, Seam
 from preceptor_client.train.rollout.calls import call_all
 from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.stop import StopRequest
 
 if TYPE_CHECKING:
     from preceptor_client.train.rollout.engine import OnBad
@@ -105,7 +106,12 @@ def rewards_of(configs: Sequence[RewardConfig], *, key: str = "rewards") -> tupl
 
 
 def rewarded(
-    episodes: Sequence[Episode], *, rewards: Sequence[WeightedReward], decode: Decode, on_bad: OnBad
+    episodes: Sequence[Episode],
+    *,
+    rewards: Sequence[WeightedReward],
+    decode: Decode,
+    on_bad: OnBad,
+    stop: StopRequest | None = None,
 ) -> list[Episode]:
     """The episodes with their rewards. The weighted sum is added to what an episode has already, from its environment
     or from a file: to the number, or to the entry of the last segment that the student wrote. Of an episode in several
@@ -126,6 +132,7 @@ def rewarded(
             [_call(one.reward, judged[index], texts[index]) for index in left],
             timeout_seconds=one.timeout_seconds,
             max_concurrency=one.max_concurrency,
+            stop=stop or StopRequest(),
         )
         for index, outcome in zip(left, outcomes, strict=True):
             value = _finite(outcome, of=one, where=judged[index].name)

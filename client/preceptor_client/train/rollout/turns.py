@@ -64,6 +64,7 @@ def _started(request: RolloutRequest, places: Sequence[int]) -> Iterator[_Live]:
             request.make_environment,
             name=episode_name(example, sample),
             timeout_seconds=request.config.environment_timeout_seconds,
+            stop=request.stop,
         )
         yield _Live(example=example, slot=request.first_slot + place, sample=sample, environment=environment)
 

@@ -92,6 +92,7 @@ class Builder:
             policy=self._policy(task, parts.engine),
             make_environment=parts.make_environment,
             rewards=parts.rewards,
+            stop=self.stop,
         )
 
     def scoring(
@@ -114,6 +115,7 @@ class Builder:
                 top_k=asking.top_k,
                 num_student_tokens=asking.num_student_tokens,
                 vocabulary_size=size,
+                name=name,
                 prompt_maker=parts.prompt_makers.get(name),
                 decode=self.student.decode,
                 stop=self.stop,
@@ -150,6 +152,7 @@ class Builder:
             policy=self._policy(task, engine),
             make_environment=parts.make_environment,
             rewards=parts.rewards,
+            stop=self.stop,
         )
 
         def roll_out(some: Sequence[Example], skipping: Skipping) -> Iterator[list[Episode]]:

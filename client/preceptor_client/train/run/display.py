@@ -182,7 +182,9 @@ def _heldout_text(row: MetricRow) -> str:
         )
     if "mean_reward" in row:
         parts.append(f"held-out reward{when}: {_number(row['mean_reward'], '.4g')} on average")
-    parts += [f"held-out {name}{when}{whose}: {value:.4g}" for name, value in own_metrics(row).items()]
+    if metrics := own_metrics(row):
+        numbers = ", ".join(f"{name} {_number(value, '.4g')}" for name, value in metrics.items())
+        parts.append(f"held-out metrics{when}{whose}: {numbers}")
     return "\n".join(parts)
 
 

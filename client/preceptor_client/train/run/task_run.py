@@ -14,6 +14,7 @@ from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.engine import Policy, RolloutEngine, RolloutRequest
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.rewards import WeightedReward, rewarded
+from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.train.teacher.scoring import Scoring
@@ -45,6 +46,7 @@ class Roller:
     policy: Policy
     make_environment: MakeEnvironment | None = None
     rewards: tuple[WeightedReward, ...] = ()
+    stop: StopRequest
 
     def roll_out(
         self, examples: Sequence[Example], *, step: int, failures: Failures, first_slot: int = 0
@@ -57,9 +59,10 @@ class Roller:
             seed=self.seed,
             config=self.config,
             make_environment=self.make_environment,
+            stop=self.stop,
         )
         for batch in self.engine.run(request, policy=self.policy, on_bad=failures):
-            yield rewarded(batch, rewards=self.rewards, decode=self.policy.decode, on_bad=failures)
+            yield rewarded(batch, rewards=self.rewards, decode=self.policy.decode, on_bad=failures, stop=self.stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example
+from preceptor_client.train.errors import UnsuitableTeacherError
 from preceptor_client.train.learner.checkpoint_folders import checkpoint_step, latest_checkpoint
 from preceptor_client.train.objective.weights import PositionWeights
 from preceptor_client.train.record.episode_log import EpisodeLog
@@ -131,17 +132,18 @@ class _Tasks:
             for name, teacher in one.task.teachers.items():
                 display.notice(f"asking the teacher at {teacher.address}")
                 is_prompted = one.task.environment is None
-                agreements[name] = check_teacher(
-                    scorers[name],
-                    task=one.task,
-                    name=name,
-                    prompt_maker=one.parts.prompt_makers.get(name),
-                    student=student,
-                    examples=one.examples if is_prompted else [],
-                    heldout=one.heldout if is_prompted else [],
-                    bad=bad,
-                    notice=display.notice,
-                )
+                with _named(name if one.task.has_named_teachers else ""):
+                    agreements[name] = check_teacher(
+                        scorers[name],
+                        task=one.task,
+                        name=name,
+                        prompt_maker=one.parts.prompt_makers.get(name),
+                        student=student,
+                        examples=one.examples if is_prompted else [],
+                        heldout=one.heldout if is_prompted else [],
+                        bad=bad,
+                        notice=display.notice,
+                    )
                 display.notice("")
             check_ensemble(one.task, agreements, scorers=scorers)
             one.agreements = agreements
@@ -202,6 +204,15 @@ class _Tasks:
             stop=builder.stop,
             checkpoint=checkpoint,
         )
+
+
+@contextmanager
+def _named(teacher: str) -> Iterator[None]:
+    """Of several teachers, says which does not fit: each may have the same name on its server."""
+    try:
+        yield
+    except UnsuitableTeacherError as error:
+        raise UnsuitableTeacherError(f"teachers.{teacher}: {error}" if teacher else str(error)) from error
 
 
 def _load_start(config: RunConfig, *, tasks: Sequence[Task]) -> Student | None:

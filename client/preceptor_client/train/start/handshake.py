@@ -59,6 +59,7 @@ def check_teacher(
         teacher=config,
         prompts=PromptSource(
             is_one_to_one=agreement.is_one_to_one,
+            teacher=name or next(iter(task.teachers)),
             maker=prompt_maker,
             chat_template_kwargs=config.chat_template_kwargs,
         ),

@@ -70,8 +70,12 @@ def check_prompts(
     too_long: dict[str, list[str]] = defaultdict(list)
     for group in groups:
         try:
+            _check_names(group.example, task=task)
             _check_templates(group, agreement=agreement, prompts=prompts)
-            needs = list(_needs(group, num_new=num_new, agreement=agreement, limits=limits, student=student))
+            theirs = prompts.own_prompt(group.example)
+            needs = list(
+                _needs(group, theirs=theirs, num_new=num_new, agreement=agreement, limits=limits, student=student)
+            )
             for message, need in _exceeded(needs, num_new=num_new):
                 if not need.is_estimate:
                     raise InvalidDataError(message, where=group.name)
@@ -105,6 +109,13 @@ def _check_answered(example: Example, *, config: EvaluationConfig, student: Stud
         encode_prompt(student, example.teacher_prompt, field="teacher_prompt", where=example.name)
 
 
+def _check_names(example: Example, *, task: Task) -> None:
+    if unknown := sorted(set(example.teacher_prompts) - set(task.teachers)):
+        raise InvalidDataError(
+            f"'teacher_prompts' names {unknown[0]!r}, and its task asks {', '.join(task.teachers)}", where=example.name
+        )
+
+
 def _check_templates(group: _Group, *, agreement: Agreement, prompts: PromptSource) -> None:
     prompt = prompts.of_example(group.example)
     if isinstance(prompt, Chat) and not agreement.teacher.has_chat_template:
@@ -114,8 +125,17 @@ def _check_templates(group: _Group, *, agreement: Agreement, prompts: PromptSour
         )
 
 
-def _needs(group: _Group, *, num_new: int, agreement: Agreement, limits: Limits, student: Student) -> Iterator[_Need]:
-    teacher, theirs = agreement.teacher, group.example.teacher_prompt
+def _needs(
+    group: _Group,
+    *,
+    theirs: ExamplePrompt | None,
+    num_new: int,
+    agreement: Agreement,
+    limits: Limits,
+    student: Student,
+) -> Iterator[_Need]:
+    """`theirs` is what the teacher reads instead of the student's prompt."""
+    teacher = agreement.teacher
     num_prompt = len(encode_example(student, group.example, where=group.name))
     is_read_alike = teacher.tokenizer_id == student.tokenizer_id
     num_theirs = (

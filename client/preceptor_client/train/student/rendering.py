@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from preceptor.json_values import Json
+from preceptor.template_inputs import TemplateInputs, refuse_unread
+from preceptor.template_names import TemplateNames, names_in
 
 from preceptor_client.train.data.messages import template_message
-from preceptor_client.types import ChatMessage
+from preceptor_client.types import Chat, ChatMessage
+
+_names_in = lru_cache(maxsize=16)(names_in)
+_TEMPLATE = "the student's chat template"
 
 
 def render_chat(
@@ -20,13 +26,31 @@ def render_chat(
     template_kwargs: Mapping[str, Json] | None = None,
 ) -> str:
     """The text of the conversation, followed by the template's opening of an assistant's turn. `tools` are JSON texts.
-    Raises whatever the template raises."""
+    Raises TemplateInputError where the template would leave tools, variables, calls or reasoning out in silence, and
+    whatever the template itself raises."""
+    chat = Chat(
+        tuple(messages), tools=tuple(json.loads(tool) for tool in tools), template_arguments=template_kwargs or {}
+    )
+    inputs = TemplateInputs(
+        messages=[template_message(message) for message in messages],
+        tools=[dict(tool) for tool in chat.tools],
+        arguments=dict(chat.template_arguments),
+        field="messages",
+    )
+    if chat.has_chat_arguments and (names := _names_of(tokenizer)):
+        refuse_unread(inputs, names, special_tokens=tokenizer.special_tokens_map, template=_TEMPLATE)
     return str(
         tokenizer.apply_chat_template(
-            [template_message(message) for message in messages],
-            tools=[json.loads(tool) for tool in tools] or None,
+            inputs.messages,
+            tools=inputs.tools or None,
             tokenize=False,
             add_generation_prompt=True,
-            **(template_kwargs or {}),
+            **inputs.arguments,
         )
     )
+
+
+def _names_of(tokenizer: Any) -> TemplateNames | None:
+    """What its template reads; None without a template, which transformers tells of."""
+    template = tokenizer.chat_template
+    return _names_in(template) if isinstance(template, str) else None

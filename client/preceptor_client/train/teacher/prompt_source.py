@@ -35,14 +35,16 @@ class PromptSource:
         self,
         *,
         is_one_to_one: bool,
+        teacher: str = "",
         maker: PromptMaker | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
         chat_template_kwargs: Mapping[str, Json] | None = None,
     ) -> None:
-        """`is_one_to_one` says whether the student's ids stand for the teacher's; `decode` gives the text of the
-        student's ids, for the maker; `chat_template_kwargs` are variables for the teacher's chat template, those of an
-        example beat them."""
+        """`is_one_to_one` says whether the student's ids stand for the teacher's; `teacher` is its name in the
+        settings, by which an example may give it a prompt; `decode` gives the text of the student's ids, for the maker;
+        `chat_template_kwargs` are variables for the teacher's chat template, those of an example beat them."""
         self._is_one_to_one = is_one_to_one
+        self._teacher = teacher
         self._maker = maker
         self._decode = decode
         self._chat_template_kwargs = dict(chat_template_kwargs or {})
@@ -61,6 +63,10 @@ class PromptSource:
             raise InvalidPartError(f"teacher.prompt: {type(self._maker).__name__}.prompt failed: {error!r}") from error
         return self._rendered(_checked(made, maker=self._maker), first.example, tools=first.tools)
 
+    def own_prompt(self, example: Example) -> ExamplePrompt | None:
+        """What the example gives this teacher to read instead of the student's prompt."""
+        return example.prompt_of(self._teacher)
+
     def of_example(self, example: Example) -> Prompt | None:
         """Before anything is written; None where that is made later."""
         return None if self._maker else self._of(example, prompt_ids=(), messages=(), tools=())
@@ -73,7 +79,7 @@ class PromptSource:
         messages: tuple[ChatMessage, ...],
         tools: tuple[str, ...],
     ) -> Prompt:
-        own = example.teacher_prompt
+        own = self.own_prompt(example)
         if own is None:
             if self._is_one_to_one:
                 return StudentIds(prompt_ids)

@@ -58,13 +58,14 @@ class Questions:
         top_k: int,
         num_student_tokens: int,
         vocabulary_size: int,
+        name: str = "",
         prompt_maker: PromptMaker | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
         stop: StopRequest | None = None,
     ) -> None:
-        """The teacher is asked for its `top_k` likeliest tokens, which `config.top_k` need not be, and about as many as
-        `num_student_tokens` of the student's. `vocabulary_size` is the student's; `decode` gives the text of its ids,
-        for `prompt_maker`; `stop` ends the waiting."""
+        """`name` is the teacher's in the settings. It is asked for its `top_k` likeliest tokens, which `config.top_k`
+        need not be, and about as many as `num_student_tokens` of the student's. `vocabulary_size` is the student's;
+        `decode` gives the text of its ids, for `prompt_maker`; `stop` ends the waiting."""
         self._scorer = scorer
         self._config = config
         self._agreement = agreement
@@ -73,6 +74,7 @@ class Questions:
         self._vocabulary_size = vocabulary_size
         self._prompts = PromptSource(
             is_one_to_one=agreement.is_one_to_one,
+            teacher=name,
             maker=prompt_maker,
             decode=decode,
             chat_template_kwargs=config.chat_template_kwargs,

@@ -48,7 +48,7 @@ class Support:
             log_tail_N: _Float = np.log(self.teacher_tail_N)
         return log_tail_N
 
-    def rows(self, is_kept_N: _Bool) -> Support:
+    def rows(self, is_kept_N: _Bool | npt.NDArray[np.int64]) -> Support:
         """Those of some positions."""
         return Support(
             ids_NK=self.ids_NK[is_kept_N],

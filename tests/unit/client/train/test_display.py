@@ -80,6 +80,31 @@ def test_live_display_shows_numbers_and_notice() -> None:
     assert "waiting (3 s of 60 s)" in file.getvalue()
 
 
+def test_what_was_measured_of_a_task_is_named_after_it_metrics_of_the_users_own_too() -> None:
+    file = io.StringIO()
+    display = PlainDisplay(Console(file=file, width=40))
+    loss: MetricRow = {"loss": 0.25, "num_positions": 310, "scored_share": 0.75}
+    display.heldout({**HELDOUT, **loss, "task": "law", "mean_reward": 0.5, "pass_rate": 0.125, "seconds": 3.0})
+    display.heldout({**HELDOUT, "task": "law", "kind": "heldout_teacher"})
+    display.heldout({"kind": "heldout", "step": 2, "num_examples": 19, "mean_reward": None})
+    assert file.getvalue().splitlines() == [
+        "held-out answers of law after step 0: 3 of 19 right, 4.0 tokens on average",
+        "held-out loss of law after step 0: 0.2500 over 310 positions, 75% of those asked for",
+        "held-out reward of law after step 0: 0.5 on average",
+        "held-out metrics of law after step 0: pass_rate 0.125",
+        "held-out answers of law after step 0 with the teacher's prompts: 3 of 19 right, 4.0 tokens on average",
+        "held-out reward after step 2: - on average",
+    ]
+
+
+def test_a_step_with_rewards_shows_their_mean() -> None:
+    file = io.StringIO()
+    display = PlainDisplay(Console(file=file, width=40))
+    display.begin(step=0, num_steps=6)
+    display.step({**ROW, "mean_reward": 0.375})
+    assert "loss 0.5000  reward 0.375  support mass 0.900" in file.getvalue()
+
+
 def test_heldout_metrics_are_shown_with_and_without_answers() -> None:
     file = io.StringIO()
     display = PlainDisplay(Console(file=file, width=200))

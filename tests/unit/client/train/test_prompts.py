@@ -90,3 +90,9 @@ def test_heldout_examples_are_scored_once_each(check: Any, student: Student, set
     assert check_prompts(agreement, limits=limits, task=task, student=student, examples=[], heldout=two) == ()
     with pytest.raises(InvalidDataError, match="502 tokens, the server's limit for one request is 300"):
         check_prompts(agreement, limits=limits, task=task, student=student, examples=two)
+
+
+def test_a_prompt_for_a_teacher_that_the_task_does_not_ask_is_refused(check: Any, student: Student) -> None:
+    example = Example(index=2, prompt="a", teacher_prompts={"lore": "b"})
+    with pytest.raises(InvalidDataError, match=r"example 2: 'teacher_prompts' names 'lore', and its task asks teacher"):
+        check(agreement_with(student), examples=[example])

@@ -18,7 +18,7 @@ from preceptor_client.train.record.rollout_log import RolloutRow, read_rollouts,
 from preceptor_client.train.record.summary import RunSummary, summarise
 from preceptor_client.train.report import OtherPage, RunData, read_run, write_comparison, write_report
 from preceptor_client.train.report.links import links_of
-from preceptor_client.train.report.voices import voice_of
+from preceptor_client.train.report.voices import Voice, voice_of
 from preceptor_client.train.teacher.agreement import alignment_rows, read_agreed, save_agreement, save_agreements
 from preceptor_client.train.teacher.mixture import rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]  # it has no types
@@ -146,8 +146,8 @@ def test_each_teacher_of_a_token_is_there_beside_their_mixture(parts: Made) -> N
     one = parts.scored(parts.episode(CONTRACT, task="contracts", slot=0, reward=1.0), by=("law", "code"))
     (row,) = rollout_rows(1, [one], columns_of([one], step=1), decode=parts.student.decode_all, num_rollouts=1)
     assert {name: (asked["teacher"], asked["teacher_prompt_ids"][-1]) for name, asked in row["teachers"].items()} == {
-        "law": ("law", 3),
-        "code": ("code", 4),
+        "law": ("law-served", 3),
+        "code": ("code-served", 4),
     }
     for token in row["tokens"]:
         teacher_logprob = token["teacher_logprob"]
@@ -161,12 +161,12 @@ def test_each_teacher_of_a_token_is_there_beside_their_mixture(parts: Made) -> N
 
 def test_a_position_that_another_teacher_did_not_score_says_why(parts: Made) -> None:
     one = parts.scored(parts.episode(CONTRACT, task="contracts", slot=0, reward=1.0), by=("law", "code"))
-    later = np.arange(1, len(one.scores.positions_N))
+    later = np.arange(len(one.scores.positions_N)) > 0
     law, code = (replace(answer, scores=rows_of(answer.scores, later)) for answer in one.by_teacher)
     status_T = code.scores.status_T.copy()
     status_T[0] = PositionStatus.MISALIGNED
     code = replace(code, scores=replace(code.scores, status_T=status_T))
-    one = replace(one, scores=rows_of(one.scores, later), by_teacher=(law, code))
+    one = replace(one, scores=rows_of(one.scores, later), support=one.support.rows(later), by_teacher=(law, code))
     (row,) = rollout_rows(1, [one], columns_of([one], step=1), decode=parts.student.decode_all, num_rollouts=1)
     assert [token["status"] for token in row["tokens"][:2]] == ["misaligned", "ok"]
 
@@ -361,11 +361,15 @@ def test_a_rollout_without_teachers_names_is_linked_to_the_one_that_its_server_n
 def test_the_answer_shown_is_said_to_be_the_mixtures_or_the_firsts(run: RunData) -> None:
     contract, tools = run.rollouts[:2]
     divergences = {"tasks": {"contracts": {"combine": "divergences"}}}
-    assert voice_of(contract, settings=run.settings) == "The mixture of law and code"
-    assert voice_of(contract, settings=divergences) == "law, the first of the teachers,"
-    assert voice_of(tools, settings=run.settings) == "code"
-    del tools["teachers"]
-    assert voice_of(tools, settings={}) == "The teacher"
+    both = ("law", "code")
+    mixture = Voice(words="The mixture of law and code", is_mixture=True, teachers=both)
+    first = Voice(words="law, the first of the teachers,", is_mixture=False, teachers=both)
+    assert voice_of(contract, settings=run.settings) == mixture
+    assert voice_of(contract, settings=divergences) == first
+    assert voice_of(tools, settings=run.settings) == Voice(words="code", is_mixture=False, teachers=("code",))
+    unnamed = tools.copy()
+    del unnamed["teachers"]
+    assert voice_of(unnamed, settings={}) == Voice(words="The teacher", is_mixture=False, teachers=())
 
 
 def test_runs_side_by_side_have_a_figure_for_each_task(folder: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ ROOMS = (
     "evaluation",
     "tasks",
     "start",
-    "run",
     "report",
+    "run",
 )
 """Each may import from those before it."""
 GROUND = ("errors", "parts", "stop")

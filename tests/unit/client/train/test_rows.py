@@ -204,3 +204,15 @@ def test_example_knows_where_it_stands(tmp_path: Path) -> None:
     example = _load(tmp_path, '{"prompt": [{"role": "user", "content": "hi"}], "task": "t"}')
     assert example.name == f"{tmp_path}/data.jsonl:1"
     assert example == Example(index=0, prompt=(ChatMessage(role="user", content="hi"),), task="t")
+
+
+def test_each_teacher_may_have_a_prompt_of_its_own() -> None:
+    own = {"law": "c", "code": [{"role": "user", "content": "d"}]}
+    row = {"prompt": "a", "teacher_prompt": "b", "teacher_prompts": own}
+    example = parse_example(row, index=0, where="x.jsonl:1")
+    assert [example.prompt_of(name) for name in ("law", "other")] == ["c", "b"]
+    assert example.prompt_of("code") == (ChatMessage(role="user", content="d"),)
+    wrongs: list[object] = ["c", [], {}, {"law": ""}, {"law": 3}]
+    for wrong in wrongs:
+        with pytest.raises(InvalidDataError, match=r"x\.jsonl:1: 'teacher_prompts' "):
+            parse_example({"prompt": "a", "teacher_prompts": wrong}, index=0, where="x.jsonl:1")

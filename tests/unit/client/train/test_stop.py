@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ import pytest
 import torch
 from preceptor_client.teacher import ScoreOptions
 from preceptor_client.train.data.examples import Example
+from preceptor_client.train.environment.environment import Turn
 from preceptor_client.train.errors import StopRequestedError
 from preceptor_client.train.learner.checkpoint_folders import latest_checkpoint
 from preceptor_client.train.record.metrics import MetricRow, read_rows
+from preceptor_client.train.rollout.calls import call_all
+from preceptor_client.train.rollout.environments import LiveEnvironment
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.display import SilentDisplay
 from preceptor_client.train.run.train import train
@@ -198,3 +202,40 @@ def test_answer_that_is_there_is_taken_and_errors_stay_what_they_are() -> None:
     bad.set_exception(LookupError("gone"))
     with pytest.raises(LookupError, match="gone"):
         stop.result_of(bad)
+
+
+class Hanging:
+    """An environment that never answers."""
+
+    async def reset(self, example: Example) -> list[dict[str, str]]:
+        await asyncio.sleep(3600)
+        return []
+
+    async def step(self, text: str) -> Turn:
+        return Turn(done=True)
+
+
+def test_an_environment_that_hangs_is_waited_for_no_longer() -> None:
+    stop = StopRequest()
+    live = LiveEnvironment(Hanging, name="one", timeout_seconds=3600, stop=stop)
+    pending = live.reset(Example(index=0, prompt="a"))
+    threading.Timer(0.2, stop.ask).start()
+    started = time.monotonic()
+    with pytest.raises(StopRequestedError):
+        pending.result()
+    assert time.monotonic() - started < PROMPT_SECONDS
+
+
+def test_a_reward_that_hangs_is_waited_for_no_longer() -> None:
+    stop, gate = StopRequest(), threading.Event()
+    threading.Timer(0.2, stop.ask).start()
+    started = time.monotonic()
+    with pytest.raises(StopRequestedError):
+        call_all([lambda: gate.wait(3600)], timeout_seconds=3600, max_concurrency=1, stop=stop)
+    assert time.monotonic() - started < PROMPT_SECONDS
+    gate.set()
+
+
+def test_a_late_answer_raises_as_a_future_does() -> None:
+    with pytest.raises(TimeoutError):
+        StopRequest().result_of(Future(), timeout_seconds=0.01)

@@ -79,7 +79,7 @@
     const listed = token.support.reduce((sum, [, p]) => sum + p, 0);
     const between = Math.max(0, 1 - listed - token.tail_mass);
     return [
-      node("h4", { style: "margin: 0 0 .3rem; font-weight: 550" }, `${current.voice} would say`),
+      node("h4", { style: "margin: 0 0 .3rem; font-weight: 550" }, `${current.voice.words} would say`),
       ...token.support.map((one) => bar(visible(one[0]), one[1], isOwn(one) ? "own" : "")),
       bar("rest of its top K", between, "rest"),
       bar("outside its top K", token.tail_mass, "rest"),
@@ -102,12 +102,13 @@
     if (isEnvironments(token)) facts.push(["written by", "the environment"]);
     else facts.push(["student's logprob", logprob(token.student_logprob, "not measured")]);
     if (isScored(token)) {
-      const said = Object.entries(token.teachers ?? {});
+      const said = current.voice.teachers.map((name) => [name, token.teachers[name]]);
       for (const [name, one] of said) {
         const share = said.length > 1 ? `, weight ${percent(one.weight)}` : "";
-        facts.push([`${name}'s logprob`, logprob(one.logprob, "−∞ (cannot write it)") + share]);
+        facts.push([`${name}'s logprob${share}`, logprob(one.logprob, "−∞ (cannot write it)")]);
       }
-      if (said.length !== 1) facts.push([said.length ? "the loss's q" : "teacher's logprob", logprob(token.teacher_logprob, "−∞ (cannot write it)")]);
+      const whose = current.voice.is_mixture ? "mixture" : "teacher";
+      if (whose === "mixture" || !said.length) facts.push([`${whose}'s logprob`, logprob(token.teacher_logprob, "−∞ (cannot write it)")]);
       facts.push(["signal, nats", nats(signalOf(token))]);
       facts.push(["loss, nats", token.loss === null ? "not measured" : nats(token.loss)]);
     } else if (!isEnvironments(token)) facts.push(["no score", status(token.status)]);
@@ -138,8 +139,8 @@
     byId("about").textContent = [`${row.tokens.length - written} tokens`, `${scored} scored`,
       ...(written ? [`${written} of the environment`] : []), ends[row.finish_reason] ?? "ended by itself",
       ...(row.reward === undefined ? [] : [`reward ${row.reward}`]),
-      ...(row.teachers ? [`scored by ${Object.keys(row.teachers).join(" and ")}`] : [])].join(", ");
-    byId("ask").replaceChildren(...askNodes(row.teachers ? "ask again" : "ask the teacher again"));
+      ...(row.voice.teachers.length ? [`scored by ${row.voice.teachers.join(" and ")}`] : [])].join(", ");
+    byId("ask").replaceChildren(...askNodes(row.voice.teachers.length ? "ask again" : "ask the teacher again"));
     byId("prompt").textContent = row.prompt;
     byId("tokens").replaceChildren(...turnNodes(row.tokens));
     byId("detail").replaceChildren();

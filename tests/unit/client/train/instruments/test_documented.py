@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from preceptor_client.train.instruments import bounds
-from preceptor_client.train.instruments.breakdown import BUCKET_STARTS
+from preceptor_client.train.instruments.breakdown import BUCKET_STARTS, TURN_STARTS
 from preceptor_client.train.instruments.measures import measure
 from preceptor_client.train.instruments.table import position_table
 from preceptor_client.train.run.config import RunConfig
@@ -26,9 +26,14 @@ def test_buckets_are_those_of_the_document() -> None:
     assert [int(label.split("-")[0]) for label in listed.split(",")] == list(BUCKET_STARTS)
 
 
+def test_turns_are_those_of_the_document() -> None:
+    [listed] = re.findall(r"\| `turn` \| ([^|]+) \|", DOCUMENT)
+    assert [int(label.strip(" `").split("-")[0]) for label in listed.split(",")] == list(TURN_STARTS)
+
+
 @pytest.mark.parametrize("text", [DOCUMENT, VERDICTS], ids=["document", "verdicts"])
 def test_settings_that_are_named_exist(text: str) -> None:
-    named = set(re.findall(r"\b(rollout|teacher|objective)\.([a-z_]+)\b", text))
+    named = set(re.findall(r"(?<!\.)\b(rollout|teacher|objective)\.([a-z_]+)\b", text))
     assert len(named) > 5
     for section, name in named:
         assert name in RunConfig.model_fields[section].annotation.model_fields, f"{section}.{name}"  # type: ignore[union-attr]

@@ -89,7 +89,8 @@ def test_teachers_without_names_have_no_rows() -> None:
 
 def test_a_teacher_without_a_scored_token_has_a_row_without_numbers() -> None:
     one, _ = response(Token(id=5))
-    lost = replace(one, scores=rows_of(one.scores, np.zeros(1, np.bool_)))
+    nothing = np.zeros(1, np.bool_)
+    lost = replace(one, scores=rows_of(one.scores, nothing), support=one.support.rows(nothing))
     found = by("teacher", ([taught(lost, {"law": 1.0})], [unmeasured(0)]))
     assert (found["law"]["num_positions"], found["law"]["gap"], found["law"]["mean_weight"]) == (0, None, None)
     assert not any(isinstance(value, float) and math.isnan(value) for value in found["law"].values())

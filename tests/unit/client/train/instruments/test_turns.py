@@ -81,7 +81,7 @@ def in_parts(step: Step, *, cuts: Sequence[int]) -> Step:
                 part=part,
                 finish_reason=whole.finish_reason if is_last else "stop",
             )
-            scored.append(replace(one, episode=episode, scores=scores))
+            scored.append(replace(one, episode=episode, scores=scores, support=one.support.rows(is_inside_N)))
             columns.append(
                 replace(
                     column,

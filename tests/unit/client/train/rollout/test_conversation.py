@@ -149,7 +149,9 @@ def test_thinking_is_kept_while_tools_answer() -> None:
     assert len(conversation.parts[0].segments) == 6
 
 
-@pytest.mark.parametrize(("template", "parts"), [(THINKING, 1), (CHATML + "{{- '<think>\\n' }}", 1)])
+@pytest.mark.parametrize(
+    ("template", "parts"), [(THINKING, 1), (CHATML + "{% if opens_thinking %}{{- '<think>\\n' }}{% endif %}", 1)]
+)
 def test_thinking_that_the_prompt_opened_belongs_to_the_turn(template: str, parts: int) -> None:
     """Whether the template takes a turn apart or writes it as it is."""
     tokenizer = chat_tokenizer(template)

@@ -348,9 +348,12 @@ def test_tools_calls_and_template_variables_reach_the_teachers_template() -> Non
         teacher_chat_template_kwargs={"think": True},
     )
     extra = {"chat_template_kwargs": {"think": False, "style": "short"}}
+    policy = FakePolicy()
+    template = "{{ tools }}{% for one in messages %}{{ one.content }}{{ one.tool_calls }}{% endfor %}"
+    policy.student.tokenizer.chat_template = template
     with serving(lambda asked: said("x")) as server:
         teacher = _teacher(server.url, num_candidates=1, extra_body=extra)
-        batches_of(teacher, request_of([example]), FakePolicy())
+        batches_of(teacher, request_of([example]), policy)
     ((_, asked),) = server.asked
     assert asked["messages"] == [
         {"role": "user", "content": "look"},

@@ -23,6 +23,7 @@ from preceptor_client.train.rollout.rewards import (
     rewarded,
     rewards_of,
 )
+from preceptor_client.train.stop import StopRequest
 
 from tests.unit.client.train.rollout.fake_policy import OnBadList
 from tests.unit.client.train.rollouts import student_view
@@ -205,7 +206,7 @@ def test_calls_run_at_once_up_to_the_limit() -> None:
             at_once -= 1
         return 1
 
-    assert call_all([call] * 9, timeout_seconds=60, max_concurrency=3) == [1] * 9
+    assert call_all([call] * 9, timeout_seconds=60, max_concurrency=3, stop=StopRequest()) == [1] * 9
     assert most == 3
 
 

@@ -1,6 +1,6 @@
-"""Whose turn it is: the order in which the replicas of a teacher are asked, by prompt, by load, and by who is away.
+"""Orders the replicas of a teacher for a call: by prompt, by load, and by which of them did not answer lately.
 
-Knows nothing of calls, and of no network but whether a connection stands.
+Makes no calls; of the network it knows whether a connection stands.
 """
 
 from __future__ import annotations
