@@ -54,10 +54,10 @@ def test_the_readme_and_a_test_know_the_example(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in example_files() if path.suffix == ".py"], ids=lambda path: path.name)
-def test_an_example_needs_one_import_of_ours(path: Path) -> None:
+def test_an_example_needs_at_most_one_import_of_ours(path: Path) -> None:
     imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     ours = [str(node.module) for node in imports if str(node.module).startswith("preceptor")]
-    assert ours.count("preceptor_client.extend") == len(ours) == 1 or path.name in CALLS_TRAIN, ours
+    assert ours in ([], ["preceptor_client.extend"]) or path.name in CALLS_TRAIN  # some are settings alone
 
 
 def test_suffix_truncation_trains_on_the_first_tokens_alone(examples: ExampleRuns) -> None:
