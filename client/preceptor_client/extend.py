@@ -15,6 +15,7 @@ from preceptor_client.train.environment.environment import (
     prompt_messages,
     without_thoughts,
 )
+from preceptor_client.train.environment.functions import Function
 from preceptor_client.train.environment.tools import ToolEnvironment
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
 from preceptor_client.train.evaluation.evaluate import Answer
@@ -27,6 +28,7 @@ from preceptor_client.train.objective.weights import FirstTokens, WeightRule
 from preceptor_client.train.rollout.engine import OnBad, Policy, RolloutEngine, RolloutRequest, Written
 from preceptor_client.train.rollout.episode import Episode, Segment, single_turn
 from preceptor_client.train.rollout.hf import StudentEngine
+from preceptor_client.train.rollout.judge import Judge
 from preceptor_client.train.rollout.rewards import Reward
 from preceptor_client.train.run.ema_teacher import EmaTeacher
 from preceptor_client.train.run.hooks import Hook, RunState, StepDone
@@ -49,10 +51,12 @@ __all__ = [
     "Example",
     "ExamplePrompt",
     "FirstTokens",
+    "Function",
     "Grpo",
     "Hook",
     "InvalidDataError",
     "InvalidEpisodeError",
+    "Judge",
     "Message",
     "Messages",
     "Metric",

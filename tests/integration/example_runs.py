@@ -120,7 +120,7 @@ class ExampleRuns:
     ) -> TrainedExample:
         """Trains examples/`name`.py, or .toml. `put` replaces texts of its settings, such as the address of a teacher,
         by others; `also` is TOML of the test, which beats the example's; `run` names the folder of the run."""
-        files = [self._run_file(run, num_steps=num_steps), self.folder / f"{run}-{name}.toml"]
+        files = [self.run_file(run, num_steps=num_steps), self.folder / f"{run}-{name}.toml"]
         files[1].write_text(_put(settings_text(example_file(name)), put or {}))
         if also:
             files.append(self.folder / f"{run}-also.toml")
@@ -142,7 +142,8 @@ class ExampleRuns:
             weights_change=self._change(directory),
         )
 
-    def _run_file(self, run: str, *, num_steps: int) -> Path:
+    def run_file(self, run: str = "run", *, num_steps: int = 2) -> Path:
+        """The settings of a run, beside its data."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for which, words in (("train", WORDS[:9]), ("heldout", WORDS[9:])):
             prompts = [word if index % 2 else [{"role": "user", "content": word}] for index, word in enumerate(words)]

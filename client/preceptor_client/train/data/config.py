@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 class DataConfig(Section):
     """What the student practises on, and what it is measured on."""
 
-    train: str = ""
+    train: str
     """A JSONL file (its name ends with .jsonl), or the name of a dataset of Hugging Face `datasets`."""
     heldout: str | None = None
     """The same for examples that are never trained on, with answers unless evaluation.loss is all that is measured;
@@ -26,8 +26,9 @@ class DataConfig(Section):
     """Column of a named dataset with the prompt: a text, or a list of messages."""
     answer_field: str = "answer"
     """Column of a named dataset with the expected answer; need not exist for training."""
-    extra_fields: Literal["refuse", "ignore"] = "refuse"
-    """Whether a JSONL file may have other keys, such as an id. By default it may not: one may be a misspelt name."""
+    extra_fields: Literal["refuse", "ignore", "keep"] = "refuse"
+    """Whether a JSONL file may have other keys, such as an id. By default it may not: one may be a misspelt name. keep
+    hands them, and a named dataset's other columns, to parts of your own as `example.extra`: a rubric, test cases."""
     on_bad_example: Literal["stop", "skip"] = "stop"
     """What an example does that cannot be read, or that a chat template or the teacher refuses: it stops the run, which
     is saved first, or it is left out, counted, and listed in the run's bad_examples.jsonl."""

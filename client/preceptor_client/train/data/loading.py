@@ -25,12 +25,17 @@ class DatasetRow:
     columns: Mapping[str, object]
     prompt_field: str
     answer_field: str
+    keeps_others: bool = False
 
     def fields(self) -> Mapping[str, object]:
         """The columns that the settings name, and those that have the name of a field. A dataset is not written for
-        this program: its other columns are left out."""
+        this program: its other columns are left out, unless they are to be kept."""
         named = {"prompt": self.prompt_field, "answer": self.answer_field}
-        return {key: self.columns[named.get(key, key)] for key in KEYS if named.get(key, key) in self.columns}
+        read = {key: self.columns[named.get(key, key)] for key in KEYS if named.get(key, key) in self.columns}
+        if not self.keeps_others:
+            return read
+        others = set(self.columns) - set(KEYS) - set(named.values())
+        return {**read, **{name: self.columns[name] for name in others}}
 
 
 def load_train_examples(data: DataConfig, *, of: Source = "train", bad: BadExamples | None = None) -> list[Example]:
@@ -58,14 +63,21 @@ def load_examples(
 ) -> list[Example]:
     """Reads a JSONL file where `source` ends with .jsonl, else a dataset of Hugging Face `datasets`.
 
-    `extra_fields` is for files, the four before it for datasets. Raises InvalidDataError, which names the file and the
-    line; `bad` may take those of single rows instead, which are left out then."""
+    The four before `extra_fields` are for datasets, whose other columns are never refused. Raises InvalidDataError,
+    which names the file and the line; `bad` may take those of single rows instead, which are left out then."""
     bad = BadExamples() if bad is None else bad
     rows: Iterable[Row]
     if source.endswith(".jsonl"):
         rows = json_lines(_path(source))
     else:
-        rows = _dataset_rows(source, split=split, subset=subset, prompt_field=prompt_field, answer_field=answer_field)
+        rows = _dataset_rows(
+            source,
+            split=split,
+            subset=subset,
+            prompt_field=prompt_field,
+            answer_field=answer_field,
+            keeps_others=extra_fields == "keep",
+        )
     examples: list[Example] = []
     num_rows = 0
     for row in rows:
@@ -116,7 +128,7 @@ def _path(source: str) -> Path:
 
 
 def _dataset_rows(
-    name: str, *, split: str, subset: str | None, prompt_field: str, answer_field: str
+    name: str, *, split: str, subset: str | None, prompt_field: str, answer_field: str, keeps_others: bool
 ) -> Iterator[DatasetRow]:
     if os.path.isfile(name):
         raise InvalidDataError(
@@ -134,6 +146,7 @@ def _dataset_rows(
             columns=columns,
             prompt_field=prompt_field,
             answer_field=answer_field,
+            keeps_others=keeps_others,
         )
 
 

@@ -11,7 +11,13 @@ from preceptor.json_values import JsonObject
 
 from preceptor_client.train.data.examples import Example, ExamplePrompt
 from preceptor_client.train.data.excerpts import excerpt
-from preceptor_client.train.data.messages import parse_message, parse_template_kwargs, parse_text, parse_tools
+from preceptor_client.train.data.messages import (
+    parse_message,
+    parse_object,
+    parse_template_kwargs,
+    parse_text,
+    parse_tools,
+)
 from preceptor_client.train.data.reading import Number
 from preceptor_client.train.errors import InvalidDataError
 
@@ -26,7 +32,7 @@ KEYS = (
     "teacher_chat_template_kwargs",
 )
 
-ExtraFields = Literal["refuse", "ignore"]
+ExtraFields = Literal["refuse", "ignore", "keep"]
 
 
 def parse_example(
@@ -49,6 +55,7 @@ def parse_example(
             tools=parse_tools(fields.get("tools"), field="'tools'"),
             chat_template_kwargs=_template_kwargs(fields, "chat_template_kwargs"),
             teacher_chat_template_kwargs=_template_kwargs(fields, "teacher_chat_template_kwargs"),
+            extra=_extra(fields) if extra_fields == "keep" else {},
         )
     except InvalidDataError as error:
         raise InvalidDataError(error.why, where=where) from error
@@ -76,7 +83,7 @@ def _check_keys(fields: Mapping[str, object], *, extra_fields: ExtraFields) -> N
         meant = f"did you mean {likely[0]!r}? " if likely else ""
         raise InvalidDataError(
             f"unknown key {excerpt(unknown[0])}: {meant}Known are {', '.join(KEYS)}; data.extra_fields=ignore leaves "
-            "others out"
+            "others out, and keep hands them to parts of your own"
         )
     if "prompt" not in fields:
         hint = ": give the messages up to the answer as 'prompt'" if "messages" in fields else ""
@@ -93,6 +100,13 @@ def _prompt(value: object, *, field: str) -> ExamplePrompt:
 
 def _template_kwargs(fields: Mapping[str, object], name: str) -> JsonObject:
     return parse_template_kwargs(fields.get(name), field=repr(name))
+
+
+def _extra(fields: Mapping[str, object]) -> JsonObject:
+    own: JsonObject = {}
+    for key in sorted(set(fields) - set(KEYS)):
+        own |= parse_object({key: fields[key]}, field=f"key {excerpt(key)}")
+    return own
 
 
 def _answers(value: object) -> list[str | None]:

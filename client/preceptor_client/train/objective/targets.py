@@ -90,7 +90,7 @@ def _targets(
         teacher_sampled_logprobs_N=tensor(sampled),
         old_logprobs_N=tensor(old),
         advantage_N=tensor([_advantages(one) for one in batch]),
-        turn_N=tensor([one.episode.turns_T[one.scores.positions_N] for one in batch]),
+        turn_N=tensor([one.turns_N for one in batch]),
         share_N=tensor(shares),
     )
 

@@ -24,6 +24,7 @@ from preceptor_client.train.tasks.mixing import TaskOrder
 from preceptor_client.train.tasks.resolve import resolved_tasks, resolved_teachers
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scorer import GRPC
 
 
 class RunSection(Section):
@@ -69,13 +70,13 @@ class RunConfig(BaseSettings):
 
     student: StudentConfig
     """The model to train."""
-    teacher: TeacherConfig = TeacherConfig()
+    teacher: TeacherConfig
     """The server to ask, and what to ask it for; with [teachers.NAME], what those have in common."""
     teachers: dict[str, SectionChanges] = Field(default_factory=dict)
     """Several teachers by name: each table holds settings of [teacher] that are its own."""
     tasks: dict[str, TaskConfig] = Field(default_factory=dict)
     """Several tasks by name: each table holds its teachers, and what differs from the run's sections."""
-    data: DataConfig = DataConfig()
+    data: DataConfig
     """What the student practises on, and what it is measured on."""
     environment: EnvironmentConfig | None = None
     """What answers the student, turn by turn; without it each rollout is one response to a prompt."""
@@ -105,6 +106,27 @@ class RunConfig(BaseSettings):
     def all_tasks(self) -> tuple[Task, ...]:
         """One at least, each with every setting that its parts need."""
         return resolved_tasks(self, seed=self.run.seed)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tables_of_names_may_stand_alone(cls, values: object) -> object:
+        """With [teachers.NAME] and [tasks.NAME] each of them, and not [teacher] and [data], says where; a teacher of a
+        kind of one's own may be nowhere."""
+        if not isinstance(values, dict):
+            return values
+        environment = values.get("environment")
+        has_numbers = isinstance(environment, dict) and environment.get("num_examples")
+        teacher = values.get("teacher")
+        is_own = isinstance(teacher, dict) and teacher.get("kind", GRPC) != GRPC
+        wheres = {
+            "teacher": ("address", values.get("teachers") or is_own),
+            "data": ("train", values.get("tasks") or has_numbers),
+        }
+        for section, (name, stands_alone) in wheres.items():
+            given = values.get(section, {})
+            if stands_alone and isinstance(given, dict):
+                values = {**values, section: {name: "", **given}}
+        return values
 
     @field_validator("tasks", "teachers")
     @classmethod

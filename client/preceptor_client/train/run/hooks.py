@@ -41,6 +41,14 @@ class RunState:
     """Measures the student as it is on the held-out examples: one row for each task that has some, none of which is
     written down."""
 
+    def measured(self, name: str) -> float:
+        """Measures, and gives one number of the rows, such as "loss" or "accuracy": the mean over the tasks. Raises
+        ValueError where a row has no such number."""
+        rows = self.measure()
+        if not rows:
+            raise ValueError(f"there is no held-out example to measure {name!r} on: set data.heldout")
+        return sum(_number(row, name) for row in rows) / len(rows)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone(RunState):
@@ -50,6 +58,17 @@ class StepDone(RunState):
     """The step's row of metrics, as it was written down."""
     scored: Sequence[ScoredEpisode]
     """What the step was trained on, as the loss took it: with the credit of each token, where the run gives some."""
+
+
+def _number(row: MetricRow, name: str) -> float:
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        known = ", ".join(key for key, one in row.items() if type(one) in (int, float))
+        raise ValueError(
+            f"the held-out measurement has no number {name!r}, only {known}: for a loss set evaluation.loss, for an "
+            "accuracy give the examples answers"
+        )
+    return value
 
 
 class Hook(Protocol):

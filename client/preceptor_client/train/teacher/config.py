@@ -15,7 +15,7 @@ from preceptor_client.url import checked_url
 class TeacherConfig(Section):
     """The server to ask, and what to ask it for."""
 
-    address: str = ""
+    address: str
     """host:port of the teacher server, or several with commas between: replicas of one teacher. Not needed with a
     kind of your own."""
     name: str = ""

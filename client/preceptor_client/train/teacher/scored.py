@@ -95,3 +95,9 @@ class ScoredEpisode:
     def sampled_ids_N(self) -> TokenArray:
         """The tokens that the student wrote at the scored positions."""
         return np.asarray(self.episode.response_ids, np.int64)[self.scores.positions_N]
+
+    @property
+    def turns_N(self) -> npt.NDArray[np.int64]:
+        """The student's turn that each scored token belongs to, from 0."""
+        turns_N: npt.NDArray[np.int64] = self.episode.turns_T[self.scores.positions_N]
+        return turns_N

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -49,6 +50,8 @@ def test_columns_with_the_name_of_a_field_are_read_and_others_left_out(
     bad = BadExamples(policy="skip", limit=1)
     expected = Example(index=0, prompt="2+2?", teacher_prompt="add: 2+2?", answer="4", task="sums")
     assert load_examples(str(folder), bad=bad) == [expected]
+    kept = replace(expected, extra={"id": 7, "level": 0.5})
+    assert load_examples(str(folder), bad=BadExamples(policy="skip", limit=1), extra_fields="keep") == [kept]
     assert [one.where for one in bad.found] == [f"{folder} [train] row 1"]
     with pytest.raises(InvalidDataError, match=r"sums \[train\] row 1: 'prompt' must be a text"):
         load_examples(str(folder))

@@ -21,11 +21,12 @@ from preceptor_client.train.teacher.scorer import SCORERS
 from preceptor_client.train.teacher.support import SUPPORTS
 
 NAMES = """
-Answer CappedWhenSure ChatMessage CreditRule EmaTeacher Environment Episode Example ExamplePrompt FirstTokens Grpo Hook
-InvalidDataError InvalidEpisodeError Message Messages Metric Objective OnBad Policy Positions PromptMaker ResponseScores
-Reward RolloutEngine RolloutRequest RunState ScoredEpisode Scorer Segment ShareRule StepContext StepDone StrengthRule
-StudentEngine StudentView Support SupportRows SupportRule TeacherGap TeacherScores ToolEnvironment Turn WeightRule
-Written prompt_messages single_turn student_tokens teacher_gap teacher_rows without_thoughts
+Answer CappedWhenSure ChatMessage CreditRule EmaTeacher Environment Episode Example ExamplePrompt FirstTokens Function
+Grpo Hook InvalidDataError InvalidEpisodeError Judge Message Messages Metric Objective OnBad Policy Positions
+PromptMaker ResponseScores Reward RolloutEngine RolloutRequest RunState ScoredEpisode Scorer Segment ShareRule
+StepContext StepDone StrengthRule StudentEngine StudentView Support SupportRows SupportRule TeacherGap TeacherScores
+ToolEnvironment Turn WeightRule Written prompt_messages single_turn student_tokens teacher_gap teacher_rows
+without_thoughts
 """
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from preceptor.json_values import JsonObject
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.data.rows import ExtraFields, parse_example
@@ -112,6 +113,15 @@ def test_extra_key_is_refused_with_the_setting_and_what_was_likely_meant(tmp_pat
         _load(tmp_path, '{"prompt": "a", "teacher_promt": "b"}')
     with pytest.raises(InvalidDataError, match=r"unknown key 'id': Known are prompt, teacher_prompt, answer, task"):
         _load(tmp_path, '{"prompt": "a", "id": 7}')
+
+
+def test_extra_keys_are_kept_under_the_setting_in_plain_values(tmp_path: Path) -> None:
+    line = '{"prompt": "a", "rubric": [{"says": "b", "weight": 2.50}], "id": 7}'
+    extra: JsonObject = {"id": 7, "rubric": [{"says": "b", "weight": 2.5}]}
+    assert _load(tmp_path, line, extra_fields="keep") == Example(index=0, prompt="a", extra=extra)
+    assert _load(tmp_path, '{"prompt": "a"}', extra_fields="keep") == Example(index=0, prompt="a")
+    with pytest.raises(InvalidDataError, match=r"key 'id' .*half of a surrogate pair"):
+        _load(tmp_path, '{"prompt": "a", "id": "b%"}'.replace("%", HALF), extra_fields="keep")
 
 
 def test_extra_keys_are_ignored_under_the_setting_whatever_they_hold(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from preceptor_client.train.rollout.engine import ENGINES, OnBad, Policy, Rollou
 from preceptor_client.train.rollout.episode import Episode, single_turn
 from preceptor_client.train.rollout.mixed import Mixed, MixedPart, places_by_share
 
-from tests.unit.client.train.rollout.fake_policy import FakePolicy, batches_of, request_of
+from tests.unit.client.train.rollout.fake_policy import FakePolicy, OnBadList, batches_of, request_of
 
 EXAMPLES = [Example(index=index, prompt=f"say {index}") for index in range(10)]
 
@@ -94,6 +94,34 @@ def test_counts_are_shares_rounded_up_or_down_and_right_in_the_mean() -> None:
     # 2000 draws of a count whose deviation is below 1/2: five deviations of the mean are 0.056.
     for part, share in enumerate(shares):
         assert totals[part] / 2000 == pytest.approx(num * share, abs=0.056)
+
+
+def test_each_engine_answers_every_prompt_and_their_episodes_stand_side_by_side(tmp_path: Path) -> None:
+    policy = FakePolicy()
+    mixed = Mixed(
+        [MixedPart(kind=OWN), MixedPart(kind="jsonl", options={"path": _file(tmp_path)}), MixedPart(kind=OWN)],
+        every_prompt=True,
+    )
+    batches = batches_of(mixed, request_of(EXAMPLES, first_slot=5, batch_size=4), policy)
+    found = [[(one.slot, one.sample, policy.decode(one.response_ids)) for one in batch] for batch in batches]
+    assert found == [
+        [answer for slot in slots for answer in ((slot, 0, "own"), (slot, 1, f"theirs {slot - 5}"), (slot, 2, "own"))]
+        for slots in (range(5, 9), range(9, 13), range(13, 15))
+    ]
+    for one in (one for batch in batches for one in batch):
+        assert one.example is EXAMPLES[one.slot - 5]
+        assert one.info["engine"] == ("jsonl" if one.sample == 1 else OWN)
+    assert len(set(policy.seeds)) == 2
+
+
+def test_example_that_each_engine_refuses_is_told_once(tmp_path: Path) -> None:
+    policy, bad = FakePolicy(refuses="say 3"), OnBadList()
+    file = MixedPart(kind="jsonl", options={"path": _file(tmp_path)})
+    batches = batches_of(Mixed([file, file], every_prompt=True), request_of(EXAMPLES), policy, bad)
+    assert bad.texts == ["example 3: cannot be encoded"]
+    assert [one.slot for batch in batches for one in batch] == [
+        slot for slot in range(10) for _ in range(2) if slot != 3
+    ]
 
 
 def test_engine_with_a_share_of_nothing_in_a_step_is_not_asked(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.train.errors import InvalidPartError, RunDirectoryError, StopRequestedError, TrainingStoppedError
 from preceptor_client.train.learner.checkpoint import save_checkpoint
 from preceptor_client.train.parts import PartConfig
+from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.run.hooks import HOOK, Hook, Hooks, RunState, StepDone
 from preceptor_client.train.student.student import Student
 
@@ -95,6 +97,15 @@ def test_hooks_are_called_in_order_with_what_the_step_left(student: Student) -> 
         "plain 1 0.25 0.5 1",
         "whole 1",
     ]
+
+
+def test_one_measured_number_is_the_mean_over_the_tasks(student: Student) -> None:
+    rows: list[MetricRow] = [{"kind": "heldout", "loss": 0.25, "accuracy": None}, {"kind": "heldout", "loss": 1}]
+    assert replace(step_done(student), measure=lambda: rows).measured("loss") == 0.625
+    with pytest.raises(ValueError, match=r"no number 'accuracy', only loss: for a loss set evaluation\.loss"):
+        replace(step_done(student), measure=lambda: rows).measured("accuracy")
+    with pytest.raises(ValueError, match=r"no held-out example to measure 'loss' on: set data\.heldout"):
+        replace(step_done(student), measure=list).measured("loss")
 
 
 def test_what_a_hook_keeps_comes_back_from_the_checkpoint_before_it_starts(student: Student, tmp_path: Path) -> None:
