@@ -11,7 +11,7 @@ from preceptor_client.train.environment.environment import MakeEnvironment
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
 from preceptor_client.train.evaluation.heldout import Heldout
 from preceptor_client.train.rollout.config import RolloutConfig
-from preceptor_client.train.rollout.engine import Policy, RolloutEngine, RolloutRequest
+from preceptor_client.train.rollout.engine import OnBad, Policy, RolloutEngine, RolloutRequest
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.rewards import WeightedReward, rewarded
 from preceptor_client.train.stop import StopRequest
@@ -49,7 +49,7 @@ class Roller:
     stop: StopRequest
 
     def roll_out(
-        self, examples: Sequence[Example], *, step: int, failures: Failures, first_slot: int = 0
+        self, examples: Sequence[Example], *, step: int, on_bad: OnBad, first_slot: int = 0
     ) -> Iterator[list[Episode]]:
         """Yields batches of episodes as they are done. Step 0 is that of measurements."""
         request = RolloutRequest(
@@ -61,8 +61,8 @@ class Roller:
             make_environment=self.make_environment,
             stop=self.stop,
         )
-        for batch in self.engine.run(request, policy=self.policy, on_bad=failures):
-            yield rewarded(batch, rewards=self.rewards, decode=self.policy.decode, on_bad=failures, stop=self.stop)
+        for batch in self.engine.run(request, policy=self.policy, on_bad=on_bad):
+            yield rewarded(batch, rewards=self.rewards, decode=self.policy.decode, on_bad=on_bad, stop=self.stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class TaskRun:
         episodes while the next is written. Returns the episodes."""
         episodes: list[Episode] = []
         examples = self.stream.deal(first, count)
-        for batch in self.roller.roll_out(examples, step=step, failures=failures, first_slot=slot):
+        for batch in self.roller.roll_out(examples, step=step, on_bad=failures, first_slot=slot):
             episodes += batch
             self.scoring.submit(batch, name=f"step-{step}")
         return episodes

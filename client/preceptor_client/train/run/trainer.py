@@ -219,6 +219,11 @@ class Trainer:
         row = self.measure(task.heldout, prompts)
         self.metrics.write(row)
         self.display.heldout(row)
+        if num_failed := row.get("num_failed_episodes"):
+            self.display.warning(
+                f"step {self.step}: {num_failed} held-out episode(s) failed, and are not in what was measured; the log "
+                "names each"
+            )
 
     def _call_hooks(self, row: MetricRow, scored: Sequence[ScoredEpisode]) -> None:
         state = self._state()
