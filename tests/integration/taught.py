@@ -9,10 +9,15 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, save_tiny, tiny_llama, tiny_tokenizer
 
 Message = tuple[str, str]
 """Role and content."""
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{{ tools | map(attribute='function.name') | join(' ') }}<|im_end|>\n{% endif %}"
+    + CHAT_TEMPLATE
+)
+"""Tells of tools by their names alone: a tiny student has little room."""
 NUM_STEPS, LEARNING_RATE, KNOWN_LOSS = 600, 5e-3, 0.02
 """Nats per token of the assistant's, at which a conversation is known by heart."""
 
@@ -29,7 +34,10 @@ def taught_student(folder: Path, conversations: Sequence[Sequence[Message]]) -> 
         logits_BTV = model(ids_BT, use_cache=False).logits
         loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), targets_BT[:, 1:].flatten())
         if loss < KNOWN_LOSS:
-            return save_tiny(folder, model)
+            save_tiny(folder, model)
+            tokenizer.chat_template = TEMPLATE
+            tokenizer.save_pretrained(folder)
+            return folder
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
         optimizer.step()

@@ -45,8 +45,20 @@ BAD_CALL = '<tool_call>{"name": "calculate", "arguments": {"expression": "print(
 REFUSED = "error: ValueError: only numbers, + - * / and parentheses can be calculated"
 FIRST = "Guess a number from 1 to 9."
 LESSONS = [
-    [("user", "6 * (8 - 1)?"), ("assistant", CALL), ("tool", "42"), ("assistant", "It is 42.")],
-    [("user", "Print it."), ("assistant", BAD_CALL), ("tool", REFUSED), ("assistant", "I cannot.")],
+    [
+        ("system", "calculate"),
+        ("user", "6 * (8 - 1)?"),
+        ("assistant", CALL),
+        ("tool", "42"),
+        ("assistant", "It is 42."),
+    ],
+    [
+        ("system", "calculate"),
+        ("user", "Print it."),
+        ("assistant", BAD_CALL),
+        ("tool", REFUSED),
+        ("assistant", "I cannot."),
+    ],
     [("user", FIRST), ("assistant", "Is it 5?"), ("user", "It is higher."), ("assistant", "7")],
     [("user", FIRST), ("assistant", "Is it 5?"), ("user", "It is lower."), ("assistant", "3")],
     *([("user", word), ("assistant", RIGHT)] for word in WORDS[:9]),

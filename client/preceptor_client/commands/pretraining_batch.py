@@ -64,7 +64,7 @@ def roll_out(
     scoring = builder.scoring(task, parts, agreements={name: agreement})
     failures = Failures(builder.bad.at_step(_BEFORE_TRAINING, of="train"))
     try:
-        for batch in builder.roller(task, parts).roll_out(examples, step=_BEFORE_TRAINING, failures=failures):
+        for batch in builder.roller(task, parts).roll_out(examples, step=_BEFORE_TRAINING, on_bad=failures):
             scoring.submit(batch, name="doctor")
         return scoring.gather(), agreement
     finally:

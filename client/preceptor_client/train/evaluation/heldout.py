@@ -5,6 +5,7 @@ Knows nothing of when to measure, and moves no weights.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,12 @@ import torch
 
 from preceptor_client.train.data.bad_examples import BadExamples, Skipping
 from preceptor_client.train.data.examples import Example
-from preceptor_client.train.errors import TrainingStoppedError
+from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError, TrainingStoppedError
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.evaluation.evaluate import Answer, PromptsOf, evaluate
 from preceptor_client.train.evaluation.metric import HeldoutMetrics
 from preceptor_client.train.record.metrics import MetricRow
+from preceptor_client.train.rollout.engine import OnBad
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
@@ -29,8 +31,26 @@ from preceptor_client.train.teacher.views import view_teacher
 MAX_SAVED_ANSWERS = 32
 """Held-out answers that a row of metrics keeps, for the report."""
 
-RollOut = Callable[[Sequence[Example], Skipping], Iterator[list[Episode]]]
+RollOut = Callable[[Sequence[Example], OnBad], Iterator[list[Episode]]]
 """Rolls every example out once, by the same draws every time."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Bad:
+    """What goes wrong in one measurement: it goes on without a failed episode, and examples are as in a step."""
+
+    def __init__(self, skipping: Skipping, *, step: int) -> None:
+        self._skipping = skipping
+        self._step = step
+        self.num_failed = 0
+
+    def __call__(self, error: InvalidDataError | InvalidEpisodeError) -> None:
+        if isinstance(error, InvalidDataError):
+            self._skipping(error)
+            return
+        self.num_failed += 1
+        _log.warning("held-out episode failed: step=%d error=%s", self._step, error)
 
 
 class MeanLoss(Protocol):
@@ -122,9 +142,10 @@ class Heldout:
 
     def _rolled_out(self, step: int) -> MetricRow:
         refused = self._bad.at_step(step, of=self._source)
+        bad = _Bad(refused, step=step)
         rewards: list[float] = []
         try:
-            for batch in self._roll_out(self.examples, refused):
+            for batch in self._roll_out(self.examples, bad):
                 rewards += _rewards(batch)
                 if self._config.loss:
                     self._scoring.submit(batch, name=f"heldout-{step}")
@@ -133,7 +154,7 @@ class Heldout:
             self._scoring.cancel()
         if self._has_rewards:
             row["mean_reward"] = sum(rewards) / len(rewards) if rewards else None
-        return row | {"num_refused_groups": refused.num_skipped}
+        return row | {"num_refused_groups": refused.num_skipped, "num_failed_episodes": bad.num_failed}
 
     def _loss(self, step: int, scored: Sequence[ScoredEpisode]) -> MetricRow:
         """Reduced as the run's loss is; None without a scored position."""

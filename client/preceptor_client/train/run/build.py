@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from preceptor_client.train.data.bad_examples import BadExamples, Skipping
+from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example, PromptStream
 from preceptor_client.train.evaluation.heldout import Heldout
 from preceptor_client.train.learner.learner import Learner, TaskLoss
@@ -16,13 +16,13 @@ from preceptor_client.train.objective.context import StepContext
 from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.objective.shaping import Shaping
 from preceptor_client.train.objective.weights import PositionWeights
-from preceptor_client.train.rollout.engine import RolloutEngine
+from preceptor_client.train.rollout.engine import OnBad, RolloutEngine
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.hf import StudentEngine
 from preceptor_client.train.rollout.policy import HfPolicy
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.task_parts import TaskParts, make_parts
-from preceptor_client.train.run.task_run import Failures, Roller, TaskRun
+from preceptor_client.train.run.task_run import Roller, TaskRun
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.tasks.task import Task
@@ -155,8 +155,8 @@ class Builder:
             stop=self.stop,
         )
 
-        def roll_out(some: Sequence[Example], skipping: Skipping) -> Iterator[list[Episode]]:
-            return roller.roll_out(some, step=_DRAWS_OF_NO_STEP, failures=Failures(skipping))
+        def roll_out(some: Sequence[Example], on_bad: OnBad) -> Iterator[list[Episode]]:
+            return roller.roll_out(some, step=_DRAWS_OF_NO_STEP, on_bad=on_bad)
 
         return Heldout(
             self.student,

@@ -11,7 +11,7 @@ from preceptor_client.train.environment.environment import MakeEnvironment
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
 from preceptor_client.train.evaluation.heldout import Heldout
 from preceptor_client.train.rollout.config import RolloutConfig
-from preceptor_client.train.rollout.engine import Policy, RolloutEngine, RolloutRequest, run_engine
+from preceptor_client.train.rollout.engine import OnBad, Policy, RolloutEngine, RolloutRequest, run_engine
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.rewards import WeightedReward, rewarded
 from preceptor_client.train.stop import StopRequest
@@ -48,7 +48,7 @@ class Roller:
     stop: StopRequest
 
     def roll_out(
-        self, examples: Sequence[Example], *, step: int, failures: Failures, first_slot: int = 0
+        self, examples: Sequence[Example], *, step: int, on_bad: OnBad, first_slot: int = 0
     ) -> Iterator[list[Episode]]:
         """Yields batches of episodes as they are done. Step 0 is that of measurements."""
         request = RolloutRequest(
@@ -60,8 +60,8 @@ class Roller:
             make_environment=self.make_environment,
             stop=self.stop,
         )
-        for batch in run_engine(self.engine, request, policy=self.policy, on_bad=failures):
-            yield rewarded(batch, rewards=self.rewards, decode=self.policy.decode, on_bad=failures, stop=self.stop)
+        for batch in run_engine(self.engine, request, policy=self.policy, on_bad=on_bad):
+            yield rewarded(batch, rewards=self.rewards, decode=self.policy.decode, on_bad=on_bad, stop=self.stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

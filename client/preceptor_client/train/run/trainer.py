@@ -178,7 +178,7 @@ class Trainer:
             if not count:
                 continue
             examples = task.stream.deal(first, count)
-            for batch in task.roller.roll_out(examples, step=step, failures=bad, first_slot=slot):
+            for batch in task.roller.roll_out(examples, step=step, on_bad=bad, first_slot=slot):
                 task.scoring.submit(batch, name=f"step-{step}")
                 num_episodes += len(batch)
             slot += count
@@ -229,6 +229,11 @@ class Trainer:
         row = self.measure(task.heldout, prompts)
         self.metrics.write(row)
         self.display.heldout(row)
+        if num_failed := row.get("num_failed_episodes"):
+            self.display.warning(
+                f"step {self.step}: {num_failed} held-out episode(s) failed, and are not in what was measured; the log "
+                "names each"
+            )
 
     def _call_hooks(self, row: MetricRow, scored: Sequence[ScoredEpisode]) -> None:
         state = self._state()

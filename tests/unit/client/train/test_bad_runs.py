@@ -11,6 +11,7 @@ import torch
 from preceptor_client.errors import InvalidRequestError, MessageTooLargeError, NotImplementedByServerError
 from preceptor_client.train.errors import InvalidDataError, TrainingStoppedError
 from preceptor_client.train.record.metrics import read_rows
+from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.train import train
 from preceptor_client.train.start import example_check as start_check
@@ -299,3 +300,21 @@ def test_extra_fields_are_ignored_under_the_setting(settings: Settings, scorer: 
         _train(settings, scorer)
     settings["data"]["extra_fields"] = "ignore"
     assert len(_steps(_train(settings, scorer))) == 6
+
+
+class RefusesHeldout:
+    """A reward that lacks what it needs for the held-out examples."""
+
+    def reward(self, episode: Episode, text: str) -> float:
+        return float(len(text) > len(episode.example.extra["rubric"]))
+
+
+def test_failed_held_out_episodes_are_told(settings: Settings, scorer: FakeScorer, tmp_path: Path) -> None:
+    _write(settings, [{"prompt": f"say {number}", "rubric": "abc"} for number in range(4)])
+    (tmp_path / "heldout.jsonl").write_text('{"prompt": "say tan"}\n{"prompt": "say lime", "rubric": ""}\n')
+    settings["data"] |= {"heldout": str(tmp_path / "heldout.jsonl"), "extra_fields": "keep"}
+    settings["rewards"] = [{"kind": f"{__name__}:RefusesHeldout"}]  # type: ignore[assignment]  # a list of tables
+    display = Warnings()
+    _train(settings, scorer, display=display)
+    told = [text for text in display.texts if "1 held-out episode(s) failed" in text]
+    assert [text.split(":")[0] for text in told] == ["step 0", "step 6"]

@@ -9,6 +9,7 @@ from preceptor.wire import PositionStatus
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.heldout import Heldout
+from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
 
@@ -51,6 +52,25 @@ def test_loss_equals_a_dense_computation_over_one_rollout_each(
     assert row["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert (row["num_positions"], row["scored_share"], row["num_examples"]) == (len(losses), 1.0, 5)
     assert "accuracy" not in row
+
+
+class RefusesSay2:
+    """A reward that some examples lack what it needs for."""
+
+    def reward(self, episode: Episode, text: str) -> float:
+        if episode.example.index == 2:
+            raise KeyError("rubric")
+        return 0.5
+
+
+def test_held_out_episode_that_fails_is_counted_and_named_in_the_log(
+    settings: Settings, student: Student, scorer: FakeScorer, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings["rewards"] = [{"kind": f"{__name__}:RefusesSay2"}]  # type: ignore[assignment]  # a table of a list
+    row = _heldout(settings, student, scorer, examples=UNANSWERED).measure(step=4, prompts="student")
+    assert (row["num_failed_episodes"], row["mean_reward"]) == (1, 0.5)
+    assert len(scorer.calls) == 4
+    assert "held-out episode failed: step=4 error=example 2 (episode 0): its reward" in caplog.text
 
 
 def test_equal_weights_give_equal_draws_whatever_was_drawn_between(
