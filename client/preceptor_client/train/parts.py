@@ -1,4 +1,4 @@
-"""Parts that the settings name: a built-in by its name, a user's own class by `package.module:Name`, with options.
+"""Imports and checks the parts that the settings name: built-ins by name, a user's class by `package.module:Name`.
 
 A `Seam` is a place where such a part goes. Each part is one class; the options of its table are the keyword arguments
 of its constructor, checked by their annotations. Imports no torch by itself.

@@ -1,4 +1,4 @@
-"""The wish that a run ends early. Knows nothing of signals, and not how a run saves itself. Imports no torch."""
+"""Carries the request that a run ends early. Knows neither signals nor how a run is saved. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a text is a right answer. Knows nothing of who wrote it."""
+"""Compares a text with the expected answers of an example. Knows nothing of who wrote it."""
 
 from __future__ import annotations
 

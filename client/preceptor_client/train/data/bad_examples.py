@@ -1,4 +1,4 @@
-"""The examples that a run goes without, and why: counted, and listed in its bad_examples.jsonl. Finds none itself."""
+"""Counts the examples that a run leaves out and lists them in its bad_examples.jsonl. Finds none itself."""
 
 from __future__ import annotations
 

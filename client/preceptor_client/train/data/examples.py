@@ -1,4 +1,4 @@
-"""What a run practises on, and which examples belong to a step. Knows nothing of files, tokenizers or models."""
+"""Defines an example, and deals examples out to steps. Knows nothing of files, tokenizers or models."""
 
 from __future__ import annotations
 

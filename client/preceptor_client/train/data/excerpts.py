@@ -1,4 +1,4 @@
-"""What a message quotes of a value or of a line that is at fault: short, on one line, printable on any terminal."""
+"""Quotes a bad value or a bad line for a message: short, on one line, printable on any terminal."""
 
 from __future__ import annotations
 

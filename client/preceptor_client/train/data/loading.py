@@ -1,4 +1,4 @@
-"""Examples out of a source that the settings name: a JSONL file, or a dataset of Hugging Face `datasets`."""
+"""Loads the examples of a source that the settings name: a JSONL file, or a dataset of Hugging Face `datasets`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a data file, or of a named dataset, one at a time. Knows nothing of what a row must hold.
+"""Reads the rows of a data file, or of a named dataset, one at a time. Knows nothing of what a row must hold.
 
 Whatever is wrong with bytes, characters or JSON is an InvalidDataError. It names the row where one row alone is at
 fault; the rest of the source can be read then.

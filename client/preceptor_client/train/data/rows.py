@@ -1,4 +1,4 @@
-"""Makes an example of a row: what each field may hold. Knows nothing of files, of tokenizers or of templates."""
+"""Parses one row of data into an example, and checks its fields. Knows nothing of files, tokenizers or templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Python function as a tool: its JSON schema, and a call of it with checked arguments. Knows nothing of episodes."""
+"""Makes a tool of a Python function: its JSON schema, and calls with checked arguments. Knows nothing of episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One measurement on the held-out examples, as a row of metrics: greedy answers, rewards, the loss against the teacher.
+"""Measures the held-out examples of a task: greedy answers, rewards, the loss against the teacher.
 
 Knows nothing of when to measure, and moves no weights.
 """

@@ -1,4 +1,4 @@
-"""From which value on a measure is worth a warning. Each bound says where it comes from; none is a law."""
+"""Defines the value of each measure above or below which it is worth a warning, and the source of each bound."""
 
 from __future__ import annotations
 

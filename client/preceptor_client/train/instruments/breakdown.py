@@ -1,4 +1,4 @@
-"""The same measures by position, turn, task and teacher, as rows of metrics. Writes nothing."""
+"""Computes the measures by position, turn, task and teacher, as rows of metrics. Writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a set of positions was like, as plain numbers. docs/instruments.md says what each means. Judges nothing."""
+"""Computes the measures of a set of positions; docs/instruments.md defines each. Judges nothing."""
 
 # N = scored positions, M = those of them that were measured
 

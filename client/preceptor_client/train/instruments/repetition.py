@@ -1,4 +1,4 @@
-"""Finds where a student repeats itself. Knows nothing of teachers."""
+"""Finds the tokens at which a student repeats itself. Knows nothing of teachers."""
 
 # T = tokens of a response
 

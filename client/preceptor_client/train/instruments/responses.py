@@ -1,4 +1,4 @@
-"""The responses of a step, one per episode, whatever parts and turns it comes in. Knows nothing of teachers.
+"""Joins the parts and turns of each episode of a step into one response. Knows nothing of teachers.
 
 Positions and lengths count the student's own tokens: what an environment wrote between them is left out.
 """

@@ -1,4 +1,4 @@
-"""All scored positions of a step as flat columns, student's and teacher's side by side. Judges nothing."""
+"""Lays the scored positions of a step out as flat columns of student and teacher. Judges nothing."""
 
 # N = scored positions of the step, P = its parts, R = its responses, T = tokens of one part, K = support size
 

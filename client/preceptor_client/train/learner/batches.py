@@ -1,4 +1,4 @@
-"""Scored rollouts a few at a time: which go together, what the student is run on for them, and columns cut back."""
+"""Cuts the scored episodes of a step into micro-batches, and joins their columns again."""
 
 # N = scored positions of a batch
 

@@ -1,4 +1,4 @@
-"""What a step measures of the student at the scored positions of each rollout. Numpy only; imports no torch."""
+"""Defines the columns that a step measures of the student at each episode's scored positions. Imports no torch."""
 
 # N = scored positions of one rollout
 

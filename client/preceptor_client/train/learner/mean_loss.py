@@ -1,4 +1,4 @@
-"""The loss of episodes that nothing is learnt from: measured, and reduced as a step's loss is."""
+"""Measures the loss of held-out episodes, reduced as a step's loss is. Computes no gradients."""
 
 # N = scored positions
 

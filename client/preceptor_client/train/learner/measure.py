@@ -1,4 +1,4 @@
-"""What only a dense head can say of the student: its mass inside the teacher's top K, and how the two top Ks overlap.
+"""Measures what needs the student's whole distribution: its mass in the teacher's top K, and the overlap of both.
 
 Measured at some of the positions, spread evenly, so that it costs little however long the responses are.
 """

@@ -1,4 +1,4 @@
-"""What an objective asks the teacher for: which supports, how many tokens of either side. Sends nothing itself."""
+"""Derives the request to a teacher from the objective: the support, and how many tokens of either side."""
 
 from __future__ import annotations
 

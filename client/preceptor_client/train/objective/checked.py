@@ -1,4 +1,4 @@
-"""An objective under its name in the settings: what is asked of it, and what it gives, is checked."""
+"""Wraps an objective and checks its inputs and its losses; errors name objective.kind."""
 
 # N = positions
 

@@ -1,4 +1,4 @@
-"""What a part may know of the step that it works for, beside the episodes themselves."""
+"""Defines what a part is told of the current step, beside its episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credit for what the student wrote, of either sign: the seam. The loss makes a clipped policy gradient of it."""
+"""Defines the seam for credit (advantages), which the loss turns into a clipped policy gradient."""
 
 # N = scored positions of an episode
 

@@ -1,4 +1,4 @@
-"""How far beyond the teacher the target lies, position by position: the seam, and a rule. Numpy only."""
+"""Defines the seam for the strength of the extrapolation at each position, and one rule. Numpy only."""
 
 # N = scored positions of an episode
 

@@ -1,4 +1,4 @@
-"""Group-relative credit: the reward of a response against those of the other responses to the same prompt."""
+"""Computes group-relative advantages: the reward of a response against those of the same prompt's other responses."""
 
 # N = scored positions of an episode, S = its segments
 

@@ -1,4 +1,4 @@
-"""What a part, which may be a user's own, gives for the positions of a step: one array per episode, checked."""
+"""Asks a part for one array per episode of a step, and checks their shapes and values."""
 
 # N = scored positions of an episode
 

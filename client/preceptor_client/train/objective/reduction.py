@@ -1,4 +1,4 @@
-"""How the losses of a step's positions become one number. Numpy only; knows neither where weights come from nor losses.
+"""Reduces the losses of a step's positions to one number. Numpy only; computes neither weights nor losses.
 
     loss of the step = sum over positions of weight * loss / denominator
 

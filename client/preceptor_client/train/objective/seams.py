@@ -1,4 +1,4 @@
-"""The places of the loss that take a part: objectives, weights, credit, strengths of the extrapolation; and built-ins.
+"""Registers the built-in objectives, weights, credits and extrapolation rules, each in its seam.
 
 Imports torch, by the objectives. The supports' place is in `teacher.support`.
 """

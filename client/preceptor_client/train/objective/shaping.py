@@ -1,4 +1,4 @@
-"""What the parts of a run make of a scored step: credit, strengths, weights, and the terms that they add up to.
+"""Applies the parts of a run to a scored step: extrapolation, credit and weights, and reduces them to terms.
 
 Computes no loss and knows no student.
 """

@@ -1,4 +1,4 @@
-"""What a loss compares the student with: supports, and the tokens that were written, as tensors of a whole batch."""
+"""Converts the supports and sampled tokens of a batch of scored episodes into tensors."""
 
 # N = scored positions, K = width of the widest support
 

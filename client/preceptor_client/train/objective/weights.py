@@ -1,4 +1,4 @@
-"""How much each position of a step counts: the seam, and the rules that come with the trainer. Numpy only.
+"""Defines the seam for position weights, and the built-in rules. Numpy only.
 
 Under the reductions that are means neither micro-batches nor the scale of the weights change the loss.
 """

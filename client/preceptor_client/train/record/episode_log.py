@@ -1,4 +1,4 @@
-"""Every episode of a run, on disk: episodes.jsonl, which the engine "jsonl" reads. Knows nothing of training."""
+"""Writes every episode of a run to episodes.jsonl, which the engine "jsonl" reads. Knows nothing of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of a run, on disk: metrics.jsonl, one object per line, and TensorBoard. Knows nothing of training."""
+"""Writes the metrics of a run: metrics.jsonl, one object per line, and TensorBoard. Knows nothing of training."""
 
 from __future__ import annotations
 

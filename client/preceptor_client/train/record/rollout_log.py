@@ -1,4 +1,4 @@
-"""A few rollouts of a run, token by token, on disk: rollouts.jsonl, one object per rollout. Knows nothing of training.
+"""Writes a few rollouts of a run token by token: rollouts.jsonl, one object per rollout. Knows nothing of training.
 
 Numbers have five significant digits. JSON has no infinity: null is a teacher_logprob, and the signal with it, of minus
 infinity, which says that the teacher cannot write the token; a student_logprob or loss of null was not measured. What

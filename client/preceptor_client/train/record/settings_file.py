@@ -1,4 +1,4 @@
-"""The settings of a run as a TOML file, config.toml, and every setting by its full name. Imports no torch."""
+"""Writes and reads the settings of a run as a TOML file, config.toml. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out of a run, for people and programs: read from its metrics. Imports no torch."""
+"""Summarises the outcome of a run from its metrics. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of single tokens, as they stand in a sequence, through nothing but a tokenizer's decode."""
+"""Finds the text of each token of a sequence with nothing but a tokenizer's decode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is plotted against the steps of a run, and how to read it. docs/instruments.md defines every measure."""
+"""Defines the plots over the steps of a run, with captions. docs/instruments.md defines every measure."""
 
 from __future__ import annotations
 

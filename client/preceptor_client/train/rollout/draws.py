@@ -1,4 +1,4 @@
-"""Which prompts are written in one batch, and by which draws. Pure functions; imports no torch."""
+"""Assigns prompts to batches, and derives the seed of each batch. Pure functions; imports no torch."""
 
 from __future__ import annotations
 

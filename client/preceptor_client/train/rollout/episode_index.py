@@ -1,4 +1,4 @@
-"""Which parts make up one episode: an episode whose history was rendered anew comes in several. Reads no tokens."""
+"""Groups the parts of an episode whose history was rendered again. Reads no tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student in training, run by transformers, as the policy that engines are given. Knows nothing of steps."""
+"""Implements `Policy`, which engines write with, by the student and transformers. Knows nothing of steps."""
 
 # N = positions, V = vocabulary, K = likeliest tokens kept, T = tokens of a response, D = hidden size
 

@@ -1,4 +1,4 @@
-"""The folder of a run: who may use it, and the settings that it was made with. Does not look into checkpoints.
+"""Claims the folder of a run, and compares its saved settings with the present ones. Reads no checkpoints.
 
 config.toml     the resolved settings          checkpoints/    see checkpoint.py
 metrics.jsonl   one row per step               tensorboard/    the same numbers

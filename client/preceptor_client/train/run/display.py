@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live line at a terminal, plain lines elsewhere. No training here."""
+"""Shows the progress of a run: a live line at a terminal, plain lines elsewhere. Trains nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run writes down about a step: one row of metrics, the same measures by position and task, a few rollouts."""
+"""Writes a step down: its row of metrics, the measures by position, turn, task and teacher, and a few rollouts."""
 
 from __future__ import annotations
 

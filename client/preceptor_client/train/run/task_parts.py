@@ -1,4 +1,4 @@
-"""The parts that the settings of a task name, made before anything is loaded: so that a wrong one is told at once."""
+"""Makes the parts that a task's settings name, before anything is loaded: a wrong one fails at once."""
 
 from __future__ import annotations
 

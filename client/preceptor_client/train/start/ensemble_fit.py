@@ -1,4 +1,4 @@
-"""Whether the teachers of one task can be asked together. Asks for their limits, and scores nothing."""
+"""Checks that the teachers of one task can be combined. Asks for their limits, and scores nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All examples before the first step: can the student and the teacher read their prompts? Of very many, a sample.
+"""Checks before the first step that student and teacher can read the prompts of all examples, or of a sample.
 
 A bad one is left out, or stops the run, as `BadExamples` decides.
 """

@@ -1,4 +1,4 @@
-"""Before the first step: does the server host a teacher that fits this student, these settings and this data?"""
+"""Checks before the first step that a server hosts a teacher that fits the student, the settings and the data."""
 
 from __future__ import annotations
 

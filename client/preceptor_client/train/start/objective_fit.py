@@ -1,4 +1,4 @@
-"""Whether a run's objective fits its teacher, and what its user should know of it. Imports no torch by itself."""
+"""Checks that a run's objective fits its teacher, and warns of its caveats. Imports no torch by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether both sides can read every prompt of a run: templates and lengths. Asks nothing of a server."""
+"""Checks that both sides can read every prompt of a run: templates and lengths. Asks nothing of a server."""
 
 from __future__ import annotations
 

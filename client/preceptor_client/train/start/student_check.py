@@ -1,4 +1,4 @@
-"""Before the first step: can the student be run on the longest text of the run, and in which ways? Asks no teacher."""
+"""Checks before the first step how the student can be run on the run's longest text. Asks no teacher."""
 
 from __future__ import annotations
 

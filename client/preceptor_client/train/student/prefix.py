@@ -1,4 +1,4 @@
-"""What all prompts of a batch begin with, computed once: its length, and its keys and values.
+"""Computes the prefix that all prompts of a batch share once: its length, and its keys and values.
 
 An exact saving: a chat template and a few-shot prefix are often most of a prompt. Gradients flow through it.
 """

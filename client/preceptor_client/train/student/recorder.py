@@ -1,4 +1,4 @@
-"""Notes what the student says while transformers lets it write: it has computed all of it anyway."""
+"""LogitsProcessor that records student logprobs, entropies and top-k ids during generation."""
 
 # B = responses written at once, L = tokens so far, V = vocabulary, T = tokens of a response, K = tokens kept
 

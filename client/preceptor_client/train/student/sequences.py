@@ -1,4 +1,4 @@
-"""A text to run the student on, and where. Numpy only."""
+"""Defines a sequence to run the student on, and its scored positions. Numpy only."""
 
 # N = scored positions
 

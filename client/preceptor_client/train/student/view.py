@@ -1,4 +1,4 @@
-"""What the student said while it wrote: its distribution before each of its tokens. Numpy only."""
+"""Defines the record of the student's distribution before each token that it wrote. Numpy only."""
 
 # T = tokens of the response, K = support size
 

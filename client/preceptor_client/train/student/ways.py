@@ -1,4 +1,4 @@
-"""Which ways of running a batch compute what the model computes for one text alone: found by trying, not by a list.
+"""Finds by trying which ways of running a batch give the results of running each text alone.
 
 Padding, a prefix that prompts share, windows, chunks, recurrent states, caches and ropes each break some families, and
 some only past a length that their settings name. So each way is tried with short texts, and again with texts as long as

@@ -1,4 +1,4 @@
-"""Which tasks a step practises, and how many prompts of each: a function of the step alone."""
+"""Deals the prompts of a step out to tasks, as a function of the step alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes tasks of settings: what a task leaves out is the run's. Imports no torch by itself."""
+"""Resolves the settings of each task: what it leaves out is the run's. Imports no torch by itself."""
 
 from __future__ import annotations
 

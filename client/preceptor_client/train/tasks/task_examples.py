@@ -1,4 +1,4 @@
-"""The examples of a task: read from its data, or numbered ones for an environment that makes its own."""
+"""Loads the examples of a task, or numbers them for an environment that makes its own."""
 
 from __future__ import annotations
 

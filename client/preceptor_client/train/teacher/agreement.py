@@ -1,4 +1,4 @@
-"""What a run and its teachers agreed on about tokens before the first step; saved with the run and read for its report.
+"""Records how the tokens of student and teachers correspond; saved with the run and read for its report.
 
 Does not judge it: `alignment` does. Imports no torch.
 """

@@ -1,4 +1,4 @@
-"""Hands the student's tokenizer to the teacher's server, and judges how the two align: may this run use it?"""
+"""Registers the student's tokenizer with the teacher's server, and refuses an alignment that the run may not use."""
 
 from __future__ import annotations
 

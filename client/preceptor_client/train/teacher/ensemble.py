@@ -1,4 +1,4 @@
-"""Has several teachers score the same episodes: their mixture in probability, or each one's own scores side by side.
+"""Scores the same episodes by several teachers: as a mixture in probability, or by each teacher apart.
 
 Knows nothing of losses.
 """

@@ -1,4 +1,4 @@
-"""Several teachers' answers about one response as one: the mixture of their distributions. Numpy only; asks nobody."""
+"""Mixes several teachers' distributions over one response into one. Numpy only; asks nobody."""
 
 # T = tokens of the response, N = scored positions, K = support size, C = candidates per position, M = teachers
 

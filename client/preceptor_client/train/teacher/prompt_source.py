@@ -1,4 +1,4 @@
-"""What a teacher reads before an episode: the student's prompt, a prompt of its own, or one that a part makes."""
+"""Chooses a teacher's prompt for an episode: the student's, the example's own for it, or one that a part makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the teacher refused one group for what the group itself holds: that is told as its example's fault."""
+"""Turns a teacher's refusal of one group into an error of its example. Asks nothing."""
 
 from __future__ import annotations
 

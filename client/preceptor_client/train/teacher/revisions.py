@@ -1,4 +1,4 @@
-"""Notices when the teacher takes other weights during a run: nothing wrong, and to be known. Judges nothing."""
+"""Logs when a teacher takes other weights during a run, which is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An episode and what its teachers think of it. Knows nothing of networks or of losses."""
+"""Defines an episode with the scores of its teachers. Knows nothing of networks or of losses."""
 
 # N = scored positions, K = support size
 

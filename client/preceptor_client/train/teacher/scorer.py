@@ -1,4 +1,4 @@
-"""The seam for teachers: what the trainer asks one for. Knows no network."""
+"""Defines the seam for teachers: the methods that the trainer calls. Knows no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Has one teacher score episodes, and chooses the tokens that the loss compares. Knows nothing of losses.
+"""Scores episodes by one teacher, and chooses the support of each position. Knows nothing of losses.
 
 `ensemble` does the same with several teachers.
 """

@@ -1,4 +1,4 @@
-"""Which tokens a loss compares at each position, and what the teacher gives them. Pure numpy; imports no torch.
+"""Selects the support of each position, and the teacher's logprobs of it. Pure numpy; imports no torch.
 
 An entry of -inf is outside the support: so every row has the same width, whatever it holds. Knows no loss.
 """

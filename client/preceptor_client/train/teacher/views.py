@@ -1,4 +1,4 @@
-"""How much of a step the teacher could score, and why not all of it. `instruments` measures what it did score."""
+"""Counts the positions of a step by status: how many the teacher scored, and why not the others."""
 
 from __future__ import annotations
 
