@@ -24,6 +24,7 @@ from tests.integration.two_sided import TwoSided, two_sided
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()
+DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 ADDRESS = "127.0.0.1:50051"
 HTTP_URL = "http://127.0.0.1:8080"
 
@@ -104,6 +105,26 @@ def test_the_least_that_a_run_needs_is_enough(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(settings + objective)
     config = load_settings(RunConfig, ["@", str(tmp_path / "run.toml")], program="preceptor train")
     assert (config.objective.kind, config.objective.support) == ("tail_bucket", "union")
+
+
+def test_the_tables_of_a_run_are_those_of_its_settings() -> None:
+    rows = re.findall(r"^\| (`\[.*?`) \|", README, re.MULTILINE)
+    named = [re.sub(r"\.NAME|[\[\]]", "", table) for row in rows for table in re.findall(r"`(.*?)`", row)]
+    assert sorted(named) == sorted(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in DOCS)])
+def test_every_link_to_a_file_leads_to_one(page: str) -> None:
+    path = REPOSITORY / page
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((docs/[^)#]+#[^)]+)\)", README))
+def test_every_link_to_a_section_leads_to_one(link: str) -> None:
+    page, _, anchor = link.partition("#")
+    titles = re.findall(r"^#+ (.*)$", (REPOSITORY / page).read_text(), re.MULTILINE)
+    assert anchor in [title.lower().replace(" ", "-").replace("'", "").replace(",", "") for title in titles]
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^\$ make ([a-z-]+)", README, re.MULTILINE))))
