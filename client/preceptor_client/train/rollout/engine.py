@@ -9,9 +9,11 @@ from typing import Protocol
 from preceptor.json_values import Json
 from transformers import PreTrainedTokenizerFast
 
+from preceptor_client.errors import PreceptorError
 from preceptor_client.train.data.examples import Example, ExamplePrompt
+from preceptor_client.train.data.excerpts import excerpt
 from preceptor_client.train.environment.environment import MakeEnvironment
-from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
+from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError, InvalidPartError
 from preceptor_client.train.parts import Seam
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.episode import Episode, FinishReason
@@ -103,6 +105,26 @@ class RolloutEngine(Protocol):
         written. All episodes of a slot are in one batch, side by side. What is wrong with one example or one episode
         goes to `on_bad`, and the rest goes on."""
         ...
+
+
+def run_engine(
+    engine: RolloutEngine, request: RolloutRequest, *, policy: Policy, on_bad: OnBad
+) -> Iterator[list[Episode]]:
+    """What the engine yields. Raises InvalidPartError, which names rollout.engine, where a user's own fails or yields
+    something else."""
+    name = type(engine).__name__
+    is_own = not type(engine).__module__.startswith("preceptor_client.")
+    try:
+        for batch in engine.run(request, policy=policy, on_bad=on_bad):
+            if not (isinstance(batch, list) and all(isinstance(one, Episode) for one in batch)):
+                raise InvalidPartError(f"rollout.engine: {name}.run gave {excerpt(batch)}: yield lists of Episode")
+            yield batch
+    except PreceptorError:
+        raise
+    except Exception as error:
+        if not is_own:
+            raise
+        raise InvalidPartError(f"rollout.engine: {name}.run failed: {error!r}") from error
 
 
 ENGINES: Seam[RolloutEngine] = Seam(

@@ -24,6 +24,7 @@ from preceptor_client.train.tasks.mixing import TaskOrder
 from preceptor_client.train.tasks.resolve import resolved_tasks, resolved_teachers
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scorer import GRPC
 
 
 class RunSection(Section):
@@ -55,7 +56,8 @@ class RunSection(Section):
 
 class RunConfig(BaseSettings):
     """On-policy distillation of a student from a teacher server. Settings come from the command line, else from
-    PRECEPTOR_... variables, else from TOML files that stand first: @ a.toml @ b.toml ..."""
+    PRECEPTOR_... variables, else from TOML files that stand first: @ a.toml @ b.toml ... A setting that takes the name
+    of a part also takes package.module:Name of a class of yours; docs/extend.md shows each of them."""
 
     model_config = SettingsConfigDict(
         env_prefix="PRECEPTOR_",
@@ -108,12 +110,18 @@ class RunConfig(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _tables_of_names_may_stand_alone(cls, values: object) -> object:
-        """With [teachers.NAME] and [tasks.NAME] each of them, and not [teacher] and [data], says where."""
+        """With [teachers.NAME] and [tasks.NAME] each of them, and not [teacher] and [data], says where; a teacher of a
+        kind of one's own may be nowhere."""
         if not isinstance(values, dict):
             return values
         environment = values.get("environment")
         has_numbers = isinstance(environment, dict) and environment.get("num_examples")
-        wheres = {"teacher": ("address", values.get("teachers")), "data": ("train", values.get("tasks") or has_numbers)}
+        teacher = values.get("teacher")
+        is_own = isinstance(teacher, dict) and teacher.get("kind", GRPC) != GRPC
+        wheres = {
+            "teacher": ("address", values.get("teachers") or is_own),
+            "data": ("train", values.get("tasks") or has_numbers),
+        }
         for section, (name, stands_alone) in wheres.items():
             given = values.get(section, {})
             if stands_alone and isinstance(given, dict):

@@ -9,30 +9,39 @@ from contextlib import ExitStack, contextmanager
 from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
 from preceptor_client.train.run.display import Display
 from preceptor_client.train.teacher.config import TeacherConfig
-from preceptor_client.train.teacher.scorer import SCORERS, Scorer
+from preceptor_client.train.teacher.scorer import GRPC, SCORERS, Scorer
 
 _log = logging.getLogger(__name__)
-
-GRPC = "grpc"
 
 
 @contextmanager
 def open_teachers(
-    teachers: Mapping[str, TeacherConfig], *, given: Scorer | Mapping[str, Scorer] | None, display: Display
+    teachers: Mapping[str, TeacherConfig],
+    *,
+    given: Scorer | Mapping[str, Scorer] | None,
+    display: Display,
+    has_names: bool = False,
 ) -> Iterator[dict[str, Scorer]]:
-    """The teachers by name. `given` replaces servers: one for all names, or some by name."""
+    """The teachers by name. `given` replaces servers: one for all names, or some by name. `has_names` says whether the
+    run has [teachers.NAME]."""
     by_name = given if isinstance(given, Mapping) else dict.fromkeys(teachers, given)
     with ExitStack() as stack:
         yield {
-            name: by_name.get(name) or stack.enter_context(_opened(config, name=name, display=display))
+            name: by_name.get(name)
+            or stack.enter_context(_opened(config, key=f"teachers.{name}" if has_names else "teacher", display=display))
             for name, config in teachers.items()
         }
 
 
 @contextmanager
-def _opened(config: TeacherConfig, *, name: str, display: Display) -> Iterator[Scorer]:
+def _opened(config: TeacherConfig, *, key: str, display: Display) -> Iterator[Scorer]:
     if config.kind != GRPC:
-        yield SCORERS.make(config.kind, config.options, key=f"teachers.{name}.kind")
+        own = SCORERS.make(config.kind, config.options, key=f"{key}.kind")
+        try:
+            yield own
+        finally:
+            if close := getattr(own, "close", None):
+                close()
         return
     patience = config.patience_seconds
 

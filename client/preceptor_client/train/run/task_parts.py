@@ -13,6 +13,7 @@ from preceptor_client.train.start.objective_fit import check_parts
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.ensemble import SHARES, ShareRule
 from preceptor_client.train.teacher.prompt_source import PROMPTS, PromptMaker
+from preceptor_client.train.teacher.scorer import GRPC, SCORERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,9 @@ def make_parts(task: Task) -> TaskParts:
     """Raises InvalidPartError or ValueError, which names the key."""
     check_parts(objective=task.objective, weights=task.weights, credit=task.credit)
     HeldoutMetrics.of(task.evaluation.metrics, key=task.key("evaluation.metrics"))
+    for name, teacher in task.teachers.items():
+        if teacher.kind != GRPC:
+            SCORERS.find(teacher.kind, key=task.teacher_key(name, "kind"))
     environment, rule = task.environment, task.teacher_weights
     return TaskParts(
         engine=ENGINES.make(task.rollout.engine, task.rollout.engine_options, key=task.key("rollout.engine")),
@@ -39,7 +43,7 @@ def make_parts(task: Task) -> TaskParts:
         else None,
         rewards=rewards_of(task.rewards, key=task.key("rewards")),
         prompt_makers={
-            name: PROMPTS.make(teacher.prompt.kind, teacher.prompt.options, key=f"teachers.{name}.prompt.kind")
+            name: PROMPTS.make(teacher.prompt.kind, teacher.prompt.options, key=task.teacher_key(name, "prompt.kind"))
             for name, teacher in task.teachers.items()
             if teacher.prompt
         },

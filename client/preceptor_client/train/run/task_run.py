@@ -11,7 +11,7 @@ from preceptor_client.train.environment.environment import MakeEnvironment
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError
 from preceptor_client.train.evaluation.heldout import Heldout
 from preceptor_client.train.rollout.config import RolloutConfig
-from preceptor_client.train.rollout.engine import OnBad, Policy, RolloutEngine, RolloutRequest
+from preceptor_client.train.rollout.engine import OnBad, Policy, RolloutEngine, RolloutRequest, run_engine
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.rewards import WeightedReward, rewarded
 from preceptor_client.train.stop import StopRequest
@@ -61,7 +61,7 @@ class Roller:
             make_environment=self.make_environment,
             stop=self.stop,
         )
-        for batch in self.engine.run(request, policy=self.policy, on_bad=on_bad):
+        for batch in run_engine(self.engine, request, policy=self.policy, on_bad=on_bad):
             yield rewarded(batch, rewards=self.rewards, decode=self.policy.decode, on_bad=on_bad, stop=self.stop)
 
 

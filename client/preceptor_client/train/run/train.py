@@ -64,7 +64,9 @@ def train(
         step = checkpoint_step(checkpoint) if checkpoint else 0
         shown.notice("loading the student")
         student = load_student(config.student, folder=checkpoint)
-        scorers = stack.enter_context(open_teachers(config.all_teachers(), given=scorer, display=shown))
+        scorers = stack.enter_context(
+            open_teachers(config.all_teachers(), given=scorer, display=shown, has_names=bool(config.teachers))
+        )
         metrics = stack.enter_context(Metrics(directory, step=step))
         rollouts = stack.enter_context(RolloutLog(directory, step=step))
         episodes = stack.enter_context(EpisodeLog(directory, step=step)) if config.run.save_episodes else None
@@ -130,7 +132,7 @@ class _Tasks:
         for one in self._prepared:
             agreements: dict[str, Agreement] = {}
             for name, teacher in one.task.teachers.items():
-                display.notice(f"asking the teacher at {teacher.address}")
+                display.notice(f"asking the teacher at {teacher.place}")
                 is_prompted = one.task.environment is None
                 with _named(name if one.task.has_named_teachers else ""):
                     agreements[name] = check_teacher(

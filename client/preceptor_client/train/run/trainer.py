@@ -284,7 +284,7 @@ class Trainer:
         )
 
     def _stopped_without_teacher(self, error: TeacherUnavailableError) -> TrainingStoppedError:
-        teachers = {teacher.address: teacher for task in self.tasks for teacher in task.task.teachers.values()}
+        teachers = {teacher.place: teacher for task in self.tasks for teacher in task.task.teachers.values()}
         patience = max(teacher.patience_seconds for teacher in teachers.values())
         folder = self.save()
         return TrainingStoppedError(

@@ -19,6 +19,7 @@ from preceptor_client.train.rollout.rewards import RewardConfig
 from preceptor_client.train.tasks.config import SectionChanges, TaskConfig
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.scorer import GRPC
 
 SectionT = TypeVar("SectionT", bound=Section)
 ONLY_TEACHER = "teacher"
@@ -145,7 +146,7 @@ def _shares(name: str, task: TaskConfig, *, teachers: Mapping[str, TeacherConfig
 
 
 def _with_address(teacher: TeacherConfig, *, key: str) -> TeacherConfig:
-    if not teacher.address:
+    if not teacher.address and teacher.kind == GRPC:
         raise ValueError(f"{key}.address: is not set: give host:port of the teacher's server")
     return teacher
 

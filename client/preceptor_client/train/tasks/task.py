@@ -61,6 +61,10 @@ class Task:
         """The name of one of its data sources, "train" or "heldout", among those of all tasks."""
         return f"{self.name}/{which}" if self.name else which
 
+    def teacher_key(self, name: str, setting: str) -> str:
+        """What a person would set of a teacher: "teacher.kind", or "teachers.law.kind" of one with a name."""
+        return f"teachers.{name}.{setting}" if self.has_named_teachers else f"teacher.{setting}"
+
     def key(self, setting: str) -> str:
         """What a person would set: "rollout.top_p", or "tasks.math.rollout.top_p" of a named task."""
         return f"tasks.{self.name}.{setting}" if self.name else setting

@@ -16,7 +16,8 @@ class TeacherConfig(Section):
     """The server to ask, and what to ask it for."""
 
     address: str
-    """host:port of the teacher server, or several with commas between: replicas of one teacher."""
+    """host:port of the teacher server, or several with commas between: replicas of one teacher. Not needed with a
+    kind of your own."""
     name: str = ""
     """Name of the teacher on that server; may be empty where it hosts one."""
     page: str = ""
@@ -55,6 +56,11 @@ class TeacherConfig(Section):
     to one, else canonical."""
     paper_tokens: tuple[str, ...] = ("<", "think", "<|im_end|>")
     """Texts for segmentation=paper: the first occurrence in a response of each of their tokens is not trained on."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return self.address or self.kind
 
     @field_validator("address")
     @classmethod

@@ -12,7 +12,8 @@ from preceptor_client.types import GroupScores, Prompt, Registration, ServerInfo
 
 
 class Scorer(Protocol):
-    """A teacher: the part of BlockingTeacherClient that the trainer uses."""
+    """A teacher: the part of BlockingTeacherClient that the trainer uses. One class, named in TOML: teacher.kind =
+    "package.module:Name". It may have a method `close`, which is called when the run ends."""
 
     def info(self) -> ServerInfo:
         """What the server hosts, and its limits."""
@@ -36,5 +37,6 @@ class Scorer(Protocol):
         """Starts a score and returns at once."""
 
 
+GRPC = "grpc"
+"""The built-in teacher: a client that the run opens and closes."""
 SCORERS: Seam[Scorer] = Seam(what="a teacher", protocol=Scorer, builtins={})
-"""The built-in one, grpc, is a client that the run opens and closes."""
