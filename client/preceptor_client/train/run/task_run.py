@@ -16,7 +16,6 @@ from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.rewards import WeightedReward, rewarded
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.tasks.task import Task
-from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.train.teacher.scoring import Scoring
 
 
@@ -78,17 +77,3 @@ class TaskRun:
     def failures(self, bad: BadExamples, *, step: int) -> Failures:
         """Empty yet."""
         return Failures(bad.at_step(step, of=self.task.source("train")))
-
-    def submit(self, *, first: int, count: int, slot: int, step: int, failures: Failures) -> list[Episode]:
-        """Rolls so many prompts out, from the one with this number on, and asks the teachers about each batch of
-        episodes while the next is written. Returns the episodes."""
-        episodes: list[Episode] = []
-        examples = self.stream.deal(first, count)
-        for batch in self.roller.roll_out(examples, step=step, on_bad=failures, first_slot=slot):
-            episodes += batch
-            self.scoring.submit(batch, name=f"step-{step}")
-        return episodes
-
-    def gather(self, failures: Failures) -> list[ScoredEpisode]:
-        """Waits for the teachers' answers."""
-        return self.scoring.gather(on_refused=failures.skipping)

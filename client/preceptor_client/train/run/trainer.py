@@ -136,7 +136,7 @@ class Trainer:
             with self.stop.checked_by(self.student.base):
                 num_episodes = self._roll_out(step, failures)
             rolled_out = time.perf_counter()
-            scored = [one for task, bad in zip(self.tasks, failures, strict=True) for one in task.gather(bad)]
+            scored = self._gather(failures)
         finally:
             for task in self.tasks:
                 task.scoring.cancel()
@@ -171,13 +171,23 @@ class Trainer:
         return row
 
     def _roll_out(self, step: int, failures: Sequence[Failures]) -> int:
-        """Has the teachers score each batch while the next is written. Returns the number of episodes."""
+        """Rolls the prompts of the step out, and has the teachers score each batch while the next is written. Returns
+        the number of episodes."""
         num_episodes = slot = 0
         for task, (first, count), bad in zip(self.tasks, self.mix.step(step), failures, strict=True):
-            if count:
-                num_episodes += len(task.submit(first=first, count=count, slot=slot, step=step, failures=bad))
+            if not count:
+                continue
+            examples = task.stream.deal(first, count)
+            for batch in task.roller.roll_out(examples, step=step, on_bad=bad, first_slot=slot):
+                task.scoring.submit(batch, name=f"step-{step}")
+                num_episodes += len(batch)
             slot += count
         return num_episodes
+
+    def _gather(self, failures: Sequence[Failures]) -> list[ScoredEpisode]:
+        """Waits for the teachers' answers."""
+        answers = [task.scoring.gather(on_refused=bad.skipping) for task, bad in zip(self.tasks, failures, strict=True)]
+        return [one for of_task in answers for one in of_task]
 
     def save(self) -> Path:
         """Saves the step that the run is at."""
