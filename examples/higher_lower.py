@@ -30,4 +30,4 @@ class HigherLower:
             return Turn(reward=self.reward, done=True, info={"is_found": True})
         self.reward *= 0.8
         hint = "higher" if guess < self.number else "lower"
-        return Turn(messages=[{"role": "user", "content": f"It is {hint}."}])
+        return Turn(messages=[{"role": "user", "content": f"It is {hint}."}], reward_if_cut=0.0)

@@ -392,7 +392,7 @@ def test_higher_lower_answers_each_guess_and_rewards_an_early_one_more(examples:
     trained = runs.train("higher_lower", put={"highest = 100": "highest = 9"}, also=also, num_steps=1)
     by_answer = {one.episode.example.answer: one for one in trained.scored}
     rewards = {answer: one.episode.total_reward for answer, one in by_answer.items()}
-    assert (rewards["5"], rewards["7"], rewards["3"], rewards["9"]) == (1.0, 0.8, 0.8, None)
+    assert (rewards["5"], rewards["7"], rewards["3"], rewards["9"]) == (1.0, 0.8, 0.8, 0.0)
     hints = {answer: "".join(text for own, text in _said(one.episode) if not own) for answer, one in by_answer.items()}
     assert hints["5"] == ""
     assert "It is higher." in hints["7"]

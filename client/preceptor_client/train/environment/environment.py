@@ -37,6 +37,8 @@ class Turn:
     """What the student reads next; nobody reads them where `done`."""
     reward: float | None = None
     """For the student's turn; an episode's reward is the sum over its turns."""
+    reward_if_cut: float | None = None
+    """The turn's reward where a limit on turns or tokens ends the episode behind it; None: `reward`."""
     done: bool = False
     """Whether the episode ends here."""
     info: Mapping[str, object] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class CheckedTurn:
 
     messages: tuple[ChatMessage, ...]
     reward: float | None
+    reward_if_cut: float | None
     done: bool
     info: Mapping[str, object]
     assistant: ChatMessage | None
@@ -134,6 +137,7 @@ def checked_turn(value: object, *, of: str) -> CheckedTurn:
     return CheckedTurn(
         messages=messages,
         reward=_reward(value.reward, of=of),
+        reward_if_cut=_reward(value.reward if value.reward_if_cut is None else value.reward_if_cut, of=of),
         done=bool(value.done),
         info=dict(value.info),
         assistant=None if value.assistant is None else _message(value.assistant, field=f"{of}: assistant"),

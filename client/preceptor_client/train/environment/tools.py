@@ -40,7 +40,8 @@ class ToolEnvironment:
 
     def reward(self, text: str) -> float | Awaitable[float | None] | None:
         """Of the student's last answer, without its thinking; to override. By default 1 where it contains one of the
-        example's answers, else 0; None where the example has none."""
+        example's answers, else 0; None where the example has none. An episode that a limit ends before an answer has
+        0 where the example has answers."""
         answers = self.example.answers
         return float(any(answer.strip() in text for answer in answers)) if answers else None
 
@@ -80,4 +81,4 @@ class ToolEnvironment:
             self._num_failed_calls += not is_made
             messages.append(ChatMessage(role="tool", content=said, name=call.name))
         counts = {"num_tool_calls": self._num_calls, "num_failed_tool_calls": self._num_failed_calls}
-        return Turn(messages=messages, info=counts)
+        return Turn(messages=messages, info=counts, reward_if_cut=0.0 if self.example.answers else None)

@@ -124,6 +124,8 @@ class Conversation:
         self._num_turns = 0
         self._is_masked = False
         self.parts: list[Part] = []
+        self._last_turn: tuple[Part, int]
+        """The part and the segment of the student's last turn."""
         self._text = ""
         self._begin_part(template.render(messages))
 
@@ -143,12 +145,14 @@ class Conversation:
         self._messages.append(ChatMessage(role="assistant", content=(opened.group() if opened else "") + text))
         self._text += self._template.decode_after(last_id, written.ids)
         self._append(Segment(ids=written.ids, is_policy=True, is_masked=self._is_masked, student=written.student))
+        self._last_turn = part, len(part.segments) - 1
         self._num_turns += 1
         return text
 
     def reward_turn(self, reward: float | None) -> None:
         """Of the student's last turn."""
-        self.parts[-1].rewards[-1] = reward
+        part, place = self._last_turn
+        part.rewards[place] = reward
 
     def replace_turn(self, message: ChatMessage) -> None:
         """The student's last turn as the template should be given it."""

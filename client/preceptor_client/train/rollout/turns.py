@@ -157,16 +157,18 @@ class _Batch:
                 self._leave(live, error)
 
     def _take(self, live: _Live, answer: CheckedTurn, *, turn: int) -> None:
-        live.talk.reward_turn(answer.reward)
         live.info |= answer.info
-        if answer.done or turn + 1 == self._config.max_turns:
-            live.finish_reason = "stop" if answer.done else "turns"
+        is_last = turn + 1 == self._config.max_turns and not answer.done
+        live.talk.reward_turn(answer.reward_if_cut if is_last else answer.reward)
+        if answer.done or is_last:
+            live.finish_reason = "turns" if is_last else "stop"
             return
         if answer.assistant is not None:
             live.talk.replace_turn(answer.assistant)
         live.talk.add_messages(answer.messages)
         if self._room(live) < 1:
             live.finish_reason = "length"
+            live.talk.reward_turn(answer.reward_if_cut)
 
     def _room(self, live: _Live) -> int:
         """Tokens that the student may still write."""

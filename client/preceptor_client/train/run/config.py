@@ -110,17 +110,15 @@ class RunConfig(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _tables_of_names_may_stand_alone(cls, values: object) -> object:
-        """With [teachers.NAME] and [tasks.NAME] each of them, and not [teacher] and [data], says where; a teacher of a
-        kind of one's own may be nowhere."""
+        """With them, with an environment and with a teacher of a kind of one's own, what [teacher] and [data] lack may
+        be elsewhere, or not be needed: that is checked later."""
         if not isinstance(values, dict):
             return values
-        environment = values.get("environment")
-        has_numbers = isinstance(environment, dict) and environment.get("num_examples")
-        teacher = values.get("teacher")
+        teacher, tasks = values.get("teacher"), values.get("tasks")
         is_own = isinstance(teacher, dict) and teacher.get("kind", GRPC) != GRPC
         wheres = {
-            "teacher": ("address", values.get("teachers") or is_own),
-            "data": ("train", values.get("tasks") or has_numbers),
+            "teacher": ("address", values.get("teachers") or tasks or is_own),
+            "data": ("train", tasks or values.get("environment")),
         }
         for section, (name, stands_alone) in wheres.items():
             given = values.get(section, {})

@@ -67,6 +67,7 @@ def test_student_calls_until_it_answers() -> None:
         ChatMessage(role="tool", content='{"half": 1.5}', name="half"),
     )
     assert (calls.done, calls.reward) == (False, None)
+    assert calls.reward_if_cut == 0.0
     assert (answer.done, answer.reward, answer.messages) == (True, 1.0, ())
     assert answer.info == {"num_tool_calls": 2, "num_failed_tool_calls": 0}
 

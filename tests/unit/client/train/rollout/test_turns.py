@@ -144,6 +144,23 @@ def test_turns_are_limited() -> None:
     assert [segment.is_policy for segment in episode.segments] == [True, False, True]
 
 
+@pytest.mark.parametrize("template", [CHATML, THINKING])
+@pytest.mark.parametrize("limit", [{"max_turns": 2}, {"max_episode_tokens": 170}, {}])
+def test_turn_that_a_limit_ends_has_the_reward_for_that(limit: dict[str, int], template: str) -> None:
+    """Also where its answer begins a further part, which nobody writes in."""
+    texts = ["<think>\nw\n</think>\n\none<|im_end|>"] * 2 + ["<think>\nw\n</think>\n\nend<|im_end|>"]
+    lines = [
+        Turn(messages=[user("a")], reward=0.5, reward_if_cut=-1.0),
+        Turn(messages=[user("b" * 200)], reward_if_cut=-2.0),
+        Turn(reward=4.0, reward_if_cut=-4.0, done=True),
+    ]
+    ((parts,),) = (
+        _roll_out(_scripted(*texts, template=template), lambda: Talker(lines=lines), config=_config(**limit)),
+    )
+    assert sum(part.total_reward or 0.0 for part in parts) == (0.5 - 2.0 if limit else 0.5 + 4.0)
+    assert parts[-1].finish_reason == {"max_turns": "turns", "max_episode_tokens": "length"}.get("".join(limit), "stop")
+
+
 def test_turn_that_was_cut_last_has_no_end() -> None:
     policy = _scripted("one<|im_end|>", "two")
     (((episode,),)) = _roll_out(policy, lambda: Talker(lines=says("a")))
