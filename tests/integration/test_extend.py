@@ -102,9 +102,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
     SEEN.clear()
+    _forget(files)  # other pages name their files alike
     yield tmp_path
+    _forget(files)
+
+
+def _forget(files: Mapping[str, str]) -> None:
+    importlib.invalidate_caches()
     for name in files:
         sys.modules.pop(name.removesuffix(".py"), None)
 
