@@ -13,7 +13,7 @@ from preceptor_client.train.data.config import DataConfig
 from preceptor_client.train.environment.config import EnvironmentConfig
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.objective.config import CreditConfig, ObjectiveConfig
-from preceptor_client.train.parts import PartConfig
+from preceptor_client.train.parts import PartConfig, options_key
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.rewards import RewardConfig
 from preceptor_client.train.tasks.config import SectionChanges, TaskConfig
@@ -76,10 +76,15 @@ def resolved_tasks(settings: TaskSettings, *, seed: int) -> tuple[Task, ...]:
 
 
 def overlaid(section: SectionT, changes: Mapping[str, object], *, key: str) -> SectionT:
-    """The section with these settings changed. Raises ValueError, which names the setting below `key`."""
+    """The section with these settings changed. A part of another kind has other options: those of the section's own
+    are not taken over. Raises ValueError, which names the setting below `key`."""
     if not changes:
         return section
-    return _validated(type(section), {**section.model_dump(exclude_unset=True), **changes}, key=key)
+    kept = section.model_dump(exclude_unset=True)
+    for name, value in changes.items():
+        if value != getattr(section, name, value):
+            kept.pop(options_key(name), None)
+    return _validated(type(section), {**kept, **changes}, key=key)
 
 
 def _task(
@@ -112,12 +117,9 @@ def _task(
 
 
 def _part(section: SectionT | None, changes: Mapping[str, object], *, of: type[SectionT], key: str) -> SectionT | None:
-    if section is not None and changes.get("kind", section) == section:
-        return overlaid(section, changes, key=key)
-    if not changes:
-        return section
-    # Another kind has other options: nothing of the run's is taken over.
-    return _validated(of, changes, key=key)
+    if section is None:
+        return _validated(of, changes, key=key) if changes else None
+    return overlaid(section, changes, key=key)
 
 
 def _validated(section_type: type[SectionT], values: Mapping[str, object], *, key: str) -> SectionT:

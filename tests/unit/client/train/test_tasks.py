@@ -81,6 +81,47 @@ def test_teachers_of_a_task_weigh_what_it_says_and_share_its_settings(tmp_path: 
     assert programs.teacher.address == "code:1"
 
 
+OWN_PARTS = """
+[teacher]
+address = "t:1"
+[objective]
+kind = "jsd"
+options = {beta = 0.25}
+support = "teacher_top_p"
+support_options = {top_p = 0.9}
+[credit]
+kind = "grpo"
+options = {epsilon = 0.1}
+coefficient = 3
+[tasks.a.data]
+train = "a.jsonl"
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "support_options", "credit_options"),
+    [
+        ("[tasks.a.objective]\nkind = 'jsd'", {"beta": 0.25}, {"top_p": 0.9}, {"epsilon": 0.1}),
+        ("[tasks.a.objective]\nkind = 'forward'", {}, {"top_p": 0.9}, {"epsilon": 0.1}),
+        ("[tasks.a.objective]\nsupport = 'union'", {"beta": 0.25}, {}, {"epsilon": 0.1}),
+        ("[tasks.a.objective]\noptions = {beta = 0.5}", {"beta": 0.5}, {"top_p": 0.9}, {"epsilon": 0.1}),
+        ("[tasks.a.credit]\nkind = 'grpo'", {"beta": 0.25}, {"top_p": 0.9}, {"epsilon": 0.1}),
+        ("[tasks.a.credit]\nkind = 'teacher_gap'", {"beta": 0.25}, {"top_p": 0.9}, {}),
+    ],
+)
+def test_options_of_a_part_are_not_taken_over_by_a_part_of_another_kind(
+    tmp_path: Path,
+    changes: str,
+    options: dict[str, object],
+    support_options: dict[str, object],
+    credit_options: dict[str, object],
+) -> None:
+    (task,) = load(tmp_path, OWN_PARTS + changes).all_tasks()
+    assert task.credit is not None
+    assert (task.objective.options, task.objective.support_options) == (options, support_options)
+    assert (task.credit.options, task.credit.coefficient) == (credit_options, 3)
+
+
 def test_a_run_without_tasks_is_one_task_without_a_name(tmp_path: Path) -> None:
     (task,) = load(tmp_path, '[teacher]\naddress = "t:1"\n[data]\ntrain = "a.jsonl"\n').all_tasks()
     assert (task.name, list(task.teachers), task.teacher_shares) == ("", ["teacher"], {"teacher": 1.0})
