@@ -152,5 +152,6 @@ class Ensemble:
 
 
 def _student_ids(answer: Answer) -> npt.NDArray[np.integer] | None:
-    """The student's likeliest tokens, [T, C], where the first teacher was asked about them."""
-    return answer.episode.student.top_ids_TK if answer.scores.candidate_ids_NC is not None else None
+    """The student's likeliest tokens, [T, C], as many as the first teacher was asked about; None for none."""
+    asked_NC, ids_TK = answer.scores.candidate_ids_NC, answer.episode.student.top_ids_TK
+    return None if asked_NC is None or ids_TK is None else ids_TK[:, : asked_NC.shape[1]]

@@ -55,6 +55,9 @@ def mixed(first: ResponseScores, others: Sequence[ResponseScores], *, shares_MN:
     `shares_MN` add up to 1 at each position. Rows are sorted by the mixture. The tail is what the mixture leaves
     outside the support. The entropy of a mixture is not known from these columns: there is none.
     """
+    if not len(first.positions_N):
+        # Nothing was asked about an episode without a token to score.
+        return replace(first, entropies_N=None)
     top_k = first.support_ids_NK.shape[1]
     theirs = [_candidates(scores, num_ids=_num_asked(first)) for scores in others]
     support_NK = _mixed_logprobs([first.support_logprobs_NK, *(logprobs[:, :top_k] for logprobs in theirs)], shares_MN)

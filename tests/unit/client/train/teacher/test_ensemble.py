@@ -50,14 +50,20 @@ def episodes(student: Student) -> list[Episode]:
     ]
 
 
-def ensemble(teachers: Mapping[str, FakeScorer], *, is_mixture: bool = True, rule: ShareRule | None = None) -> Ensemble:
+def ensemble(
+    teachers: Mapping[str, FakeScorer],
+    *,
+    is_mixture: bool = True,
+    rule: ShareRule | None = None,
+    num_student_tokens: int = 0,
+) -> Ensemble:
     questions = {
         name: Questions(
             scorer,
             config=TeacherConfig(address="a:1", name=name),
             agreement=agreement_with(scorer.teacher),
             top_k=TOP_K,
-            num_student_tokens=0,
+            num_student_tokens=num_student_tokens,
             vocabulary_size=259,
         )
         for name, scorer in teachers.items()
@@ -93,6 +99,39 @@ def test_mixture_of_the_answers_is_the_mixture_of_the_models(
         np.testing.assert_allclose(np.exp(one.scores.log_tail_mass_N), 1 - np.exp(expected_NK).sum(axis=1), atol=2e-5)
         assert [(teacher.name, teacher.teacher) for teacher in one.by_teacher] == [("law", "law"), ("code", "code")]
         assert all((teacher.shares_N == SHARES[teacher.name]).all() for teacher in one.by_teacher)
+
+
+def test_an_episode_without_a_token_to_learn_from_is_mixed_with_the_rest(
+    student: Student, teachers: dict[str, FakeScorer], episodes: list[Episode]
+) -> None:
+    scoring = ensemble(teachers)
+    scoring.submit([*episodes, episode(student, ("masked", (5, 6)), slot=2)], name="step-1")
+    found = scoring.gather()
+    assert [one.scores.positions_N.tolist() for one in found] == [[0, 1, 2, 3], [0, 1, 4], []]
+    assert [len(call.responses) for call in teachers["code"].calls] == [1, 1], "nothing is asked about it"
+
+
+def test_a_mixture_takes_no_more_of_the_students_tokens_than_were_asked_about(
+    student: Student, teachers: dict[str, FakeScorer]
+) -> None:
+    one = episode(student, ("student", (5, 6, 7, 8)), num_top_ids=4)
+    scoring = ensemble(teachers, num_student_tokens=2)
+    scoring.submit([one], name="step-1")
+    (found,) = scoring.gather()
+    mixed_TV = np.log(sum(share * np.exp(dense(teachers[name], one)) for name, share in SHARES.items()))
+    assert one.student.top_ids_TK is not None
+    asked_TC = one.student.top_ids_TK[:, :2]
+    assert found.scores.candidate_ids_NC is not None
+    assert found.scores.candidate_logprobs_NC is not None
+    np.testing.assert_array_equal(found.scores.candidate_ids_NC, asked_TC)
+    np.testing.assert_allclose(
+        found.scores.candidate_logprobs_NC, np.take_along_axis(mixed_TV, asked_TC, axis=1), atol=2e-5
+    )
+    (call,) = teachers["code"].calls
+    assert call.options["candidate_ids"] is not None
+    (asked,) = call.options["candidate_ids"]
+    assert asked is not None
+    assert asked.shape == (4, TOP_K + 2)
 
 
 def test_divergences_to_each_teacher_add_up_by_their_shares(
