@@ -26,11 +26,14 @@ def open_teachers(
     run has [teachers.NAME]."""
     by_name = given if isinstance(given, Mapping) else dict.fromkeys(teachers, given)
     with ExitStack() as stack:
-        yield {
-            name: by_name.get(name)
-            or stack.enter_context(_opened(config, key=f"teachers.{name}" if has_names else "teacher", display=display))
-            for name, config in teachers.items()
-        }
+        opened: dict[str, Scorer] = {}
+        for name, config in teachers.items():
+            scorer = by_name.get(name)
+            if scorer is None:
+                key = f"teachers.{name}" if has_names else "teacher"
+                scorer = stack.enter_context(_opened(config, key=key, display=display))
+            opened[name] = scorer
+        yield opened
 
 
 @contextmanager

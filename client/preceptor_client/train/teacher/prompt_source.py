@@ -99,8 +99,10 @@ class PromptSource:
 
 
 def _continued(own: ExamplePrompt, *, example: Example, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
-    """The teacher's own prompt, and what was said after the student's."""
-    said = messages[len(example.prompt) :] if not isinstance(example.prompt, str) else messages
+    """The teacher's own prompt, and what was said after the student's; all of a conversation that an environment began
+    otherwise."""
+    opening = () if isinstance(example.prompt, str) else example.prompt
+    said = messages[len(opening) :] if messages[: len(opening)] == opening else messages
     if isinstance(own, str):
         raise InvalidDataError(
             "its teacher_prompt is a text, and the episode goes on after a turn: give a list of messages",
