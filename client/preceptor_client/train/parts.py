@@ -10,7 +10,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -60,18 +61,27 @@ class Seam(Generic[PartT]):
     def make(self, kind: str, options: Options | None = None, *, key: str) -> PartT:
         """The part. Raises InvalidPartError as `find` does, and where an option is unknown or refused; `key` is the
         setting that names the part, such as "objective.kind", beside which its options stand."""
+        return self.maker(kind, options, key=key)()
+
+    def maker(self, kind: str, options: Options | None = None, *, key: str) -> Callable[[], PartT]:
+        """Makes a new part at each call, as `make` does; the class and its options are looked up and checked once, now.
+        No two parts share a value of their options."""
         part_class = self.find(kind, key=key)
         given = checked_options(part_class, options or {}, key=options_key(key))
-        try:
-            return part_class(**given)
-        except InvalidPartError as error:
-            raise InvalidPartError(f"{key}={kind!r}: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise InvalidPartError(f"{options_key(key)}: {kind} refuses them: {error}") from error
-        except PreceptorError:
-            raise
-        except Exception as error:  # a user's constructor may fail with anything
-            raise InvalidPartError(f"{key}={kind!r}: its constructor failed: {error!r}") from error
+
+        def make() -> PartT:
+            try:
+                return part_class(**deepcopy(given))
+            except InvalidPartError as error:
+                raise InvalidPartError(f"{key}={kind!r}: {error}") from error
+            except (TypeError, ValueError) as error:
+                raise InvalidPartError(f"{options_key(key)}: {kind} refuses them: {error}") from error
+            except PreceptorError:
+                raise
+            except Exception as error:  # a user's constructor may fail with anything
+                raise InvalidPartError(f"{key}={kind!r}: its constructor failed: {error!r}") from error
+
+        return make
 
 
 def options_key(key: str) -> str:

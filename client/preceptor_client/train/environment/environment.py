@@ -93,10 +93,7 @@ ENVIRONMENTS: Seam[Environment] = Seam(
 def environment_maker(kind: str, options: Options | None = None, *, key: str) -> MakeEnvironment:
     """Makes one environment per call, of the class and with the options that the settings name. One is made at once, to
     see whether it can be: raises InvalidPartError, which begins with `key`."""
-
-    def make() -> Environment:
-        return ENVIRONMENTS.make(kind, options, key=key)
-
+    make = ENVIRONMENTS.maker(kind, options, key=key)
     make()
     return make
 

@@ -71,6 +71,31 @@ def test_maker_makes_a_new_environment_with_its_options_each_time() -> None:
     assert one.first == 3
 
 
+class Shuffled:
+    """Keeps an option that can be changed."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    async def reset(self, example: Example) -> list[ChatMessage]:
+        return []
+
+    async def step(self, text: str) -> Turn:
+        return Turn(done=True)
+
+
+def test_no_two_environments_share_the_value_of_an_option() -> None:
+    make = environment_maker(f"{HERE}:Shuffled", {"words": ["a"]}, key="environment.kind")
+    one, other = make(), make()
+    assert isinstance(one, Shuffled)
+    assert isinstance(other, Shuffled)
+    one.words.append("b")
+    assert (other.words, other.words is one.words) == (["a"], False)
+    third = make()
+    assert isinstance(third, Shuffled)
+    assert third.words == ["a"]
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
