@@ -19,7 +19,7 @@ from preceptor_client.train.record.summary import RunSummary, summarise
 from preceptor_client.train.report import OtherPage, RunData, read_run, write_comparison, write_report
 from preceptor_client.train.report.links import links_of
 from preceptor_client.train.report.voices import Voice, voice_of
-from preceptor_client.train.teacher.agreement import alignment_rows, read_agreed, save_agreement, save_agreements
+from preceptor_client.train.teacher.agreement import alignment_tables, read_agreed, save_agreement, save_agreements
 from preceptor_client.train.teacher.mixture import rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]  # it has no types
 
@@ -79,20 +79,20 @@ def test_several_teachers_are_in_one_file_by_their_names_and_one_is_there_as_wit
         "law": "jurist",
         "code": "tiny",
     }
-    assert ("law: segmentation", "mask") in alignment_rows(tmp_path)
-    assert ("code: segmentation", "mask") in alignment_rows(tmp_path)
+    assert ("segmentation", "mask") in alignment_tables(tmp_path)["law"]
+    assert ("segmentation", "mask") in alignment_tables(tmp_path)["code"]
     save_agreements(tmp_path, {"law": other})
     several = (tmp_path / "alignment.json").read_bytes()
     save_agreement(tmp_path, other)
     assert (tmp_path / "alignment.json").read_bytes() == several
-    assert [name for name, _ in alignment_rows(tmp_path)][:2] == ["vocabularies", "segmentation"]
+    assert [name for name, _ in alignment_tables(tmp_path)[""]][:2] == ["vocabularies", "segmentation"]
 
 
 @pytest.mark.parametrize("text", ['{"teachers": 1}', '{"teachers": {"law": {}}}', '{"teachers": {"law": 1}}', "[1]"])
 def test_a_file_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "alignment.json").write_text(text)
     with pytest.raises(RunDirectoryError, match=r"alignment\.json cannot be read"):
-        alignment_rows(tmp_path)
+        alignment_tables(tmp_path)
 
 
 def test_rows_of_a_task_are_told_apart_and_named_in_tensorboard(tmp_path: Path) -> None:
