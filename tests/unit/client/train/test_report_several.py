@@ -381,6 +381,18 @@ def test_runs_side_by_side_have_a_figure_for_each_task(folder: Path, tmp_path: P
     assert curve(found["Held-out loss, contracts"], "other") == [(4, 1.0)]
 
 
+def test_the_first_figure_of_a_plot_has_its_caption_where_the_first_task_lacks_the_measure(
+    folder: Path, tmp_path: Path
+) -> None:
+    write_comparison(tmp_path / "comparison.html", runs=[read_run(folder)])
+    page = (tmp_path / "comparison.html").read_text()
+    drawn = re.findall(r"<figure><h3>([^<]*)</h3>.*?(<figcaption>[^<]*</figcaption>)?</figure>", page)
+    captions = dict(drawn)
+    assert "Held-out reward, contracts" not in captions
+    assert "Mean reward of the held-out examples" in captions["Held-out reward, tools"]
+    assert len([caption for caption in captions.values() if "Mean reward of" in caption]) == 1
+
+
 def test_the_page_embeds_the_rollouts_as_they_are_in_the_file(folder: Path) -> None:
     rows = json.loads(json.dumps(read_rollouts(folder / "rollouts.jsonl")))
     assert embedded(folder / "report.html", "rollouts") == rows
