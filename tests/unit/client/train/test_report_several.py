@@ -232,6 +232,26 @@ def test_totals_are_sums_of_answers_and_means_of_losses(tmp_path: Path) -> None:
     assert (summary.tasks[0].teacher, summary.heldout_teacher) == (4, None)
 
 
+def test_an_example_whose_teacher_prompt_was_left_out_has_no_teachers_answer(tmp_path: Path) -> None:
+    def row(kind: str, step: int, *prompts: str) -> MetricRow:
+        answers: list[dict[str, str | bool]] = [
+            {"prompt": prompt, "expected": "x", "answer": f"{kind} {prompt}", "is_correct": False} for prompt in prompts
+        ]
+        numbers = {"num_examples": len(prompts), "num_correct": 0, "accuracy": 0.0, "mean_answer_length": 2.0}
+        return {"kind": kind, "step": step, "answers": answers, **numbers}
+
+    summary = _summary(
+        tmp_path,
+        row("heldout", 0, "a", "b", "c"),
+        row("heldout_teacher", 0, "another", "a", "c"),
+        step_row(1),
+        row("heldout", 1, "a", "b", "c"),
+    )
+    assert [one.teacher for one in summary.samples] == ["heldout_teacher a", None, "heldout_teacher c"]
+    write_report(tmp_path / "report.html", run=summary)
+    assert '<td class="answer">–</td>' in (tmp_path / "report.html").read_text()
+
+
 def test_closing_lines_name_the_tasks_and_then_all(run: RunData, tmp_path: Path) -> None:
     assert heldout_lines(run.summary) == [
         "held-out answers of contracts: 1 of 4 right before, 3 after",
