@@ -10,6 +10,7 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.environment.environment import Environment, Messages, Turn, prompt_messages
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.heldout import Heldout
+from preceptor_client.train.record.metrics import own_metrics
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
@@ -120,6 +121,16 @@ def test_answers_are_measured_beside_the_loss_where_there_are_some(
     plain = _heldout(settings, student, scorer, examples=answered, loss=False).measure(step=0, prompts="student")
     assert "loss" not in plain
     assert plain["answers"] == row["answers"]
+
+
+def test_no_number_of_the_rows_own_passes_for_a_metric_of_the_users(
+    settings: Settings, student: Student, scorer: FakeScorer
+) -> None:
+    settings["rewards"] = [{"kind": "match"}]  # type: ignore[assignment]  # a table of a list
+    answered = [Example(index=0, prompt="say tan", answer="tan")]
+    row = _heldout(settings, student, scorer, examples=answered).measure(step=0, prompts="student")
+    assert {"accuracy", "loss", "mean_reward"} <= row.keys()
+    assert own_metrics(row) == {}
 
 
 def test_answers_must_be_there_for_all_or_for_none(settings: Settings, student: Student, scorer: FakeScorer) -> None:
