@@ -17,10 +17,10 @@ from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError,
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.evaluation.evaluate import Answer, PromptsOf, evaluate
 from preceptor_client.train.evaluation.metric import HeldoutMetrics
-from preceptor_client.train.instruments.responses import responses_of
 from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.rollout.engine import OnBad
 from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.rollout.episode_index import episode_rewards
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
@@ -145,15 +145,14 @@ class Heldout:
         rewards: list[float] = []
         try:
             for batch in self._roll_out(self.examples, bad):
-                rewards += responses_of(batch).rewards_R().tolist()
+                rewards += [reward for reward in episode_rewards(batch) if reward is not None]
                 if self._config.loss:
                     self._scoring.submit(batch, name=f"heldout-{step}")
             row = self._loss(step, self._scoring.gather(on_refused=refused)) if self._config.loss else {}
         finally:
             self._scoring.cancel()
         if self._has_rewards:
-            given = [reward for reward in rewards if not math.isnan(reward)]
-            row["mean_reward"] = sum(given) / len(given) if given else None
+            row["mean_reward"] = sum(rewards) / len(rewards) if rewards else None
         return row | {"num_refused_groups": refused.num_skipped, "num_failed_episodes": bad.num_failed}
 
     def _loss(self, step: int, scored: Sequence[ScoredEpisode]) -> MetricRow:
