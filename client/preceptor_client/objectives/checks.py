@@ -26,12 +26,24 @@ def check_two_tokens(teacher_logprobs_NK: torch.Tensor) -> None:
         raise ValueError("K must be 2 or more: renormalised over one token, both sides are 1 and the loss is always 0")
 
 
-def check_column(name: str, values_N: torch.Tensor, *, num_positions: int) -> None:
-    """Raises ValueError unless `values_N` is [N] and holds no NaN."""
+def check_length(name: str, values_N: torch.Tensor, *, num_positions: int) -> None:
+    """Raises ValueError unless `values_N` is [N]."""
     if values_N.shape != (num_positions,):
         raise ValueError(f"{name} {tuple(values_N.shape)} must be [N], one per position: N is {num_positions}")
+
+
+def check_column(name: str, values_N: torch.Tensor, *, num_positions: int) -> None:
+    """Raises ValueError unless `values_N` is [N] and holds no NaN."""
+    check_length(name, values_N, num_positions=num_positions)
     if torch.isnan(values_N).any():
         raise ValueError(f"{name} holds NaN: that position must not reach the loss")
+
+
+def check_old(old_logprobs_N: torch.Tensor, *, num_positions: int) -> None:
+    """Raises ValueError unless it is [N] and finite."""
+    check_column("old logprobs", old_logprobs_N, num_positions=num_positions)
+    if not old_logprobs_N.isfinite().all():
+        raise ValueError("an old logprob is not finite: the student cannot have written that token")
 
 
 def check_student_column(values_N: torch.Tensor) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from preceptor_client.objectives.checks import check_column
+from preceptor_client.objectives.checks import check_column, check_length, check_old
 from preceptor_client.objectives.floors import floored_student, floored_teacher, loss_dtype
 from preceptor_client.objectives.objective import Objective
 from preceptor_client.objectives.positions import Positions
@@ -40,14 +40,10 @@ def ema_pg(
     or the old ones, and an old logprob that is not finite.
     """
     head_N = truncated(student_logprobs_NK, teacher_logprobs_NK)
-    if student_sampled_logprobs_N.shape != head_N.shape:
-        shape = tuple(student_sampled_logprobs_N.shape)
-        raise ValueError(f"student sampled logprobs {shape} must be [N], one per position: N is {len(head_N)}")
+    check_length("student sampled logprobs", student_sampled_logprobs_N, num_positions=len(head_N))
     check_column("teacher sampled logprobs", teacher_sampled_logprobs_N, num_positions=len(head_N))
-    check_column("old logprobs", old_logprobs_N, num_positions=len(head_N))
+    check_old(old_logprobs_N, num_positions=len(head_N))
     check_column("is_sampled_inside", is_sampled_inside_N, num_positions=len(head_N))
-    if not old_logprobs_N.isfinite().all():
-        raise ValueError("an old logprob is not finite: the student cannot have written that token")
 
     dtype = loss_dtype(head_N, student_sampled_logprobs_N, teacher_sampled_logprobs_N)
     log_p_N = floored_student(student_sampled_logprobs_N.to(dtype))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from preceptor_client.objectives.checks import check_column, check_student_column
+from preceptor_client.objectives.checks import check_column, check_old, check_student_column
 from preceptor_client.objectives.floors import loss_dtype
 
 LOG_RATIO_BOUND = 20.0
@@ -33,10 +33,8 @@ def clipped_policy_gradient(
     an advantage or an old logprob that is not finite.
     """
     check_student_column(student_logprobs_N)
-    check_column("old logprobs", old_logprobs_N, num_positions=len(student_logprobs_N))
+    check_old(old_logprobs_N, num_positions=len(student_logprobs_N))
     check_column("advantages", advantage_N, num_positions=len(student_logprobs_N))
-    if not old_logprobs_N.isfinite().all():
-        raise ValueError("an old logprob is not finite: the student cannot have written that token")
     if not advantage_N.isfinite().all():
         raise ValueError("an advantage is not finite: it must be a number")
 

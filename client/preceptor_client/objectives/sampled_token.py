@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from preceptor_client.objectives.checks import check_column, check_student_column
+from preceptor_client.objectives.checks import check_column, check_old, check_student_column
 from preceptor_client.objectives.floors import floored_teacher, loss_dtype
 from preceptor_client.objectives.objective import Objective
 from preceptor_client.objectives.policy_gradient import clipped_policy_gradient
@@ -35,9 +35,7 @@ def sampled_token(
     """
     check_student_column(student_logprobs_N)
     check_column("teacher sampled logprobs", teacher_logprobs_N, num_positions=len(student_logprobs_N))
-    check_column("old logprobs", old_logprobs_N, num_positions=len(student_logprobs_N))
-    if not old_logprobs_N.isfinite().all():
-        raise ValueError("an old logprob is not finite: the student cannot have written that token")
+    check_old(old_logprobs_N, num_positions=len(student_logprobs_N))
 
     dtype = loss_dtype(student_logprobs_N, teacher_logprobs_N, old_logprobs_N)
     old_N = old_logprobs_N.detach().to(dtype)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from preceptor_client.train.data.answer_match import is_match as is_match
+from preceptor_client.train.data.answer_match import is_match
 from preceptor_client.train.data.examples import Example, prompt_text
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.config import EvaluationConfig

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-import torch
-
 from preceptor_client.train.data.bad_examples import BadExamples, Skipping
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError, InvalidEpisodeError, TrainingStoppedError
@@ -22,6 +20,7 @@ from preceptor_client.train.evaluation.metric import HeldoutMetrics
 from preceptor_client.train.record.metrics import MetricRow
 from preceptor_client.train.rollout.engine import OnBad
 from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.rollout.episode_index import episode_rewards
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
 from preceptor_client.train.teacher.scored import ScoredEpisode
@@ -146,7 +145,7 @@ class Heldout:
         rewards: list[float] = []
         try:
             for batch in self._roll_out(self.examples, bad):
-                rewards += _rewards(batch)
+                rewards += [reward for reward in episode_rewards(batch) if reward is not None]
                 if self._config.loss:
                     self._scoring.submit(batch, name=f"heldout-{step}")
             row = self._loss(step, self._scoring.gather(on_refused=refused)) if self._config.loss else {}
@@ -159,20 +158,10 @@ class Heldout:
     def _loss(self, step: int, scored: Sequence[ScoredEpisode]) -> MetricRow:
         """Reduced as the run's loss is; None without a scored position."""
         num_positions = sum(len(one.scores.positions_N) for one in scored)
-        with torch.no_grad():
-            loss = self._loss_of.mean(scored, step=step) if num_positions else None
+        loss = self._loss_of.mean(scored, step=step) if num_positions else None
         if loss is not None and not math.isfinite(loss):
             raise TrainingStoppedError(f"the held-out loss after step {step} is {loss}: the student's numbers overflow")
         return {"loss": loss, "num_positions": num_positions, "scored_share": view_teacher(scored).scored_share}
-
-
-def _rewards(episodes: Sequence[Episode]) -> list[float]:
-    """Of whole episodes: their parts' rewards add up."""
-    totals: dict[tuple[int, int], float] = {}
-    for episode in episodes:
-        key = (episode.slot, episode.sample)
-        totals[key] = totals.get(key, 0.0) + (episode.total_reward or 0.0)
-    return list(totals.values())
 
 
 def _saved(answer: Answer) -> dict[str, str | bool]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from preceptor_client.train.instruments.repetition import repeated_ngrams
 from preceptor_client.train.rollout.episode import Episode
-from preceptor_client.train.rollout.episode_index import episode_indices
+from preceptor_client.train.rollout.episode_index import episode_indices, episode_rewards
 
 _Ints = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
@@ -64,11 +64,7 @@ class Responses:
 
     def rewards_R(self) -> npt.NDArray[np.float64]:
         """Of whole episodes, the sum over their parts; NaN without a reward."""
-        rewards_R = np.full(len(self.lengths_R), np.nan)
-        for one, index in zip(self.episodes, self.index_P, strict=True):
-            if (reward := one.total_reward) is not None:
-                rewards_R[index] = reward + np.nan_to_num(rewards_R[index])
-        return rewards_R
+        return np.array([np.nan if one is None else one for one in episode_rewards(self.episodes)], np.float64)
 
 
 def responses_of(episodes: Sequence[Episode]) -> Responses:

@@ -93,8 +93,7 @@ class Loss:
         targets = targets_by_teacher(batch, device=device) if self._by_teacher else [targets_of(batch, device=device)]
         if not self._reference:
             return targets
-        strength = self._config.extrapolation
-        return [self._reference.extrapolated(one, batch, strength=strength) for one in targets]
+        return self._reference.extrapolated(targets, batch, strength=self._config.extrapolation)
 
     def _losses(self, student: TokenLogprobs, targets: Sequence[Targets], has_credit: bool) -> torch.Tensor:
         """[N]; with credit [N, 2], the objective's and the credit's."""

@@ -50,7 +50,7 @@ class CheckedObjective:
             return self.objective.loss(at)
         except PreceptorError:
             raise
-        except Exception as error:
+        except Exception as error:  # a user's objective may fail with anything
             # torch's own: out of memory, and how its checkpoints end a part that is computed again.
             if type(error).__module__.partition(".")[0] == "torch":
                 raise

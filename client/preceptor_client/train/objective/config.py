@@ -146,16 +146,6 @@ class ObjectiveConfig(Section):
         return self.make_support().needs_student_tokens
 
     @property
-    def needs_normaliser(self) -> bool:
-        """Whether the student's probabilities count, and not only their ratios inside the support."""
-        return self.make().needs_normaliser
-
-    @property
-    def min_support(self) -> int:
-        """Tokens that a position's support must hold for the loss to say anything there."""
-        return self.make().min_support
-
-    @property
     def needs_reference(self) -> bool:
         """Whether the untrained student is kept beside the one that learns."""
         return self.extrapolation != 1.0 or bool(self.extrapolation_rule)

@@ -32,7 +32,7 @@ def asked(give: Callable[[], Columns], *, key: str, check: Check, scored: Sequen
         columns = list(given) if isinstance(given, Iterable) else given
     except PreceptorError:
         raise
-    except Exception as error:
+    except Exception as error:  # a user's part may fail with anything
         raise InvalidPartError(f"{key} failed: {error!r}") from error
     try:
         return check(columns, scored=scored)

@@ -69,11 +69,6 @@ class Reduction:
         denominator = self._denominator(nums, weights)
         return Term(weights=[coefficient * weights_N for weights_N in weights], denominator=denominator)
 
-    def joined(self, terms: Sequence[Term]) -> Term:
-        """The terms of several groups of episodes, all of this reduction, as one over all of them."""
-        denominator = self.scale if self.scale is not None else sum(term.denominator for term in terms)
-        return Term(weights=[weights_N for term in terms for weights_N in term.weights], denominator=denominator)
-
     def _denominator(self, nums: Sequence[int], weights: Sequence[WeightArray]) -> float:
         if self.scale is not None:
             return self.scale

@@ -53,11 +53,6 @@ class ShapedStep:
     terms: StepTerms
 
 
-def weighted_mean(weights: Sequence[WeightArray]) -> StepTerms:
-    """The mean under given weights, one array [N] per episode, and no credit."""
-    return StepTerms(objective=Term(weights=weights, denominator=sum(float(weights_N.sum()) for weights_N in weights)))
-
-
 class Shaping:
     """The parts of one run."""
 

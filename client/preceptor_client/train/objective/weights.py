@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from preceptor_client.train.objective.context import StepContext
 from preceptor_client.train.objective.per_position import Columns, checked_columns
-from preceptor_client.train.objective.reduction import Reduction, ReductionKind, WeightArray
+from preceptor_client.train.objective.reduction import WeightArray
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 PositionWeights = Callable[[Sequence[ScoredEpisode]], Sequence[npt.NDArray[np.floating]]]
@@ -66,14 +66,3 @@ def checked_weights(columns: Columns, *, scored: Sequence[ScoredEpisode]) -> lis
         is_wrong=lambda weights_N: not np.isfinite(weights_N).all() or bool((weights_N < 0).any()),
         wrong="NaN, infinity or a number below 0",
     )
-
-
-def position_weights(
-    scored: Sequence[ScoredEpisode], *, reduction: ReductionKind, given: PositionWeights | None = None
-) -> list[WeightArray]:
-    """One array per rollout: the given weights times the reduction's own. Raises InvalidWeightsError where the given
-    ones do not fit."""
-    extra = checked_weights(given(scored), scored=scored) if given is not None and scored else None
-    scale = 1.0 if reduction == "fixed_scale" else None
-    nums = [len(one.scores.positions_N) for one in scored]
-    return list(Reduction(kind=reduction, scale=scale).term(nums, given=extra).weights)

@@ -183,6 +183,7 @@ def _token_rows(one: ScoredEpisode, column: StudentColumns, *, decode: Decode) -
     prompt_ids, ids = one.episode.prompt_ids, one.episode.response_ids
     row_of_position = {int(position): row for row, position in enumerate(one.scores.positions_N)}
     tokens: list[TokenRow] = []
+    before = prompt_ids[-1:]
     for position, text in enumerate(token_texts(prompt_ids, ids, decode=decode)):
         row = row_of_position.get(position)
         token: TokenRow = {"text": text, "id": int(ids[position]), "status": _status(one, position, row=row)}
@@ -190,8 +191,9 @@ def _token_rows(one: ScoredEpisode, column: StudentColumns, *, decode: Decode) -
             token["student_logprob"] = _finite(float(one.episode.student.logprobs_T[position]))
         if row is not None:
             _add_scores(token, one, row, column)
-            token["support"] = _likeliest(one, row, before=(*prompt_ids, *ids[:position])[-1:], decode=decode)
+            token["support"] = _likeliest(one, row, before=before, decode=decode)
         tokens.append(token)
+        before = ids[position : position + 1]
     return tokens
 
 

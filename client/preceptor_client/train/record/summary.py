@@ -9,6 +9,8 @@ from pathlib import Path
 from preceptor_client.train.errors import RunDirectoryError
 from preceptor_client.train.record.metrics import METRICS_FILE, MetricRow, read_rows, task_of
 
+_Answer = dict[str, str | bool]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleAnswer:
@@ -150,7 +152,7 @@ def _task(name: str, rows: Sequence[MetricRow]) -> TaskSummary:
 
 def _samples(name: str, before: MetricRow, after: MetricRow, teacher: MetricRow | None) -> tuple[SampleAnswer, ...]:
     firsts, lasts = _answers(before), _answers(after)
-    theirs: Sequence[dict[str, str | bool] | None] = _answers(teacher) if teacher else [None] * len(firsts)
+    theirs = _beside(firsts, _answers(teacher) if teacher else [])
     return tuple(
         SampleAnswer(
             task=name,
@@ -167,7 +169,19 @@ def _samples(name: str, before: MetricRow, after: MetricRow, teacher: MetricRow 
     )
 
 
-def _answers(row: MetricRow) -> list[dict[str, str | bool]]:
+def _beside(answers: Sequence[_Answer], others: Sequence[_Answer]) -> list[_Answer | None]:
+    """For each answer that of `others` to the same example; None where it is not among them. Both are in the order of
+    the examples, and each may lack one whose prompt could not be encoded."""
+    found: list[_Answer | None] = []
+    left = list(others)
+    for answer in answers:
+        same = [at for at, one in enumerate(left) if all(one[key] == answer[key] for key in ("prompt", "expected"))]
+        found.append(left[same[0]] if same else None)
+        left = left[same[0] + 1 :] if same else left
+    return found
+
+
+def _answers(row: MetricRow) -> list[_Answer]:
     answers = row["answers"]
     if not isinstance(answers, list):
         raise RunDirectoryError(f"the metrics of step {row['step']} hold no answers")

@@ -3,8 +3,10 @@
 rundata.py  what a run left on disk             page.py        rows -> HTML, through templates/
 plots.py    what a plot over steps is           curves.py      which there are, and how to read them
 figures.py  a plot as plotly.js reads it        breakdowns.py  by position, turn, task and teacher
-heldout.py  held-out measurements by task       comparison.py  runs side by side
-tokens.py   by status, and token by token       links.py       rollouts -> their teachers' pages
+tokens.py   by status, and token by token       comparison.py  runs side by side
+voices.py   whose answer a rollout shows        links.py       rollouts -> their teachers' pages
+
+heldout_figures.py  held-out measurements by task, and the metrics that the user named
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preceptor_client.train.errors import RunDirectoryError
@@ -73,24 +73,21 @@ def overlaid(outcomes: Sequence[Outcome]) -> list[Section]:
     tasks one figure per task."""
     sections = []
     for topic in TOPICS:
-        figures = [
-            figure
-            for plot in topic.plots
-            for index, (curve, task) in enumerate(_curves(plot, outcomes))
-            if (figure := _overlay(plot, curve, outcomes, task=task, caption=plot.caption if index == 0 else ""))
-        ]
+        figures = [figure for plot in topic.plots for figure in _overlays(plot, outcomes)]
         if figures:
             sections.append(Section(title=topic.title, intro=topic.intro, figures=figures))
     return sections
 
 
-def _curves(plot: Plot, outcomes: Sequence[Outcome]) -> list[tuple[Curve, str]]:
-    """Each curve of a plot, of each task that was measured by itself."""
+def _overlays(plot: Plot, outcomes: Sequence[Outcome]) -> list[Figure]:
+    """Each curve of a plot, of each task that was measured by itself; the first figure has the plot's caption."""
     tasks = tasks_of([row for one in outcomes for row in one.run.of_kind(plot.kind)])
-    return [(curve, task) for curve in plot.curves for task in tasks]
+    drawn = [_overlay(plot, curve, outcomes, task=task) for curve in plot.curves for task in tasks]
+    figures = [figure for figure in drawn if figure]
+    return [replace(figure, caption="" if index else plot.caption) for index, figure in enumerate(figures)]
 
 
-def _overlay(plot: Plot, curve: Curve, outcomes: Sequence[Outcome], *, task: str, caption: str) -> Figure | None:
+def _overlay(plot: Plot, curve: Curve, outcomes: Sequence[Outcome], *, task: str) -> Figure | None:
     traces = []
     for one in outcomes:
         rows: list[MetricRow] = [row for row in one.run.of_kind(plot.kind) if task_of(row) == task]
@@ -102,7 +99,7 @@ def _overlay(plot: Plot, curve: Curve, outcomes: Sequence[Outcome], *, task: str
     layout = {key: value for key, value in layout_of(plot).items() if key in ("xaxis", "yaxis")}
     return Figure(
         title=f"{title}, {task}" if task else title,
-        caption=caption,
+        caption="",
         traces=traces,
         layout={**layout, "showlegend": False},
     )

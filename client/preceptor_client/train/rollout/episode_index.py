@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from preceptor_client.train.rollout.episode import Episode
 
@@ -20,3 +20,12 @@ def episode_indices(parts: Iterable[Episode]) -> list[int]:
             num_episodes += 1
         indices.append(last_of[key])
     return indices
+
+
+def episode_rewards(parts: Sequence[Episode]) -> list[float | None]:
+    """For each episode, in the order of `episode_indices`, the sum over its parts; None where it has no reward."""
+    rewards: dict[int, float | None] = {}
+    for part, index in zip(parts, episode_indices(parts), strict=True):
+        before, own = rewards.get(index), part.total_reward
+        rewards[index] = before if own is None else own + (before or 0.0)
+    return list(rewards.values())

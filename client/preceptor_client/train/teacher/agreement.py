@@ -85,18 +85,9 @@ def read_agreed(directory: Path) -> dict[str, Alignment]:
         raise RunDirectoryError(f"{directory / ALIGNMENT_FILE} cannot be read: {error!r}") from error
 
 
-def alignment_rows(directory: Path) -> list[tuple[str, str]]:
-    """What `alignment.json` says, for people: names and texts; of several teachers each name has the teacher's before
-    it. None where a run has no such file."""
-    return [
-        (f"{teacher}: {name}" if teacher else name, text)
-        for teacher, rows in alignment_tables(directory).items()
-        for name, text in rows
-    ]
-
-
 def alignment_tables(directory: Path) -> dict[str, list[tuple[str, str]]]:
-    """The same by teacher, as `read_agreed` names them."""
+    """What `alignment.json` says, for people: names and texts, of each teacher as `read_agreed` names it. Raises
+    RunDirectoryError where it is none."""
     try:
         return {teacher: _rows(alignment) for teacher, alignment in read_agreed(directory).items()}
     except (KeyError, TypeError) as error:

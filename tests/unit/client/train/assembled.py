@@ -13,8 +13,9 @@ from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.asking import asking_of
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.context import StepContext
-from preceptor_client.train.objective.reduction import Reduction
+from preceptor_client.train.objective.reduction import Reduction, ReductionKind, Term, WeightArray
 from preceptor_client.train.objective.shaping import ShapedStep, Shaping, StepTerms
+from preceptor_client.train.objective.weights import PositionWeights, checked_weights
 from preceptor_client.train.run.build import Builder
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.task_parts import make_parts
@@ -66,6 +67,20 @@ def learner_for(student: Student, *, config: OptimizerConfig, loss: Loss) -> Lea
 def one_task(scored: Sequence[ScoredEpisode], terms: StepTerms) -> dict[str, ShapedStep]:
     """A step of the only task, with its terms given."""
     return {"": ShapedStep(scored=list(scored), terms=terms)}
+
+
+def position_weights(
+    scored: Sequence[ScoredEpisode], *, reduction: ReductionKind, given: PositionWeights | None = None
+) -> list[WeightArray]:
+    """One array per rollout: the given weights, checked, times the reduction's own."""
+    extra = checked_weights(given(scored), scored=scored) if given is not None else None
+    nums = [len(one.scores.positions_N) for one in scored]
+    return list(Reduction(kind=reduction).term(nums, given=extra).weights)
+
+
+def weighted_mean(weights: Sequence[WeightArray]) -> StepTerms:
+    """The mean under given weights, one array per episode, and no credit."""
+    return StepTerms(objective=Term(weights=weights, denominator=sum(float(weights_N.sum()) for weights_N in weights)))
 
 
 def heldout_for(

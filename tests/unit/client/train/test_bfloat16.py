@@ -11,8 +11,6 @@ from preceptor_client.train.data.examples import Example
 from preceptor_client.train.learner.config import OptimizerConfig
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
-from preceptor_client.train.objective.shaping import weighted_mean
-from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.record.settings_file import to_toml
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
@@ -22,7 +20,7 @@ from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
 
 from tests.tiny import tiny_llama, tiny_tokenizer
-from tests.unit.client.train.assembled import learner_for, one_task, scoring_for
+from tests.unit.client.train.assembled import learner_for, one_task, position_weights, scoring_for, weighted_mean
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.runs import Settings
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
+from preceptor_client.train.data.answer_match import is_match
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.config import EvaluationConfig
-from preceptor_client.train.evaluation.evaluate import evaluate, is_match
+from preceptor_client.train.evaluation.evaluate import evaluate
 from preceptor_client.train.student.generation import generate
 from preceptor_client.train.student.student import Student
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from preceptor.wire import PositionStatus
 from preceptor_client.train.data.examples import Example
+from preceptor_client.train.environment.environment import Environment, Messages, Turn, prompt_messages
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.heldout import Heldout
+from preceptor_client.train.record.metrics import own_metrics
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.student.student import Student
@@ -73,6 +75,28 @@ def test_held_out_episode_that_fails_is_counted_and_named_in_the_log(
     assert "held-out episode failed: step=4 error=example 2 (episode 0): its reward" in caplog.text
 
 
+class RewardsEvenExamples(Environment):
+    """Gives a reward to the episodes of even examples alone."""
+
+    async def reset(self, example: Example) -> Messages:
+        self._reward = None if example.index % 2 else 0.5
+        return prompt_messages(example)
+
+    async def step(self, text: str) -> Turn:
+        del text
+        return Turn(reward=self._reward, done=True)
+
+
+def test_held_out_episode_without_a_reward_is_left_out_of_the_mean_as_in_a_step(
+    settings: Settings, student: Student, scorer: FakeScorer
+) -> None:
+    settings["environment"] = {"kind": f"{__name__}:RewardsEvenExamples"}
+    row = _heldout(settings, student, scorer, examples=UNANSWERED, loss=False).measure(step=4, prompts="student")
+    assert (row["num_failed_episodes"], row["mean_reward"]) == (0, 0.5)
+    none = _heldout(settings, student, scorer, examples=UNANSWERED[1:2], loss=False).measure(step=4, prompts="student")
+    assert none["mean_reward"] is None
+
+
 def test_equal_weights_give_equal_draws_whatever_was_drawn_between(
     settings: Settings, student: Student, scorer: FakeScorer
 ) -> None:
@@ -97,6 +121,16 @@ def test_answers_are_measured_beside_the_loss_where_there_are_some(
     plain = _heldout(settings, student, scorer, examples=answered, loss=False).measure(step=0, prompts="student")
     assert "loss" not in plain
     assert plain["answers"] == row["answers"]
+
+
+def test_no_number_of_the_rows_own_passes_for_a_metric_of_the_users(
+    settings: Settings, student: Student, scorer: FakeScorer
+) -> None:
+    settings["rewards"] = [{"kind": "match"}]  # type: ignore[assignment]  # a table of a list
+    answered = [Example(index=0, prompt="say tan", answer="tan")]
+    row = _heldout(settings, student, scorer, examples=answered).measure(step=0, prompts="student")
+    assert {"accuracy", "loss", "mean_reward"} <= row.keys()
+    assert own_metrics(row) == {}
 
 
 def test_answers_must_be_there_for_all_or_for_none(settings: Settings, student: Student, scorer: FakeScorer) -> None:

@@ -16,8 +16,6 @@ from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.learner.measure import student_columns
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reference import Reference
-from preceptor_client.train.objective.shaping import weighted_mean
-from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.student import module as student_module
@@ -30,7 +28,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 
-from tests.unit.client.train.assembled import learner_for, one_task, scoring_for
+from tests.unit.client.train.assembled import learner_for, one_task, position_weights, scoring_for, weighted_mean
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 

@@ -56,5 +56,5 @@ def test_settings_at_their_defaults_are_accepted_for_every_kind() -> None:
 def test_renormalising_losses_need_two_tokens_and_no_normaliser(
     settings: dict[str, Any], needs_normaliser: bool, min_support: int
 ) -> None:
-    config = ObjectiveConfig.model_validate(settings)
-    assert (config.needs_normaliser, config.min_support) == (needs_normaliser, min_support)
+    made = ObjectiveConfig.model_validate(settings).make()
+    assert (made.needs_normaliser, made.min_support) == (needs_normaliser, min_support)

@@ -11,7 +11,7 @@ from preceptor_client.train.record.summary import RunSummary, summarise
 from preceptor_client.train.report import write_report
 from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.directory import claimed_directory
-from preceptor_client.train.teacher.agreement import alignment_rows, save_agreement
+from preceptor_client.train.teacher.agreement import alignment_tables, save_agreement
 from preceptor_client.types import PairedTokens, SpecialToken
 
 from tests.unit.client.train.fake_scorer import REPORT, agreement_with
@@ -129,7 +129,7 @@ def test_what_was_agreed_about_tokens_is_in_the_report(config: RunConfig, tmp_pa
     report = replace(REPORT, paired=(pair,), masked=masked, mapped_share=0.5)
     agreement = replace(agreement_with(tiny_student(), report=report), warnings=("<b>merges</b> differ",))
     save_agreement(summary.directory, agreement)
-    rows = dict(alignment_rows(summary.directory))
+    rows = dict(alignment_tables(summary.directory)[""])
     assert rows["vocabularies"] == "identical; ids correspond one to one"
     assert rows["segmentation"] == "mask"
     assert rows["student's tokens with a counterpart"] == "50.00%"

@@ -19,7 +19,7 @@ from preceptor_client.train.record.summary import RunSummary, summarise
 from preceptor_client.train.report import OtherPage, RunData, read_run, write_comparison, write_report
 from preceptor_client.train.report.links import links_of
 from preceptor_client.train.report.voices import Voice, voice_of
-from preceptor_client.train.teacher.agreement import alignment_rows, read_agreed, save_agreement, save_agreements
+from preceptor_client.train.teacher.agreement import alignment_tables, read_agreed, save_agreement, save_agreements
 from preceptor_client.train.teacher.mixture import rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]  # it has no types
 
@@ -79,20 +79,20 @@ def test_several_teachers_are_in_one_file_by_their_names_and_one_is_there_as_wit
         "law": "jurist",
         "code": "tiny",
     }
-    assert ("law: segmentation", "mask") in alignment_rows(tmp_path)
-    assert ("code: segmentation", "mask") in alignment_rows(tmp_path)
+    assert ("segmentation", "mask") in alignment_tables(tmp_path)["law"]
+    assert ("segmentation", "mask") in alignment_tables(tmp_path)["code"]
     save_agreements(tmp_path, {"law": other})
     several = (tmp_path / "alignment.json").read_bytes()
     save_agreement(tmp_path, other)
     assert (tmp_path / "alignment.json").read_bytes() == several
-    assert [name for name, _ in alignment_rows(tmp_path)][:2] == ["vocabularies", "segmentation"]
+    assert [name for name, _ in alignment_tables(tmp_path)[""]][:2] == ["vocabularies", "segmentation"]
 
 
 @pytest.mark.parametrize("text", ['{"teachers": 1}', '{"teachers": {"law": {}}}', '{"teachers": {"law": 1}}', "[1]"])
 def test_a_file_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "alignment.json").write_text(text)
     with pytest.raises(RunDirectoryError, match=r"alignment\.json cannot be read"):
-        alignment_rows(tmp_path)
+        alignment_tables(tmp_path)
 
 
 def test_rows_of_a_task_are_told_apart_and_named_in_tensorboard(tmp_path: Path) -> None:
@@ -230,6 +230,26 @@ def test_totals_are_sums_of_answers_and_means_of_losses(tmp_path: Path) -> None:
     assert (summary.answer_length_before, summary.answer_length_after) == (4.0, 4.0)
     # Of the others it was not measured.
     assert (summary.tasks[0].teacher, summary.heldout_teacher) == (4, None)
+
+
+def test_an_example_whose_teacher_prompt_was_left_out_has_no_teachers_answer(tmp_path: Path) -> None:
+    def row(kind: str, step: int, *prompts: str) -> MetricRow:
+        answers: list[dict[str, str | bool]] = [
+            {"prompt": prompt, "expected": "x", "answer": f"{kind} {prompt}", "is_correct": False} for prompt in prompts
+        ]
+        numbers = {"num_examples": len(prompts), "num_correct": 0, "accuracy": 0.0, "mean_answer_length": 2.0}
+        return {"kind": kind, "step": step, "answers": answers, **numbers}
+
+    summary = _summary(
+        tmp_path,
+        row("heldout", 0, "a", "b", "c"),
+        row("heldout_teacher", 0, "another", "a", "c"),
+        step_row(1),
+        row("heldout", 1, "a", "b", "c"),
+    )
+    assert [one.teacher for one in summary.samples] == ["heldout_teacher a", None, "heldout_teacher c"]
+    write_report(tmp_path / "report.html", run=summary)
+    assert '<td class="answer">–</td>' in (tmp_path / "report.html").read_text()
 
 
 def test_closing_lines_name_the_tasks_and_then_all(run: RunData, tmp_path: Path) -> None:
@@ -379,6 +399,18 @@ def test_runs_side_by_side_have_a_figure_for_each_task(folder: Path, tmp_path: P
     assert [len(found[title]["traces"]) for title in ("Held-out loss, contracts", "Held-out reward, tools")] == [2, 2]
     assert "Held-out loss" not in found
     assert curve(found["Held-out loss, contracts"], "other") == [(4, 1.0)]
+
+
+def test_the_first_figure_of_a_plot_has_its_caption_where_the_first_task_lacks_the_measure(
+    folder: Path, tmp_path: Path
+) -> None:
+    write_comparison(tmp_path / "comparison.html", runs=[read_run(folder)])
+    page = (tmp_path / "comparison.html").read_text()
+    drawn = re.findall(r"<figure><h3>([^<]*)</h3>.*?(<figcaption>[^<]*</figcaption>)?</figure>", page)
+    captions = dict(drawn)
+    assert "Held-out reward, contracts" not in captions
+    assert "Mean reward of the held-out examples" in captions["Held-out reward, tools"]
+    assert len([caption for caption in captions.values() if "Mean reward of" in caption]) == 1
 
 
 def test_the_page_embeds_the_rollouts_as_they_are_in_the_file(folder: Path) -> None:

@@ -17,8 +17,6 @@ from preceptor_client.train.learner.learner import Learner, StepResult
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
 from preceptor_client.train.objective.reduction import WeightArray
-from preceptor_client.train.objective.shaping import weighted_mean
-from preceptor_client.train.objective.weights import position_weights
 from preceptor_client.train.rollout.config import RolloutConfig
 from preceptor_client.train.rollout.hf import HfRollouts
 from preceptor_client.train.student.student import Student
@@ -26,7 +24,7 @@ from preceptor_client.train.teacher.config import TeacherConfig
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.types import ResponseScores
 
-from tests.unit.client.train.assembled import learner_for, one_task, scoring_for
+from tests.unit.client.train.assembled import learner_for, one_task, position_weights, scoring_for, weighted_mean
 from tests.unit.client.train.fake_scorer import FakeScorer, agreement_with
 from tests.unit.client.train.tiny import tiny_student
 

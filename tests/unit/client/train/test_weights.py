@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from preceptor_client.train.errors import InvalidWeightsError
-from preceptor_client.train.objective.weights import position_weights
 
+from tests.unit.client.train.assembled import position_weights
 from tests.unit.client.train.rollouts import scored_rollout
 
 SCORED = [scored_rollout(num_positions=num) for num in (3, 0, 1)]

@@ -33,7 +33,8 @@ def test_the_page_shows_an_objective_that_is_the_scaled_reverse_kl(
     at = positions_of(student_NV, teacher_NV, ids_NK=teacher_NV.topk(4, dim=1).indices)
     expected_N = 2.0 * lsm(at.student_logprobs_NK, at.teacher_logprobs_NK)
     torch.testing.assert_close(objective_for(own).loss(at), expected_N)
-    assert (own.needs_normaliser, own.min_support) == (False, 2)
+    made = own.make()
+    assert (made.needs_normaliser, made.min_support) == (False, 2)
 
 
 def test_the_page_names_every_part_that_is_built_in() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from preceptor_client.train.errors import InvalidWeightsError
 from preceptor_client.train.learner.loss import Loss
 from preceptor_client.train.objective.config import ObjectiveConfig
@@ -13,6 +14,7 @@ from preceptor_client.train.objective.extrapolation import CappedWhenSure, check
 from preceptor_client.train.objective.reference import Reference
 from preceptor_client.train.objective.shaping import Shaping
 from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.scored import ScoredEpisode, TeacherScores
 
 from tests.unit.client.train.fake_scorer import FakeScorer
 from tests.unit.client.train.objective.episodes import context, episode, logprobs_TV, random_turns, scored_by
@@ -40,6 +42,33 @@ def test_each_position_has_the_target_of_its_own_strength(student: Student, scor
             target_K = (strength * log_q_V[ids] - (strength - 1) * log_r_V[ids]).log_softmax(0)
             expected.append(float((log_p_K.exp() * (log_p_K - target_K)).sum()))
     assert loss.of(shaped).losses_N.tolist() == pytest.approx(expected, rel=2e-3, abs=2e-5)
+
+
+def test_each_of_two_teachers_is_extrapolated_by_one_forward_of_the_reference(
+    student: Student, scorer: FakeScorer
+) -> None:
+    config = ObjectiveConfig(extrapolation=1.5)
+    start = tiny_student(seed=5)
+    episodes = [episode(student, *random_turns(index, 3, 2)) for index in range(2)]
+    # Supports of two widths.
+    law, code = (scored_by(scorer, episodes, objective=config, top_k=top_k) for top_k in (6, 4))
+    both = [
+        replace(first, by_teacher=(_named("law", first, share=0.25), _named("code", second, share=0.75)))
+        for first, second in zip(law, code, strict=True)
+    ]
+    reference = Reference(start, temperature=1.0)
+    alone = Loss(student, config=config, temperature=1.0, reference=reference)
+    expected_N = 0.25 * alone.of(law).losses_N + 0.75 * alone.of(code).losses_N
+    forwards: list[object] = []
+    start.module.register_forward_hook(lambda *_: forwards.append(None))
+    joint = Loss(student, config=config, temperature=1.0, reference=reference, by_teacher=True)
+    torch.testing.assert_close(joint.of(both).losses_N, expected_N, rtol=1e-4, atol=1e-6)
+    assert len(forwards) == 1
+
+
+def _named(name: str, one: ScoredEpisode, *, share: float) -> TeacherScores:
+    shares_N = np.full(len(one.scores.positions_N), share)
+    return TeacherScores(name=name, teacher=name, scores=one.scores, support=one.support, shares_N=shares_N)
 
 
 def test_a_sure_teacher_is_not_extrapolated(student: Student) -> None:

@@ -30,7 +30,8 @@ def _config(name: str, **settings: Any) -> ObjectiveConfig:
 
 def test_an_own_objective_is_made_with_its_options_and_reads_the_turns(student: Student, scorer: FakeScorer) -> None:
     config = _config("LateReverseKl", options={"scale": 3.0, "from_turn": 1})
-    assert (config.needs_normaliser, config.min_support) == (False, 2)
+    made = config.make()
+    assert (made.needs_normaliser, made.min_support) == (False, 2)
     scored = scored_by(scorer, [episode(student, *random_turns(0, 3, 4))], objective=config)
     losses_N = Loss(student, config=config, temperature=1.0).of(scored).losses_N
     plain_N = Loss(student, config=ObjectiveConfig(), temperature=1.0).of(scored).losses_N

@@ -46,8 +46,6 @@ def test_loss_of_a_step_is_the_sum_over_the_denominator_of_its_name(
     reduction = Reduction(kind=kind, scale=scale)
     assert _value(reduction.term(NUMS, given=WEIGHTS)) == pytest.approx(expected)
     assert _value(reduction.term(NUMS, given=WEIGHTS, coefficient=0.3)) == pytest.approx(0.3 * expected)
-    parts = [reduction.term(NUMS[:1], given=WEIGHTS[:1]), reduction.term(NUMS[1:], given=WEIGHTS[1:])]
-    assert _value(reduction.joined(parts)) == pytest.approx(expected)
 
 
 def test_the_scale_of_weights_counts_where_the_denominator_does_not_follow_it() -> None:
