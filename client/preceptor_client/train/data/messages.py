@@ -1,4 +1,4 @@
-"""Messages of a conversation: reads the dicts that data files and environments give, and writes those for templates.
+"""Messages of a conversation: reads the dicts that data files and environments give.
 
 A message is what the OpenAI API calls one: role, content, tool_calls, tool_call_id, name, and reasoning_content. Knows
 nothing of templates or of tokenizers.
@@ -40,11 +40,6 @@ def parse_message(value: object, *, field: str) -> ChatMessage:
         name=_optional(value, "name", field=field),
         reasoning_content=None if reasoning is None else _member(reasoning, name="reasoning_content", field=field),
     )
-
-
-def template_message(message: ChatMessage) -> JsonObject:
-    """The message as `apply_chat_template` of transformers takes it."""
-    return message.as_template_message()
 
 
 def parse_tools(value: object, *, field: str) -> tuple[str, ...]:
