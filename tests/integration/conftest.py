@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from preceptor_client import cli
 
 from tests.integration.example_runs import ExampleRuns
 from tests.integration.servers import RunningServer, running_server
+from tests.integration.tool_pupil import save_stranger
+from tests.integration.trainers import TrainHere
 from tests.tiny import save_tiny, tiny_llama
 
 
@@ -28,10 +31,23 @@ def fake_server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def other_hf_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A second teacher: a tiny Llama with weights of its own."""
-    model = save_tiny(tmp_path_factory.mktemp("other-teacher"), tiny_llama(seed=5))
-    with running_server(tmp_path_factory.mktemp("other-hf"), "--engine.model", str(model)) as server:
+def other_tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with other weights than `tiny_folder`'s."""
+    return save_tiny(tmp_path_factory.mktemp("other-teacher"), tiny_llama(seed=5))
+
+
+@pytest.fixture(scope="session")
+def other_hf_server(other_tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A second teacher."""
+    with running_server(tmp_path_factory.mktemp("other-hf"), "--engine.model", str(other_tiny_folder)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stranger_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A teacher with another tokenizer, whose chat template knows tools."""
+    folder = save_stranger(tmp_path_factory.mktemp("stranger"), seed=5)
+    with running_server(tmp_path_factory.mktemp("stranger-hf"), "--engine.model", str(folder)) as server:
         yield server
 
 
@@ -45,3 +61,18 @@ def example_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def examples(hf_server: RunningServer, example_student: Path, tmp_path: Path) -> ExampleRuns:
     """Trains what stands in examples/."""
     return ExampleRuns(folder=tmp_path / "example", student=example_student, address=hf_server.address)
+
+
+@pytest.fixture
+def train_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> TrainHere:
+    """`preceptor train` in this process, which has its imports: what it does not catch fails the test, as a traceback
+    would show."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def train(settings: Path) -> tuple[int, str]:
+        capsys.readouterr()
+        status = cli.main(["train", "@", str(settings)])
+        printed = capsys.readouterr()
+        return status, printed.err if status else printed.out
+
+    return train

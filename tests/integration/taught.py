@@ -18,7 +18,7 @@ TEMPLATE = (
     + CHAT_TEMPLATE
 )
 """Tells of tools by their names alone: a tiny student has little room."""
-NUM_STEPS, LEARNING_RATE, KNOWN_LOSS = 600, 5e-3, 0.02
+NUM_STEPS, LEARNING_RATE, KNOWN_LOSS = 600, 1e-2, 0.02
 """Nats per token of the assistant's, at which a conversation is known by heart."""
 
 

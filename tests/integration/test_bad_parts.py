@@ -6,18 +6,15 @@ What is wrong with the settings ends the run before its first step; what is wron
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from preceptor_client import cli
 from preceptor_client.train.record.settings_file import to_toml
 
-from tests.integration.servers import RunningServer, running_server
-from tests.integration.tool_pupil import save_stranger
-from tests.integration.trainers import RunFiles, run_training
-from tests.tiny import save_tiny, tiny_llama
+from tests.integration.servers import RunningServer
+from tests.integration.trainers import RunFiles, TrainHere, run_training
 
 HERE = "tests.integration.bad_parts"
 ROOT = Path(__file__).parents[2]
@@ -26,24 +23,11 @@ Run = Callable[[Settings], tuple[int, str]]
 """Exit status, and all that was printed."""
 
 
-@pytest.fixture(scope="module")
-def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("student"), tiny_llama(seed=1))
-
-
-@pytest.fixture(scope="module")
-def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A teacher with another tokenizer than the student's."""
-    folder = save_stranger(tmp_path_factory.mktemp("other"), seed=2)
-    with running_server(tmp_path_factory.mktemp("server"), "--engine.model", str(folder)) as server:
-        yield server
-
-
 @pytest.fixture
-def settings(hf_server: RunningServer, student_folder: Path, tmp_path: Path) -> Settings:
+def settings(hf_server: RunningServer, example_student: Path, tmp_path: Path) -> Settings:
     """Each step has the examples of an index 0 or 4, which go wrong where a part goes wrong, and three others."""
     return {
-        "student": {"model": str(student_folder)},
+        "student": {"model": str(example_student)},
         "teacher": {"address": hf_server.address, "top_k": 8, "patience_seconds": 30.0},
         "environment": {"kind": f"{HERE}:Talk", "num_examples": 8},
         "rollout": {
@@ -58,17 +42,11 @@ def settings(hf_server: RunningServer, student_folder: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The program in this process: what it does not catch fails the test, as a traceback would show."""
-    monkeypatch.setenv("COLUMNS", "400")
-
+def run(tmp_path: Path, train_here: TrainHere) -> Run:
     def run(settings: Settings) -> tuple[int, str]:
         path = tmp_path / "run.toml"
         path.write_text(to_toml(settings))
-        capsys.readouterr()
-        status = cli.main(["train", "@", str(path)])
-        printed = capsys.readouterr()
-        return status, printed.err if status else printed.out
+        return train_here(path)
 
     return run
 
@@ -194,7 +172,7 @@ def test_what_a_part_cannot_take_is_named_by_its_key(
 )
 def test_teachers_that_do_not_fit_a_task_are_named(
     hf_server: RunningServer,
-    other_server: RunningServer,
+    stranger_server: RunningServer,
     settings: Settings,
     run: Run,
     task: Settings,
@@ -202,7 +180,7 @@ def test_teachers_that_do_not_fit_a_task_are_named(
     message: str,
 ) -> None:
     settings["teacher"] = {"top_k": 8}
-    settings["teachers"] = {"law": {"address": hf_server.address}, "code": {"address": other_server.address}}
+    settings["teachers"] = {"law": {"address": hf_server.address}, "code": {"address": stranger_server.address}}
     settings["tasks"] = {"a": task}
     seen, output = run(settings)
     assert (seen, message in output) == (status, True), output
@@ -286,11 +264,11 @@ def _assert_names_an_episode(output: str, message: str) -> None:
 
 
 def test_a_template_that_fails_on_tools_costs_the_episodes_that_have_some(
-    settings: Settings, run: Run, student_folder: Path, tmp_path: Path
+    settings: Settings, run: Run, example_student: Path, tmp_path: Path
 ) -> None:
     student = tmp_path / "student"
     student.mkdir()
-    for file in student_folder.iterdir():
+    for file in example_student.iterdir():
         (student / file.name).write_bytes(file.read_bytes())
     template = student / "chat_template.jinja"
     template.write_text("{% if tools %}{{ raise_exception('no tools here') }}{% endif %}" + template.read_text())

@@ -16,8 +16,7 @@ from safetensors.torch import load
 from transformers import AutoModelForCausalLM
 
 from tests.integration.servers import RunningServer
-from tests.integration.trainers import RunFiles, run_training, start_training, wait_for_steps
-from tests.tiny import save_tiny, tiny_llama
+from tests.integration.trainers import RUN_SECONDS, RunFiles, run_training, start_training, wait_for_steps
 from tests.unit.client.train.reports import curve, figures
 
 NUM_STEPS = 12
@@ -121,11 +120,6 @@ save_episodes = true
 """
 
 
-@pytest.fixture(scope="module")
-def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("student"), tiny_llama(seed=1))
-
-
 def _write(folder: Path, *, student: Path, address: str) -> RunFiles:
     """The parts beside the settings; the folder is in nobody's search path."""
     folder.mkdir()
@@ -136,23 +130,24 @@ def _write(folder: Path, *, student: Path, address: str) -> RunFiles:
 
 
 def test_parts_from_a_users_file_are_trained_with_resumed_and_reported(
-    hf_server: RunningServer, tiny_folder: Path, student_folder: Path, tmp_path: Path
+    hf_server: RunningServer, tiny_folder: Path, example_student: Path, tmp_path: Path
 ) -> None:
     whole, killed = (
-        _write(tmp_path / name, student=student_folder, address=hf_server.address) for name in ("whole", "killed")
+        _write(tmp_path / name, student=example_student, address=hf_server.address) for name in ("whole", "killed")
     )
-    status, output = run_training(whole, cwd=tmp_path / "whole")
-    assert status == 0, output
-    _assert_was_trained_with(whole)
-    first = whole.steps()[0]
-    expected = _first_loss(whole, student=student_folder, teacher=tiny_folder)
-    assert first["loss"] - first["credit_loss"] == pytest.approx(expected, rel=1e-4)  # models and columns are float32
-
-    process = start_training(killed, cwd=tmp_path / "killed")
+    # Both at once: each is waited for, and neither sees the other.
+    alone, process = start_training(whole, cwd=tmp_path / "whole"), start_training(killed, cwd=tmp_path / "killed")
     wait_for_steps(killed, process, 6)  # two steps after a checkpoint: they are lost, and done again
     process.kill()
     process.communicate()
     assert len(killed.steps()) < NUM_STEPS
+    output, _ = alone.communicate(timeout=RUN_SECONDS)
+    assert alone.returncode == 0, output
+    _assert_was_trained_with(whole)
+    first = whole.steps()[0]
+    expected = _first_loss(whole, student=example_student, teacher=tiny_folder)
+    assert first["loss"] - first["credit_loss"] == pytest.approx(expected, rel=1e-4)  # models and columns are float32
+
     status, output = run_training(killed, cwd=tmp_path / "killed")
     assert status == 0, output
     assert [row["step"] for row in killed.steps()] == list(range(1, NUM_STEPS + 1))

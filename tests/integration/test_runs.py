@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.servers import RunningServer, running_server, start_server
-from tests.integration.trainers import RunFiles, run_training, start_training, wait_for_steps, write_run
+from tests.integration.trainers import RunFiles, TrainHere, run_training, start_training, wait_for_steps, write_run
 from tests.tiny import save_tiny, tiny_llama
 
 NUM_STEPS = 24
@@ -156,6 +156,7 @@ def test_two_trainers_at_once_end_with_the_losses_that_each_has_alone(
 def test_a_run_that_cannot_work_is_refused_in_words_before_the_first_step(
     hf_server: RunningServer,
     student_folder: Path,
+    train_here: TrainHere,
     tmp_path: Path,
     spoil: object,
     status: int,
@@ -164,7 +165,7 @@ def test_a_run_that_cannot_work_is_refused_in_words_before_the_first_step(
     assert callable(spoil)
     files = write_run(tmp_path, student=student_folder, address=hf_server.address, num_steps=3)
     files.settings.write_text(spoil(files.settings.read_text()))
-    seen, output = run_training(files)
+    seen, output = train_here(files.settings)
     assert (seen, words in output) == (status, True), output
     assert "Traceback" not in output
     assert files.steps() == []

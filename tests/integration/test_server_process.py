@@ -49,10 +49,11 @@ def test_health_and_reflection_are_served(hf_server: RunningServer) -> None:
 
 
 async def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(tmp_path: Path) -> None:
-    slow = ["--engine.kind", "fake", "--engine.fake-seconds-per-token", "0.2"]
+    # A second for the group below. By its tokens: the start-up self-test waits for each of its own too.
+    slow = ["--engine.kind", "fake", "--engine.fake-seconds-per-token", "0.01"]
     with running_server(tmp_path, *slow) as server:
         async with TeacherClient(server.address) as client:
-            in_flight = asyncio.create_task(client.score(TeacherIds([1, 2]), [[3, 4, 5]], top_k=2))
+            in_flight = asyncio.create_task(client.score(TeacherIds([1] * 97), [[3, 4, 5]], top_k=2))
             await asyncio.sleep(0.3)
             server.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.2)
@@ -84,10 +85,10 @@ async def test_overload_is_told_with_a_delay_and_memory_stays_bounded(tmp_path: 
 
 
 async def test_a_cancelled_group_never_costs_a_forward(tmp_path: Path) -> None:
-    arguments = ["--engine.kind", "fake", "--engine.fake-seconds-per-token", "0.1", "--log-level", "DEBUG"]
+    arguments = ["--engine.kind", "fake", "--engine.fake-seconds-per-token", "0.01", "--log-level", "DEBUG"]
     with running_server(tmp_path, *arguments, "--scheduler.max-batch-tokens", "5") as server:
         async with TeacherClient(server.address) as client:
-            first = asyncio.create_task(client.score(TeacherIds([1, 2, 3]), [[4, 5]], top_k=2))
+            first = asyncio.create_task(client.score(TeacherIds([1] * 48), [[4, 5]], top_k=2))
             await asyncio.sleep(0.1)
             waiting = asyncio.create_task(client.score(TeacherIds([9] * 100), [[4, 5]], top_k=2))
             await asyncio.sleep(0.1)

@@ -26,8 +26,8 @@ from preceptor_client.train.student.view import StudentView
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from safetensors.torch import load_file
 
-from tests.integration.servers import RunningServer, running_server
-from tests.integration.tool_pupil import FORGETS, KEEPS, PLACES, pupil_tokenizer, save_pupil, save_stranger
+from tests.integration.servers import RunningServer
+from tests.integration.tool_pupil import FORGETS, KEEPS, PLACES, pupil_tokenizer, save_pupil
 from tests.integration.wire_tap import AskedToken, WireTap, tapped
 from tests.unit.client.train.rollout.chat_templates import token_id
 
@@ -126,16 +126,9 @@ def pupil(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pupil(tmp_path_factory.mktemp("pupil"))
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = save_stranger(tmp_path_factory.mktemp("teacher"), seed=5)
-    with running_server(tmp_path_factory.mktemp("server"), "--engine.model", str(folder)) as server:
-        yield server
-
-
 @pytest.fixture
-def tap(teacher: RunningServer) -> Iterator[WireTap]:
-    with tapped(teacher.address) as tap:
+def tap(stranger_server: RunningServer) -> Iterator[WireTap]:
+    with tapped(stranger_server.address) as tap:
         yield tap
 
 

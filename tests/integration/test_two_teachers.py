@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +16,25 @@ from preceptor_client.train.run.config import RunConfig
 from preceptor_client.train.run.train import train
 from transformers import AutoModelForCausalLM
 
-from tests.integration.servers import RunningServer, running_server
-from tests.tiny import save_tiny, tiny_llama
+from tests.integration.servers import RunningServer
+from tests.integration.trainers import WORDS as ALL_WORDS
 from tests.unit.client.train.reports import curve, embedded, figures
 
-SEEDS = {"law": 3, "code": 4}
 TOP_K = 8
 SHARES = {"law": 0.7, "code": 0.3}
-WORDS = ["red", "green", "blue", "black", "white", "brown", "pink", "grey", "gold"]
+WORDS = ALL_WORDS[:9]
 NUM_STEPS = 24
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+@pytest.fixture
+def folders(tiny_folder: Path, other_tiny_folder: Path, example_student: Path) -> dict[str, Path]:
     """Of the teachers, and of the student under its own name."""
-    root = tmp_path_factory.mktemp("models")
-    made = {name: save_tiny(root / name, tiny_llama(seed=seed)) for name, seed in SEEDS.items()}
-    return made | {"student": save_tiny(root / "student", tiny_llama(seed=1))}
+    return {"law": other_tiny_folder, "code": tiny_folder, "student": example_student}
 
 
-@pytest.fixture(scope="module")
-def servers(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunningServer]]:
-    root = tmp_path_factory.mktemp("servers")
-    with (
-        running_server(root / "law", "--engine.model", str(folders["law"])) as law,
-        running_server(root / "code", "--engine.model", str(folders["code"])) as code,
-    ):
-        yield {"law": law, "code": code}
+@pytest.fixture
+def servers(hf_server: RunningServer, other_hf_server: RunningServer) -> dict[str, RunningServer]:
+    return {"law": other_hf_server, "code": hf_server}
 
 
 def _settings(

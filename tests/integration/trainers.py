@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.interruptible import heed_interrupts
 
 RUN_SECONDS = 240
+TrainHere = Callable[[Path], tuple[int, str]]
+"""Trains by a file of settings. Exit status, and what was printed: where it failed, on standard error."""
 
 WORDS = ["red", "green", "blue", "black", "white", "brown", "pink", "grey", "gold", "cyan", "teal", "lime"]
 

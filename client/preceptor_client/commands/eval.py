@@ -43,6 +43,8 @@ def run(arguments: list[str]) -> int:
     student = load_student(model, field=field)
     for task, of_task in zip(tasks, examples, strict=True):
         _measure(student, task, examples=of_task, config=config, bad=bad, console=console)
+    for warning in bad.warnings():  # of all tasks together
+        _line(console, f"warning: {warning}")
     return 0
 
 
@@ -65,8 +67,6 @@ def _measure(
         prompts=config.prompts,
         on_bad=lambda error: bad.leave_out(error, of=task.source("heldout")),
     )
-    for warning in bad.warnings():
-        _line(console, f"warning: {warning}")
     if config.show:
         table = Table("prompt", "expected", "answer", "right")
         for answer in result.answers[: config.show]:

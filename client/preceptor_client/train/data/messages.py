@@ -1,4 +1,4 @@
-"""Messages of a conversation: reads the dicts that data files and environments give, and writes those for templates.
+"""Messages of a conversation: reads the dicts that data files and environments give.
 
 A message is what the OpenAI API calls one: role, content, tool_calls, tool_call_id, name, and reasoning_content. Knows
 nothing of templates or of tokenizers.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from preceptor.json_values import MAX_JSON_DEPTH, JsonObject, object_text, plain_object, read_object
+from preceptor.template_inputs import RESERVED
 
 from preceptor_client.train.data.excerpts import excerpt, excerpt_around
 from preceptor_client.train.data.reading import Number
@@ -17,14 +18,6 @@ from preceptor_client.types import ChatMessage, ToolCall
 
 MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 _CALL_KEYS = {"id", "type", "function"}
-_SET_BY_US = frozenset(
-    {
-        "self", "messages", "conversation", "tools", "documents", "add_generation_prompt", "continue_final_message",
-        "chat_template", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-        "return_assistant_tokens_mask", "tokenizer_kwargs",
-    }
-)  # fmt: skip
-"""Names of parameters of apply_chat_template: they would not reach the template."""
 
 
 def parse_message(value: object, *, field: str) -> ChatMessage:
@@ -49,11 +42,6 @@ def parse_message(value: object, *, field: str) -> ChatMessage:
     )
 
 
-def template_message(message: ChatMessage) -> JsonObject:
-    """The message as `apply_chat_template` of transformers takes it."""
-    return message.as_template_message()
-
-
 def parse_tools(value: object, *, field: str) -> tuple[str, ...]:
     """The tools, one JSON text each; none for None. Raises InvalidDataError, which begins with `field`."""
     if value is None:
@@ -69,7 +57,7 @@ def parse_template_kwargs(value: object, *, field: str) -> JsonObject:
         return {}
     plain = parse_object(value, field=field)
     for name in plain:
-        if not name.isidentifier() or name in _SET_BY_US:
+        if not name.isidentifier() or name in RESERVED:
             raise InvalidDataError(
                 f"{field}: {excerpt(name)} is no variable of a chat template that can be set: take it out"
             )

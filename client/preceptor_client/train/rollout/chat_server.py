@@ -22,7 +22,6 @@ from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.retry import RetryPolicy
 from preceptor_client.train.data.examples import ExamplePrompt
 from preceptor_client.train.data.excerpts import excerpt, message_of
-from preceptor_client.train.data.messages import template_message
 from preceptor_client.train.errors import InvalidEpisodeError, InvalidPartError
 from preceptor_client.types import ChatMessage
 from preceptor_client.url import checked_url
@@ -153,7 +152,7 @@ class ChatServer:
 
 def _message(message: ChatMessage) -> JsonObject:
     """As OpenAI's API has it: the arguments of a call are a text there."""
-    asked = template_message(message)
+    asked = message.as_template_message()
     if message.tool_calls:
         asked["tool_calls"] = [
             {

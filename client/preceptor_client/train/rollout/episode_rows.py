@@ -17,7 +17,7 @@ import numpy as np
 
 from preceptor_client.train.data.examples import ExamplePrompt
 from preceptor_client.train.data.excerpts import excerpt
-from preceptor_client.train.data.messages import parse_text, template_message
+from preceptor_client.train.data.messages import parse_text
 from preceptor_client.train.data.reading import Number
 from preceptor_client.train.data.rows import parse_example
 from preceptor_client.train.errors import InvalidDataError
@@ -108,7 +108,7 @@ def episode_row(episode: Episode, *, step: int) -> dict[str, object]:
 
 
 def _prompt_value(prompt: ExamplePrompt) -> object:
-    return prompt if isinstance(prompt, str) else [template_message(message) for message in prompt]
+    return prompt if isinstance(prompt, str) else [message.as_template_message() for message in prompt]
 
 
 def _segment_row(segment: Segment) -> dict[str, object]:

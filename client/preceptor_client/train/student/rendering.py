@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from preceptor.json_values import Json
 from preceptor.template_inputs import TemplateInputs, refuse_unread
 from preceptor.template_names import TemplateNames, names_in
 
-from preceptor_client.train.data.messages import template_message
 from preceptor_client.types import Chat, ChatMessage
 
-_names_in = lru_cache(maxsize=16)(names_in)
 _TEMPLATE = "the student's chat template"
 
 
@@ -32,7 +29,7 @@ def render_chat(
         tuple(messages), tools=tuple(json.loads(tool) for tool in tools), template_arguments=template_kwargs or {}
     )
     inputs = TemplateInputs(
-        messages=[template_message(message) for message in messages],
+        messages=[message.as_template_message() for message in messages],
         tools=[dict(tool) for tool in chat.tools],
         arguments=dict(chat.template_arguments),
         field="messages",
@@ -53,4 +50,4 @@ def render_chat(
 def _names_of(tokenizer: Any) -> TemplateNames | None:
     """What its template reads; None without a template, which transformers tells of."""
     template = tokenizer.chat_template
-    return _names_in(template) if isinstance(template, str) else None
+    return names_in(template) if isinstance(template, str) else None

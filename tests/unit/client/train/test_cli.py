@@ -124,6 +124,20 @@ def test_eval_names_a_bad_example_or_goes_on_without_it(
     assert f"warning: 1 bad example(s) left out; the first: {heldout}:1: not UTF-8" in out
 
 
+def test_eval_tells_once_of_the_bad_examples_of_all_tasks(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text('{"prompt": ""}\n{"prompt": "say tan", "answer": 7}\n')
+    tasks = tmp_path / "tasks.toml"
+    tasks.write_text("".join(f"[tasks.{name}]\ndata.heldout = {json.dumps(str(heldout))}\n" for name in ("a", "b")))
+    assert cli.main(["eval", "@", str(run_toml), "@", str(tasks), "--data.on-bad-example", "skip"]) == 0
+    out = capsys.readouterr().out
+    assert (out.count("a: 0 of 1 right"), out.count("b: 0 of 1 right")) == (1, 1)
+    assert out.count("warning: ") == 1
+    assert f"warning: 2 bad example(s) left out; the first: {heldout}:1: 'prompt' must be" in out
+
+
 @pytest.mark.parametrize("name", ["train", "heldout"])
 def test_data_file_that_cannot_be_read_is_told_by_its_setting(
     run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.loading import load_examples
-from preceptor_client.train.data.messages import template_message
 from preceptor_client.train.data.rows import KEYS, ExtraFields
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.student.encoding import encode_prompt
@@ -131,7 +130,7 @@ def _texts(example: Example) -> list[str]:
             texts.append(prompt)
         else:
             # Not escaped, so that half a character would show; rendering is where arguments must be JSON.
-            texts += [json.dumps(template_message(one), ensure_ascii=False, allow_nan=False) for one in prompt]
+            texts += [json.dumps(one.as_template_message(), ensure_ascii=False, allow_nan=False) for one in prompt]
     return texts
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from preceptor.json_values import JsonObject
+from preceptor.template_inputs import RESERVED
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.data.rows import ExtraFields, parse_example
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.evaluation.config import EvaluationConfig
 from preceptor_client.train.evaluation.evaluate import evaluate
+from preceptor_client.train.student.rendering import render_chat
 from preceptor_client.train.student.student import Student
 from preceptor_client.types import ChatMessage, ToolCall
 
@@ -159,6 +162,23 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, row: dict[str, A
     with pytest.raises(InvalidDataError) as caught:
         _load(tmp_path, json.dumps(row), extra_fields="ignore")
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+@pytest.mark.parametrize("key", ["chat_template_kwargs", "teacher_chat_template_kwargs"])
+def test_a_variable_that_no_template_can_be_given_is_refused_where_it_is_read(key: str, name: str) -> None:
+    with pytest.raises(InvalidDataError, match=f"row 3: '{key}': '{name}' is no variable of a chat template"):
+        parse_example({"prompt": "a", key: {name: "x"}}, index=0, where="row 3")
+
+
+def test_documents_are_given_to_a_template_that_reads_them(student: Student) -> None:
+    row = {"prompt": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"documents": [{"text": "one "}]}}
+    example = parse_example(row, index=0, where="")
+    template = "{% for d in documents %}{{ d.text }}{% endfor %}{{ messages[0].content }}"
+    tokenizer = copy(student.tokenizer)
+    tokenizer.chat_template = template
+    assert isinstance(example.prompt, tuple)
+    assert render_chat(tokenizer, example.prompt, template_kwargs=example.chat_template_kwargs) == "one hi"
 
 
 def test_conversation_with_tools_is_read_as_it_is_written(tmp_path: Path) -> None:
