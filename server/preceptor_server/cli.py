@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     set_up_logging(config.log_level)
     try:
-        asyncio.run(serve(config))
+        asyncio.run(serve(config, reload=lambda: load_settings(ServerConfig, arguments, program=PROGRAM)))
     except (StartupError, EngineUnavailableError) as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,8 +11,8 @@ from preceptor.settings import Section
 from pydantic import DirectoryPath, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from preceptor_server.http.config import HttpConfig, in_existing_folder
-from preceptor_server.reachable import refuse_public
+from preceptor_server.bind_address import refuse_public
+from preceptor_server.edges.http.config import HttpConfig, in_existing_folder
 
 
 class ListenConfig(Section):
@@ -27,6 +28,21 @@ class ListenConfig(Section):
     """Write "host:port" into this file once the server answers."""
     drain_seconds: float = Field(30.0, ge=0)
     """After SIGTERM: how long requests in flight may take to finish, in seconds."""
+    read_seconds: float = Field(30.0, gt=0)
+    """How long a request may take to arrive, in seconds."""
+    max_bytes_in_flight: int = Field(2 * 1024**3, ge=1024**2)
+    """Bytes of the requests that are being read and served at once; beyond it callers are told to come back later."""
+    max_calls_per_connection: int = Field(256, ge=1)
+    """Calls at once over one connection; a client that wants more waits."""
+    max_connections: int | None = Field(None, ge=1)
+    """Connections at once. Default: half of what the process may open (ulimit -n)."""
+
+    @property
+    def most_connections(self) -> int:
+        """`max_connections`, or its default on this machine."""
+        if self.max_connections is not None:
+            return self.max_connections
+        return max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
     @field_validator("address_file")
     @classmethod
@@ -166,6 +182,34 @@ class LimitsConfig(Section):
     """How long a student's tokenizer may take to be read and compared, in seconds."""
 
 
+class TeacherSettings(Section):
+    """One of several teachers."""
+
+    engine: EngineConfig
+    """The model that answers."""
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """How its requests become batches."""
+    limits: LimitsConfig = LimitsConfig()
+    """What one request to it may ask for."""
+
+    @model_validator(mode="after")
+    def _check_across(self) -> Self:
+        queue, group = self.scheduler.max_queue_tokens, self.limits.max_group_tokens
+        if queue < group:
+            raise ValueError(
+                f"scheduler.max_queue_tokens={queue} is below limits.max_group_tokens={group}, so the largest group "
+                "could never be queued: raise one or lower the other"
+            )
+        for name in ("max_batch_tokens", "batch_window_ms"):
+            default = SchedulerConfig.model_fields[name].default
+            if self.engine.kind == "vllm" and getattr(self.scheduler, name) != default:
+                raise ValueError(
+                    f"scheduler.{name} is not for engine.kind=vllm, which makes its own batches: leave it out, and set "
+                    "max_num_batched_tokens in engine.vllm.arguments where its batches shall be of another size"
+                )
+        return self
+
+
 class ServerConfig(BaseSettings):
     """Serves a teacher model: top-K logprobs for what students wrote, over gRPC, and over HTTP to debug. Settings come
     from the command line, else from PRECEPTOR_SERVER_... variables, else from TOML files that stand first: @ a.toml @
@@ -187,28 +231,50 @@ class ServerConfig(BaseSettings):
     """Where the server listens."""
     http: HttpConfig = HttpConfig()
     """The debug API over HTTP, and its page."""
-    engine: EngineConfig
-    """The model that answers."""
+    engine: EngineConfig | None = None
+    """The model that answers. Required, unless `teachers` names several."""
     scheduler: SchedulerConfig = SchedulerConfig()
     """How requests become batches."""
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""
+    teachers: dict[str, TeacherSettings] = Field(default_factory=dict)
+    """Several teachers by name, each with an `engine`, and a `scheduler` and `limits` of its own where it needs them:
+    [teachers.NAME.engine] in a file. They take the place of `teacher`, `engine`, `scheduler` and `limits`. SIGHUP has
+    them read anew."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much to log."""
 
+    @property
+    def hosted(self) -> dict[str, TeacherSettings]:
+        """The teachers by name, however they were named."""
+        if self.teachers:
+            return dict(self.teachers)
+        assert self.engine is not None, "one of the two is set"
+        return {self.teacher: TeacherSettings(engine=self.engine, scheduler=self.scheduler, limits=self.limits)}
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest message that a teacher takes."""
+        return max(settings.limits.max_message_bytes for settings in self.hosted.values())
+
     @model_validator(mode="after")
-    def _check_across(self) -> Self:
-        queue, group = self.scheduler.max_queue_tokens, self.limits.max_group_tokens
-        if queue < group:
-            raise ValueError(
-                f"scheduler.max_queue_tokens={queue} is below limits.max_group_tokens={group}, so the largest group "
-                "could never be queued: raise one or lower the other"
-            )
-        for name in ("max_batch_tokens", "batch_window_ms"):
-            default = SchedulerConfig.model_fields[name].default
-            if self.engine.kind == "vllm" and getattr(self.scheduler, name) != default:
+    def _names_teachers_once(self) -> Self:
+        if not self.teachers:
+            if self.engine is None:
                 raise ValueError(
-                    f"scheduler.{name} is not for engine.kind=vllm, which makes its own batches: leave it out, and set "
-                    "max_num_batched_tokens in engine.vllm.arguments where its batches shall be of another size"
+                    "engine is required: set engine.model to a hub id or a folder, or name several teachers"
                 )
+            TeacherSettings(engine=self.engine, scheduler=self.scheduler, limits=self.limits)
+            return self
+        for name in ("teacher", "engine", "scheduler", "limits"):
+            if name in self.model_fields_set:
+                raise ValueError(f"{name} is for a server with one teacher: set teachers.NAME.{name}, or leave it out")
         return self
+
+    @field_validator("teachers")
+    @classmethod
+    def _names_fit(cls, teachers: dict[str, TeacherSettings]) -> dict[str, TeacherSettings]:
+        for name in teachers:
+            if not 1 <= len(name) <= 128 or not name.isprintable():
+                raise ValueError(f"{name[:128]!r} is no name of a teacher: use 1 to 128 printable characters")
+        return teachers

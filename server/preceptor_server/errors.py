@@ -6,6 +6,9 @@ ServerError
 │   ├── UnknownTokenizerError               no tokenizer of that id: it has to be handed over (again)
 │   └── InvalidTokenizerError               a tokenizer that was handed over and cannot be used
 ├── NotYetImplementedError                  a field that this server understands and does not honour
+├── UnauthenticatedError                    no key, an unknown one, or one that has expired
+├── ForbiddenError                          the key lacks a right, or may not use that teacher
+├── QuotaExceededError                      the tenant has used up its share; `retry_after_seconds` as below
 ├── QueueFullError                          overload; `retry_after_seconds` says when to come back
 ├── DeadlinePassedError                     the caller's deadline passed while its group waited
 ├── EngineFailedError                       the model raised; the cause is logged here, not told to the caller
@@ -16,6 +19,9 @@ ServerError
 """
 
 from __future__ import annotations
+
+INTERNAL = "INTERNAL"
+"""The reason of an error that nobody foresaw."""
 
 
 class ServerError(Exception):
@@ -59,6 +65,31 @@ class NotYetImplementedError(ServerError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class UnauthenticatedError(ServerError):
+    """It is not known who asks. Reasons: NO_KEY, UNKNOWN_KEY, EXPIRED_KEY."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ForbiddenError(ServerError):
+    """Who asks may not do that. Reasons: MISSING_RIGHT, TEACHER_NOT_ALLOWED."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class QuotaExceededError(ServerError):
+    """The tenant has used up its share. Reasons: TOO_MANY_CALLS, TOO_MANY_BYTES, RATE_LIMITED."""
+
+    def __init__(self, message: str, *, reason: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
 
 
 class QueueFullError(ServerError):
@@ -117,3 +148,8 @@ class StartupError(ServerError):
 def said(error: BaseException) -> str:
     """What a foreign error says, with its type where that alone would not be understood (KeyError: 'x')."""
     return str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason that a caller is told, and that is counted."""
+    return error.reason if isinstance(error, ServerError) else INTERNAL

@@ -1,67 +1,128 @@
-"""One call from its decoded form to its answer: read it in the teacher's tokens, await the scheduler, project back.
+"""One call from its arrival to its answer: checked, read in the teacher's tokens, scheduled, projected back.
 
-Knows nothing of gRPC. What takes more than a moment runs in a thread, so that other calls are not kept waiting.
+What takes more than a moment runs in a thread, so that other calls are not kept waiting.
 """
+
+# T = tokens of a response, N = scored positions, K = support size, M = tokens that the teacher reads for a response
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from preceptor.wire import PositionStatus, SegmentationPolicy, StatusArray
+from preceptor.wire import PositionStatus, SegmentationPolicy, StatusArray, digest_of_scored_ids
 
 from preceptor_server.alignment.candidates import merged_teacher_ids, teacher_candidates
-from preceptor_server.alignment.projection import num_teacher_tokens, project
+from preceptor_server.alignment.projection import Projected, num_teacher_tokens, project
 from preceptor_server.alignment.reading import Reading
 from preceptor_server.alignment.types import Alignment
-from preceptor_server.decoding import check_group_tokens
+from preceptor_server.callers import Caller
+from preceptor_server.calls import ScoreCall, ScoredCall, ScoredResponse, Timings
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.types import (
-    ResponseColumns,
-    ResponseToScore,
-    ScoreCall,
-    ScoredCall,
-    ScoredGroup,
-    ScoredResponse,
-    ScoreGroup,
-)
+from preceptor_server.preparing import PreparedCall, check_group_tokens, prepare_off_loop
+from preceptor_server.types import ResponseColumns, ResponseToScore, ScoredGroup, ScoreGroup
+
+_SMALL_TOKENS = 8192
+"""Up to so many tokens an answer that needs no alignment is put together on the event loop: hashing them takes less
+than handing them to a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scores:
+    """What became of a prepared call."""
+
+    responses: tuple[ScoredResponse, ...]
+    revision: str
+    queue_ms: float = 0.0
+    forward_ms: float = 0.0
 
 
 async def score_call(
-    call: ScoreCall, teacher: HostedTeacher, *, caller: str, timeout_seconds: float | None, weight: float = 1.0
+    call: ScoreCall, teacher: HostedTeacher, *, caller: Caller, timeout_seconds: float | None
 ) -> ScoredCall:
-    """Raises what the scheduler raises, and InvalidRequestError where the teacher's reading exceeds a limit."""
-    if not any(response.score_mask_T.any() for response in call.responses):
-        # That its prompt can be read is all that was asked, and decoding has shown it.
-        excluded = tuple(_excluded(response, call.top_k) for response in call.responses)
-        return ScoredCall(responses=excluded, revision=teacher.info.revision_of(call.adapter))
-    if call.alignment is None:
-        group = _group(call, call.responses, top_k=call.top_k)
-        scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds, weight=weight)
-        answers = tuple(ScoredResponse(columns=columns) for columns in scored.columns)
-        return _scored_call(answers, scored)
-    revision = teacher.info.revision_of(call.adapter)
-    started = asyncio.get_running_loop().time()
-    readings = await asyncio.to_thread(_read, call, teacher)
-    responses = await asyncio.to_thread(_ask, call, call.alignment, readings, teacher)
+    """Raises what `prepare_call` and the scheduler raise, and InvalidRequestError where the teacher's reading exceeds a
+    limit."""
+    started = time.monotonic()
+    deadline = None if timeout_seconds is None else started + timeout_seconds
+    prepared = await prepare_off_loop(call, teacher)
+    decode_ms = (time.monotonic() - started) * 1000
+    scores = await _score(prepared, teacher, caller=caller, deadline=deadline)
+    return ScoredCall(
+        responses=scores.responses,
+        request_id=call.request_id,
+        teacher=teacher.name,
+        revision=scores.revision,
+        adapter=call.adapter,
+        tokenizer_id=prepared.tokenizer_id,
+        top_k=call.top_k,
+        temperature=call.temperature,
+        logprob_dtype=call.logprob_dtype,
+        segmentation=prepared.segmentation,
+        student_vocabulary_size=prepared.student_vocabulary_size,
+        teacher_vocabulary_size=teacher.info.vocabulary_size,
+        prompt_ids_P=prepared.prompt_ids_P,
+        returns_prompt_ids=prepared.returns_prompt_ids,
+        timings=Timings(
+            decode_ms=decode_ms,
+            queue_ms=scores.queue_ms,
+            forward_ms=scores.forward_ms,
+            total_ms=(time.monotonic() - started) * 1000,
+        ),
+    )
+
+
+async def _score(prepared: PreparedCall, teacher: HostedTeacher, *, caller: Caller, deadline: float | None) -> _Scores:
+    revision = teacher.info.revision_of(prepared.call.adapter)
+    if not any(response.score_mask_T.any() for response in prepared.responses):
+        # That its prompt can be read is all that was asked, and preparing it has shown it.
+        return _Scores(responses=tuple(_excluded(prepared, one) for one in prepared.responses), revision=revision)
+    if prepared.alignment is None:
+        group = _group(prepared, prepared.responses, top_k=prepared.call.top_k)
+        scored = await teacher.scheduler.score(
+            group,
+            caller=f"{caller.tenant.name}/{caller.name}",
+            weight=caller.weight,
+            timeout_seconds=_seconds_until(deadline),
+        )
+        if group.num_tokens <= _SMALL_TOKENS:
+            return _as_they_are(prepared, scored)
+        return await asyncio.to_thread(_as_they_are, prepared, scored)
+    return await _score_aligned(prepared, prepared.alignment, teacher, caller=caller, deadline=deadline)
+
+
+async def _score_aligned(
+    prepared: PreparedCall, alignment: Alignment, teacher: HostedTeacher, *, caller: Caller, deadline: float | None
+) -> _Scores:
+    revision = teacher.info.revision_of(prepared.call.adapter)
+    readings, responses = await asyncio.to_thread(_read_and_ask, prepared, alignment, teacher)
     if not responses:
-        pairs = zip(readings, call.responses, strict=True)
-        unscored = tuple(_unscored(reading, response, call.top_k) for reading, response in pairs)
-        return ScoredCall(responses=unscored, revision=revision)
+        pairs = zip(readings, prepared.responses, strict=True)
+        unscored = tuple(_unscored(prepared, reading, response) for reading, response in pairs)
+        return _Scores(responses=unscored, revision=revision)
     # Of more than K the engine may give fewer: then fewer of the K have a mass of their own, and the tail has theirs.
-    top_k = num_teacher_tokens(call.alignment, top_k=call.top_k, merges_end_tokens=_merges(call))
-    group = _group(call, responses, top_k=min(top_k, teacher.info.largest_top_k))
+    top_k = num_teacher_tokens(alignment, top_k=prepared.call.top_k, merges_end_tokens=_merges(prepared))
+    group = _group(prepared, responses, top_k=min(top_k, teacher.info.largest_top_k))
     check_group_tokens(group, teacher)
-    if timeout_seconds is not None:
-        timeout_seconds -= asyncio.get_running_loop().time() - started
-    scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds, weight=weight)
-    return await asyncio.to_thread(_project, call, call.alignment, readings, scored)
+    scored = await teacher.scheduler.score(
+        group,
+        caller=f"{caller.tenant.name}/{caller.name}",
+        weight=caller.weight,
+        timeout_seconds=_seconds_until(deadline),
+    )
+    return await asyncio.to_thread(_project, prepared, alignment, readings, scored)
 
 
-def _group(call: ScoreCall, responses: Sequence[ResponseToScore], *, top_k: int) -> ScoreGroup:
+def _seconds_until(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - time.monotonic()
+
+
+def _group(prepared: PreparedCall, responses: Sequence[ResponseToScore], *, top_k: int) -> ScoreGroup:
+    call = prepared.call
     return ScoreGroup(
-        prompt_ids_P=call.prompt_ids_P,
+        prompt_ids_P=prepared.prompt_ids_P,
         responses=tuple(responses),
         top_k=top_k,
         temperature=call.temperature,
@@ -70,85 +131,102 @@ def _group(call: ScoreCall, responses: Sequence[ResponseToScore], *, top_k: int)
     )
 
 
-def _scored_call(answers: Sequence[ScoredResponse], scored: ScoredGroup) -> ScoredCall:
-    return ScoredCall(
-        responses=tuple(answers), revision=scored.revision, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms
+def _as_they_are(prepared: PreparedCall, scored: ScoredGroup) -> _Scores:
+    """The student's ids are the teacher's."""
+    pairs = zip(prepared.responses, scored.columns, strict=True)
+    return _scores(
+        [ScoredResponse(columns=columns, digest=_digest(prepared, response)) for response, columns in pairs],
+        scored,
     )
 
 
-def _read(call: ScoreCall, teacher: HostedTeacher) -> list[Reading]:
-    assert call.alignment is not None, "read only what is aligned"
+def _scores(responses: Sequence[ScoredResponse], scored: ScoredGroup) -> _Scores:
+    return _Scores(
+        responses=tuple(responses), revision=scored.revision, queue_ms=scored.queue_ms, forward_ms=scored.forward_ms
+    )
+
+
+def _digest(prepared: PreparedCall, response: ResponseToScore) -> bytes:
+    return digest_of_scored_ids(prepared.sent_prompt_ids, response.ids_T)
+
+
+def _read_and_ask(
+    prepared: PreparedCall, alignment: Alignment, teacher: HostedTeacher
+) -> tuple[list[Reading], list[ResponseToScore]]:
+    """How the teacher reads each response, and the readings of which something is wanted, as the engine takes them."""
     assert teacher.aligner is not None, "an alignment comes from the teacher's aligner"
-    return teacher.aligner.reader.read(
-        call.responses,
-        call.alignment,
-        policy=call.segmentation,
-        paper_token_ids=call.paper_token_ids,
-        room=teacher.info.max_model_len - len(call.prompt_ids_P),
+    readings = teacher.aligner.reader.read(
+        prepared.responses,
+        alignment,
+        policy=prepared.segmentation,
+        paper_token_ids=prepared.call.paper_token_ids,
+        room=teacher.info.max_model_len - len(prepared.prompt_ids_P),
     )
-
-
-def _ask(
-    call: ScoreCall, alignment: Alignment, readings: Sequence[Reading], teacher: HostedTeacher
-) -> list[ResponseToScore]:
-    """The readings of which something is wanted, as the engine takes them."""
-    merges = _merges(call) and teacher.info.scores_candidates
+    merges = _merges(prepared) and teacher.info.scores_candidates
     merged_ids = merged_teacher_ids(alignment, merges_end_tokens=merges)
-    return [
+    responses = [
         ResponseToScore(
             ids_T=reading.teacher_ids_M,
             score_mask_T=reading.wanted_M,
             candidate_ids_TC=teacher_candidates(response, reading, alignment, merged_ids=merged_ids),
         )
-        for reading, response in zip(readings, call.responses, strict=True)
+        for reading, response in zip(readings, prepared.responses, strict=True)
         if reading.wanted_M.any()
     ]
+    return readings, responses
 
 
-def _project(call: ScoreCall, alignment: Alignment, readings: Sequence[Reading], scored: ScoredGroup) -> ScoredCall:
+def _project(prepared: PreparedCall, alignment: Alignment, readings: Sequence[Reading], scored: ScoredGroup) -> _Scores:
     columns = iter(scored.columns)
     answers = [
-        _projected(call, alignment, reading, response, next(columns))
+        _projected(prepared, alignment, reading, response, next(columns))
         if reading.wanted_M.any()
-        else _unscored(reading, response, call.top_k)
-        for reading, response in zip(readings, call.responses, strict=True)
+        else _unscored(prepared, reading, response)
+        for reading, response in zip(readings, prepared.responses, strict=True)
     ]
-    return _scored_call(answers, scored)
+    return _scores(answers, scored)
 
 
 def _projected(
-    call: ScoreCall, alignment: Alignment, reading: Reading, response: ResponseToScore, columns: ResponseColumns
+    prepared: PreparedCall,
+    alignment: Alignment,
+    reading: Reading,
+    response: ResponseToScore,
+    columns: ResponseColumns,
 ) -> ScoredResponse:
-    projected = project(
+    projected: Projected = project(
         columns,
         reading,
         alignment,
-        top_k=call.top_k,
-        merges_end_tokens=_merges(call),
+        top_k=prepared.call.top_k,
+        merges_end_tokens=_merges(prepared),
         candidate_ids_TC=response.candidate_ids_TC,
     )
     is_own = np.array_equal(reading.teacher_ids_M, response.ids_T)
     return ScoredResponse(
         columns=projected.columns,
+        digest=_digest(prepared, response),
         teacher_ids_M=None if is_own else reading.teacher_ids_M,
         teacher_rows_N=None if is_own else projected.rows_N,
         unmapped_mass=projected.unmapped_mass,
     )
 
 
-def _unscored(reading: Reading, response: ResponseToScore, top_k: int) -> ScoredResponse:
+def _unscored(prepared: PreparedCall, reading: Reading, response: ResponseToScore) -> ScoredResponse:
     """No position of the response can be scored."""
     return ScoredResponse(
+        columns=_no_rows(response, prepared.call.top_k, status_T=reading.status_T),
+        digest=_digest(prepared, response),
         teacher_ids_M=reading.teacher_ids_M,
         teacher_rows_N=np.zeros(0, np.int64),
-        columns=_no_rows(response, top_k, status_T=reading.status_T),
     )
 
 
-def _excluded(response: ResponseToScore, top_k: int) -> ScoredResponse:
+def _excluded(prepared: PreparedCall, response: ResponseToScore) -> ScoredResponse:
     """No position of the response is to be scored."""
     status_T = np.full(len(response.ids_T), PositionStatus.EXCLUDED, np.uint8)
-    return ScoredResponse(columns=_no_rows(response, top_k, status_T=status_T))
+    columns = _no_rows(response, prepared.call.top_k, status_T=status_T)
+    return ScoredResponse(columns=columns, digest=_digest(prepared, response))
 
 
 def _no_rows(response: ResponseToScore, top_k: int, *, status_T: StatusArray) -> ResponseColumns:
@@ -164,6 +242,6 @@ def _no_rows(response: ResponseToScore, top_k: int, *, status_T: StatusArray) ->
     )
 
 
-def _merges(call: ScoreCall) -> bool:
+def _merges(prepared: PreparedCall) -> bool:
     """AS_IS and PAPER leave every end token by itself."""
-    return call.segmentation in (SegmentationPolicy.MASK, SegmentationPolicy.CANONICAL)
+    return prepared.segmentation in (SegmentationPolicy.MASK, SegmentationPolicy.CANONICAL)

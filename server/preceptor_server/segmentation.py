@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import SegmentationPolicy, VocabularyRelation
 
 from preceptor_server.alignment.types import Alignment
+from preceptor_server.calls import ScoreCall
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError
 from preceptor_server.hosted import HostedTeacher
 
@@ -13,24 +13,21 @@ MAX_PAPER_TOKENS = 1024
 _MAX_SHOWN_NAME = 128
 
 
-def choose_alignment(request: pb.ScoreRequest, teacher: HostedTeacher) -> tuple[Alignment | None, SegmentationPolicy]:
+def choose_alignment(call: ScoreCall, teacher: HostedTeacher) -> tuple[Alignment | None, SegmentationPolicy]:
     """The alignment, None where ids are the teacher's own and scored unchanged, and the policy as applied.
 
     Raises InvalidRequestError (UnknownTokenizerError among them) or NotYetImplementedError, with the field's name.
     """
-    if request.segmentation not in pb.SegmentationPolicy.values():
-        known = ", ".join(f"{policy.name} ({policy.value})" for policy in SegmentationPolicy)
-        raise InvalidRequestError("segmentation", f"{request.segmentation} is unknown: use {known}")
-    alignment = find_alignment(request.tokenizer_id, teacher)
+    alignment = find_alignment(call.tokenizer_id, teacher)
     if alignment is None:
-        if request.segmentation in (pb.SEGMENTATION_POLICY_UNSPECIFIED, pb.SEGMENTATION_POLICY_AS_IS):
-            _check_paper_tokens(request, SegmentationPolicy.AS_IS, num_ids=0)
+        if call.segmentation in (None, SegmentationPolicy.AS_IS):
+            _check_paper_tokens(call, SegmentationPolicy.AS_IS, num_ids=0)
             return None, SegmentationPolicy.AS_IS
         raise NotYetImplementedError(
             "segmentation", "this teacher has no tokenizer that it could segment with: use AS_IS, or leave it out"
         )
-    policy = _policy(request, alignment)
-    _check_paper_tokens(request, policy, num_ids=alignment.pairing.student.size)
+    policy = _policy(call, alignment)
+    _check_paper_tokens(call, policy, num_ids=alignment.pairing.student.size)
     is_unaligned = policy is SegmentationPolicy.AS_IS and alignment.pairing.relation is VocabularyRelation.IDENTICAL
     return None if is_unaligned else alignment, policy
 
@@ -48,11 +45,11 @@ def find_alignment(tokenizer_id: str, teacher: HostedTeacher) -> Alignment | Non
     return teacher.aligner.registry.get(tokenizer_id or teacher.tokenizer_id)
 
 
-def _policy(request: pb.ScoreRequest, alignment: Alignment) -> SegmentationPolicy:
+def _policy(call: ScoreCall, alignment: Alignment) -> SegmentationPolicy:
     relation = alignment.pairing.relation
-    if request.segmentation == pb.SEGMENTATION_POLICY_UNSPECIFIED:
+    if call.segmentation is None:
         return SegmentationPolicy.AS_IS if relation.is_one_to_one else SegmentationPolicy.CANONICAL
-    policy = SegmentationPolicy(request.segmentation)
+    policy = call.segmentation
     if policy is not SegmentationPolicy.CANONICAL and not relation.is_one_to_one:
         raise InvalidRequestError(
             "segmentation",
@@ -63,8 +60,8 @@ def _policy(request: pb.ScoreRequest, alignment: Alignment) -> SegmentationPolic
     return policy
 
 
-def _check_paper_tokens(request: pb.ScoreRequest, policy: SegmentationPolicy, *, num_ids: int) -> None:
-    ids, is_paper = request.paper_token_ids, policy is SegmentationPolicy.PAPER
+def _check_paper_tokens(call: ScoreCall, policy: SegmentationPolicy, *, num_ids: int) -> None:
+    ids, is_paper = call.paper_token_ids, policy is SegmentationPolicy.PAPER
     if is_paper != bool(ids):
         message = "is empty: PAPER needs at least one id" if is_paper else f"belongs to PAPER, not to {policy.name}"
         raise InvalidRequestError("paper_token_ids", message)

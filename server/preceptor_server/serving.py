@@ -1,41 +1,26 @@
-"""One group from its message to its answer, the same for every transport. Observers are told what became of it."""
+"""Scores one group, the same for every transport. Observers are told what became of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from preceptor.v1 import teacher_pb2 as pb
-
-from preceptor_server.decoding import decode_off_loop
-from preceptor_server.encoding import encode_score_response
-from preceptor_server.hosted import HostedTeacher
+from preceptor_server.callers import Caller
+from preceptor_server.calls import ScoreCall, ScoredCall
+from preceptor_server.errors import reason_of
 from preceptor_server.scoring import score_call
-from preceptor_server.status import reason_of
+from preceptor_server.teachers import Teachers
 
 OK = "ok"
 CANCELLED = "CANCELLED"
 """The outcome of a group that nobody waited for any more."""
 
-Transport = Literal["grpc", "http"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks, and by which way."""
-
-    name: str
-    """For fairness: groups of one name share one turn."""
-    transport: Transport
-    weight: float = 1.0
-    """What its tokens weigh in the queue, in (0, 1]."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notes:
-    """What an answer says beside the scores, of things that the wire does not carry."""
+    """What an edge knows of a call that the core does not need."""
 
     is_next: bool = False
     """The only response is one token that nobody wrote: its row says what may follow the prompt."""
@@ -51,8 +36,10 @@ class Outcome:
     """What became of a group."""
 
     caller: Caller
-    request: pb.ScoreRequest
-    response: pb.ScoreResponse | None
+    teacher: str
+    """As asked for; the name of the one that answered where there is an answer."""
+    call: ScoreCall
+    scored: ScoredCall | None
     """None where it failed."""
     notes: Notes
     reason: str
@@ -62,12 +49,11 @@ class Outcome:
     @property
     def num_positions(self) -> int:
         """Scored ones."""
-        scores = self.response.responses if self.response is not None else ()
-        return sum(len(one.log_tail_mass) // 4 for one in scores)
+        return self.scored.num_positions if self.scored else 0
 
 
 class Observer(Protocol):
-    """Whoever counts, or keeps, what is asked. It is called on the way of every request, so it must be quick."""
+    """Counts, or keeps, what is asked. It is called on the way of every request, so it must be quick."""
 
     def began(self, caller: Caller) -> None: ...
 
@@ -76,22 +62,24 @@ class Observer(Protocol):
 
 
 class ScoreService:
-    """Decodes, scores, encodes."""
+    """Finds the teacher, scores, and tells the observers."""
 
-    def __init__(self, teacher: HostedTeacher, *, observers: Sequence[Observer] = ()) -> None:
-        self.teacher = teacher
+    def __init__(self, teachers: Teachers, *, observers: Sequence[Observer] = ()) -> None:
+        self.teachers = teachers
         self._observers = tuple(observers)
 
     async def score(
-        self, request: pb.ScoreRequest, *, caller: Caller, timeout_seconds: float | None, notes: Notes = NO_NOTES
-    ) -> pb.ScoreResponse:
-        """Raises what decoding and scoring raise."""
+        self, call: ScoreCall, caller: Caller, *, timeout_seconds: float | None, notes: Notes = NO_NOTES
+    ) -> ScoredCall:
+        """Raises what finding the teacher and scoring raise."""
         started = time.monotonic()
         for observer in self._observers:
             observer.began(caller)
-        response, reason = None, CANCELLED
+        scored, reason, name = None, CANCELLED, call.teacher
         try:
-            response = await self._answer(request, caller=caller, timeout_seconds=timeout_seconds, started=started)
+            with self.teachers.use(call.teacher, tenant=caller.tenant) as teacher:
+                name = teacher.name
+                scored = await score_call(call, teacher, caller=caller, timeout_seconds=timeout_seconds)
             reason = OK
         except Exception as error:
             reason = reason_of(error)
@@ -99,23 +87,13 @@ class ScoreService:
         finally:
             outcome = Outcome(
                 caller=caller,
-                request=request,
-                response=response,
+                teacher=name,
+                call=call,
+                scored=scored,
                 notes=notes,
                 reason=reason,
                 total_seconds=time.monotonic() - started,
             )
             for observer in self._observers:
                 observer.ended(outcome)
-        return response
-
-    async def _answer(
-        self, request: pb.ScoreRequest, *, caller: Caller, timeout_seconds: float | None, started: float
-    ) -> pb.ScoreResponse:
-        call = await decode_off_loop(request, self.teacher)
-        decode_ms = (time.monotonic() - started) * 1000
-        scored = await score_call(
-            call, self.teacher, caller=caller.name, timeout_seconds=timeout_seconds, weight=caller.weight
-        )
-        total_ms = (time.monotonic() - started) * 1000
-        return encode_score_response(call, scored, self.teacher, decode_ms=decode_ms, total_ms=total_ms)
+        return scored

@@ -1,4 +1,4 @@
-"""What flows through the server between its edges: frozen dataclasses over numpy arrays, without protobuf or torch."""
+"""What flows between the core and an engine: frozen dataclasses over numpy arrays, without protobuf or torch."""
 
 # P = prompt tokens, T = tokens of a response, N = scored positions, K = support size, C = candidates per position
 
@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobArray, LogprobDtype, SegmentationPolicy, StatusArray, TokenArray
-
-from preceptor_server.alignment.types import Alignment
+from preceptor.wire import LogprobArray, StatusArray, TokenArray
 
 CANDIDATES_PER_TOKEN = 64
 """They cost next to no time, and half a kilobyte while they wait."""
@@ -80,57 +78,6 @@ def num_shared_tokens(a: TokenArray, b: TokenArray) -> int:
 
 GroupColumns = tuple[ResponseColumns, ...]
 """One entry per response of a group, in its order."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScoreCall:
-    """A decoded, validated request: what to score, and what the answer must say about it."""
-
-    request_id: str
-    tokenizer_id: str
-    prompt_ids_P: TokenArray
-    """In the teacher's ids."""
-    sent_prompt_ids: TokenArray
-    """The prompt as the request carried it; the teacher's ids where it came as text or chat."""
-    returns_prompt_ids: bool
-    """The caller cannot know the prompt's ids in the teacher's vocabulary."""
-    responses: tuple[ResponseToScore, ...]
-    """In the student's ids."""
-    alignment: Alignment | None
-    """None where the student's ids are the teacher's and are scored unchanged."""
-    segmentation: SegmentationPolicy
-    paper_token_ids: tuple[int, ...]
-    top_k: int
-    temperature: float
-    batch_invariant: bool
-    logprob_dtype: LogprobDtype
-    student_vocabulary_size: int
-    adapter: str = ""
-    """As in ScoreGroup."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScoredResponse:
-    """What is answered about one response, in the student's ids."""
-
-    columns: ResponseColumns
-    teacher_ids_M: TokenArray | None = None
-    """What the teacher read in its place; None where that is the response itself."""
-    teacher_rows_N: npt.NDArray[np.int64] | None = None
-    """For each row the index into `teacher_ids_M` of the token before which the teacher was asked."""
-    unmapped_mass: float = 0.0
-    """Mean mass of the teacher's likeliest tokens that have no place in the student's vocabulary."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredCall:
-    """The answer to a call, and where the time went."""
-
-    responses: tuple[ScoredResponse, ...]
-    revision: str
-    """Of the weights that scored it."""
-    queue_ms: float = 0.0
-    forward_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

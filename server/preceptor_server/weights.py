@@ -13,13 +13,13 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from preceptor.v1 import teacher_pb2 as pb
-
-from preceptor_server.decoding import MAX_SHOWN_NAME, check_adapter_name, check_teacher_name
 from preceptor_server.engines.base import UpdatesWeights
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, StartupError, WeightUpdateError
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.preparing import MAX_SHOWN_NAME, check_adapter_name
+from preceptor_server.scheduler import Scheduler
 from preceptor_server.selftest import check_engine
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,17 @@ MAX_ADAPTER_NAME_LENGTH = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightUpdateCall:
+    """What a caller asks for; the fields of UpdateWeightsRequest."""
+
+    path: str
+    adapter: str
+    unload: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightUpdate:
-    """A decoded, validated request."""
+    """A checked call."""
 
     adapter: str
     """Empty: the teacher's own weights."""
@@ -50,22 +59,19 @@ class WeightsInUse:
 
 
 class WeightUpdates:
-    """Carries out the updates of one teacher, one after the other."""
+    """Carries out updates, those of one teacher one after the other."""
 
-    def __init__(self, teacher: HostedTeacher) -> None:
-        self._teacher = teacher
-        self._lock = asyncio.Lock()
+    def __init__(self) -> None:
+        self._locks: WeakKeyDictionary[Scheduler, asyncio.Lock] = WeakKeyDictionary()
+        """By a teacher's scheduler, which lives as long as it does."""
         self._running: set[asyncio.Task[WeightsInUse]] = set()
 
-    async def update(self, request: pb.UpdateWeightsRequest) -> pb.UpdateWeightsResponse:
+    async def update(self, call: WeightUpdateCall, teacher: HostedTeacher) -> WeightsInUse:
         """Raises InvalidRequestError (UnknownTeacherError among them), NotYetImplementedError or WeightUpdateError;
         the old weights go on serving then."""
-        engine, update = decode_update(request, self._teacher)
+        engine, update = check_update(call, teacher)
         # A caller that gives up must not end a change in the middle.
-        done = await asyncio.shield(self._start(self._apply(engine, update)))
-        return pb.UpdateWeightsResponse(
-            revision=done.revision, previous_revision=done.previous_revision, paused_ms=done.paused_ms
-        )
+        return await asyncio.shield(self._start(self._apply(engine, update, teacher)))
 
     def _start(self, update: Coroutine[Any, Any, WeightsInUse]) -> asyncio.Task[WeightsInUse]:  # Any: unused channels
         task = asyncio.get_running_loop().create_task(update, name="weight-update")
@@ -79,59 +85,61 @@ class WeightUpdates:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("weight update failed error=%s", error)
 
-    async def _apply(self, engine: UpdatesWeights, update: WeightUpdate) -> WeightsInUse:
-        async with self._lock:
-            previous = self._revision_of(update.adapter)
+    async def _apply(self, engine: UpdatesWeights, update: WeightUpdate, teacher: HostedTeacher) -> WeightsInUse:
+        async with self._locks.setdefault(teacher.scheduler, asyncio.Lock()):
+            previous = _revision_of(update.adapter, teacher)
             paused_ms = 0.0
             if update.adapter:
-                await self._change_adapter(engine, update)
+                await _change_adapter(engine, update, teacher)
             else:
                 assert update.folder is not None, "only an adapter can be taken away"
-                paused_ms = await self._change_weights(engine, update.folder)
-            revision = self._revision_of(update.adapter)
+                paused_ms = await _change_weights(engine, update.folder, teacher)
+            revision = _revision_of(update.adapter, teacher)
             logger.info(
                 "weights updated adapter=%r folder=%s previous_revision=%s revision=%s paused_ms=%.0f",
                 update.adapter, update.folder, previous, revision, paused_ms,
             )  # fmt: skip
             return WeightsInUse(revision=revision, previous_revision=previous, paused_ms=paused_ms)
 
-    async def _change_adapter(self, engine: UpdatesWeights, update: WeightUpdate) -> None:
-        if update.folder is not None:
-            await engine.load_adapter(update.adapter, update.folder)
-            return
-        # Again, and under the lock: the update before this one may have taken it away.
-        check_adapter_name(update.adapter, self._teacher)
-        await engine.unload_adapter(update.adapter)
 
-    async def _change_weights(self, engine: UpdatesWeights, folder: Path) -> float:
-        """How long nothing was scored, in milliseconds."""
-        async with self._teacher.scheduler.paused():
-            started = time.monotonic()
-            restore = await engine.load_weights(folder)
-            try:
-                await check_engine(self._teacher.engine)
-            except Exception as error:
-                if restore is None:
-                    raise WeightUpdateError(
-                        "path",
-                        f"the new weights fail the self-test ({error}), and this engine cannot bring the old ones "
-                        "back: update again with weights that are right, or start the server anew",
-                    ) from error
-                await restore()
-                if isinstance(error, StartupError):
-                    raise WeightUpdateError("path", f"the new weights fail the self-test: {error}") from error
-                raise
-            return (time.monotonic() - started) * 1000
-
-    def _revision_of(self, adapter: str) -> str:
-        info = self._teacher.info
-        return info.adapters.get(adapter, "") if adapter else info.revision
+async def _change_adapter(engine: UpdatesWeights, update: WeightUpdate, teacher: HostedTeacher) -> None:
+    if update.folder is not None:
+        await engine.load_adapter(update.adapter, update.folder)
+        return
+    # Again, and under the lock: the update before this one may have taken it away.
+    check_adapter_name(update.adapter, teacher)
+    await engine.unload_adapter(update.adapter)
 
 
-def decode_update(request: pb.UpdateWeightsRequest, teacher: HostedTeacher) -> tuple[UpdatesWeights, WeightUpdate]:
+async def _change_weights(engine: UpdatesWeights, folder: Path, teacher: HostedTeacher) -> float:
+    """How long nothing was scored, in milliseconds."""
+    async with teacher.scheduler.paused():
+        started = time.monotonic()
+        restore = await engine.load_weights(folder)
+        try:
+            await check_engine(teacher.engine)
+        except Exception as error:
+            if restore is None:
+                raise WeightUpdateError(
+                    "path",
+                    f"the new weights fail the self-test ({error}), and this engine cannot bring the old ones "
+                    "back: update again with weights that are right, or start the server anew",
+                ) from error
+            await restore()
+            if isinstance(error, StartupError):
+                raise WeightUpdateError("path", f"the new weights fail the self-test: {error}") from error
+            raise
+        return (time.monotonic() - started) * 1000
+
+
+def _revision_of(adapter: str, teacher: HostedTeacher) -> str:
+    info = teacher.info
+    return info.adapters.get(adapter, "") if adapter else info.revision
+
+
+def check_update(call: WeightUpdateCall, teacher: HostedTeacher) -> tuple[UpdatesWeights, WeightUpdate]:
     """The engine, as one that can do it, and what to do. Raises InvalidRequestError (UnknownTeacherError among them),
     NotYetImplementedError or WeightUpdateError, each with the field's name."""
-    check_teacher_name(request.teacher, teacher)
     engine = teacher.engine
     if not isinstance(engine, UpdatesWeights):
         raise NotYetImplementedError("path", f"the engine {teacher.info.engine!r} cannot take new weights: restart it")
@@ -141,16 +149,16 @@ def decode_update(request: pb.UpdateWeightsRequest, teacher: HostedTeacher) -> t
             "this server takes no new weights: start it with engine.weights_folder set to the folder they will lie in",
             reason=WEIGHT_UPDATES_OFF,
         )
-    _check_name(request.adapter)
-    if not request.unload:
-        folder = find_folder(request.path, weights_folder=teacher.weights_folder)
-        return engine, WeightUpdate(adapter=request.adapter, folder=folder)
-    if not request.adapter:
+    _check_name(call.adapter)
+    if not call.unload:
+        folder = find_folder(call.path, weights_folder=teacher.weights_folder)
+        return engine, WeightUpdate(adapter=call.adapter, folder=folder)
+    if not call.adapter:
         raise InvalidRequestError("adapter", "is empty: unload takes an adapter away, and needs its name")
-    if request.path:
+    if call.path:
         raise InvalidRequestError("path", "is for weights to load: leave it out with unload")
-    check_adapter_name(request.adapter, teacher)
-    return engine, WeightUpdate(adapter=request.adapter, folder=None)
+    check_adapter_name(call.adapter, teacher)
+    return engine, WeightUpdate(adapter=call.adapter, folder=None)
 
 
 def find_folder(path: str, *, weights_folder: Path) -> Path:

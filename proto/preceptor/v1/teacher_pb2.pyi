@@ -10,6 +10,8 @@ Conventions:
 - A server refuses what it does not implement with UNIMPLEMENTED and a reason. It never ignores a field.
 - Errors carry `google.rpc.ErrorInfo` (domain "preceptor", a reason in UPPER_SNAKE_CASE, the field's name in the
   metadata entry "field") and, under overload, `google.rpc.RetryInfo`.
+- A server with keys wants the metadata entry "authorization: Bearer KEY"; without one, with an unknown or an expired one
+  a call ends in UNAUTHENTICATED, without the right in PERMISSION_DENIED.
 """
 
 from collections import abc as _abc
@@ -508,7 +510,7 @@ class ScoreRequest(_message.Message):
     SEGMENTATION_FIELD_NUMBER: _builtins.int
     PAPER_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Chosen by the caller, echoed in the answer; at most 128 characters. Required in a stream."""
+    """Chosen by the caller, echoed in the answer; at most 128 characters."""
     teacher: _builtins.str
     """Name of a teacher listed by GetInfo. Empty = the only one."""
     adapter: _builtins.str
@@ -762,104 +764,6 @@ class ScoreResponse(_message.Message):
 Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
 
 @_typing.final
-class ScoreStreamRequest(_message.Message):
-    """One group in a stream."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUEST_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def request(self) -> Global___ScoreRequest:
-        """The group; its `request_id` must be set, and be unlike any other in flight on this stream."""
-
-    def __init__(
-        self,
-        *,
-        request: Global___ScoreRequest | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ScoreStreamRequest: _TypeAlias = ScoreStreamRequest  # noqa: Y015
-
-@_typing.final
-class ScoreError(_message.Message):
-    """Why one group of a stream failed; the stream goes on."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CODE_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    FIELD_FIELD_NUMBER: _builtins.int
-    RETRY_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
-    code: _builtins.int
-    """A canonical gRPC status code, such as 3 for INVALID_ARGUMENT."""
-    reason: _builtins.str
-    """UPPER_SNAKE_CASE, such as TOKEN_OUT_OF_RANGE."""
-    message: _builtins.str
-    """What is wrong and what to change."""
-    field: _builtins.str
-    """The request's field at fault. Empty = none in particular."""
-    retry_after_seconds: _builtins.float
-    """When to ask again, in seconds; 0 = asking again will not help."""
-    def __init__(
-        self,
-        *,
-        code: _builtins.int = ...,
-        reason: _builtins.str = ...,
-        message: _builtins.str = ...,
-        field: _builtins.str = ...,
-        retry_after_seconds: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "reason", b"reason", "retry_after_seconds", b"retry_after_seconds"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ScoreError: _TypeAlias = ScoreError  # noqa: Y015
-
-@_typing.final
-class ScoreStreamResponse(_message.Message):
-    """The answer to one group of a stream."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    RESPONSE_FIELD_NUMBER: _builtins.int
-    ERROR_FIELD_NUMBER: _builtins.int
-    request_id: _builtins.str
-    """As in the request."""
-    @_builtins.property
-    def response(self) -> Global___ScoreResponse:
-        """The scores."""
-
-    @_builtins.property
-    def error(self) -> Global___ScoreError:
-        """Why there are none."""
-
-    def __init__(
-        self,
-        *,
-        request_id: _builtins.str = ...,
-        response: Global___ScoreResponse | None = ...,
-        error: Global___ScoreError | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "request_id", b"request_id", "response", b"response", "result", b"result"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
-    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
-
-Global___ScoreStreamResponse: _TypeAlias = ScoreStreamResponse  # noqa: Y015
-
-@_typing.final
 class GetInfoRequest(_message.Message):
     """Asks what is served here."""
 
@@ -1003,6 +907,7 @@ class TeacherInfo(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     TOKENIZER_JSON_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to put into ScoreRequest.teacher."""
     revision: _builtins.str
@@ -1043,6 +948,10 @@ class TeacherInfo(_message.Message):
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterInfo]:
         """Adapters that are loaded, by name."""
 
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """What a request to this teacher may ask for."""
+
     def __init__(
         self,
         *,
@@ -1062,10 +971,11 @@ class TeacherInfo(_message.Message):
         capabilities: Global___Capabilities | None = ...,
         tokenizer_json: _builtins.bytes = ...,
         adapters: _abc.Iterable[Global___AdapterInfo] | None = ...,
+        limits: Global___Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "capabilities", b"capabilities", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "engine", b"engine", "has_chat_template", b"has_chat_template", "max_model_len", b"max_model_len", "model", b"model", "name", b"name", "revision", b"revision", "special_tokens", b"special_tokens", "tokenizer_id", b"tokenizer_id", "tokenizer_json", b"tokenizer_json", "vocabulary_id", b"vocabulary_id", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "capabilities", b"capabilities", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "engine", b"engine", "has_chat_template", b"has_chat_template", "limits", b"limits", "max_model_len", b"max_model_len", "model", b"model", "name", b"name", "revision", b"revision", "special_tokens", b"special_tokens", "tokenizer_id", b"tokenizer_id", "tokenizer_json", b"tokenizer_json", "vocabulary_id", b"vocabulary_id", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1073,7 +983,7 @@ Global___TeacherInfo: _TypeAlias = TeacherInfo  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """Limits of this server. A request beyond one is refused with its name."""
+    """Limits of one teacher. A request beyond one is refused with its name."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1126,11 +1036,13 @@ class GetInfoResponse(_message.Message):
     """Version of the software, such as "0.1.0"."""
     @_builtins.property
     def teachers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TeacherInfo]:
-        """At least one."""
+        """Those that the caller may use, by ascending name."""
 
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """Limits of this server."""
+        """Limits of the first teacher, for clients that do not know TeacherInfo.limits; of one that asks for another teacher,
+        that one's count.
+        """
 
     def __init__(
         self,

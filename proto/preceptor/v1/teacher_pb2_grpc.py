@@ -50,11 +50,6 @@ class TeacherServiceStub(object):
                 request_serializer=preceptor_dot_v1_dot_teacher__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=preceptor_dot_v1_dot_teacher__pb2.ScoreResponse.FromString,
                 _registered_method=True)
-        self.ScoreStream = channel.stream_stream(
-                '/preceptor.v1.TeacherService/ScoreStream',
-                request_serializer=preceptor_dot_v1_dot_teacher__pb2.ScoreStreamRequest.SerializeToString,
-                response_deserializer=preceptor_dot_v1_dot_teacher__pb2.ScoreStreamResponse.FromString,
-                _registered_method=True)
         self.UpdateWeights = channel.unary_unary(
                 '/preceptor.v1.TeacherService/UpdateWeights',
                 request_serializer=preceptor_dot_v1_dot_teacher__pb2.UpdateWeightsRequest.SerializeToString,
@@ -90,13 +85,6 @@ class TeacherServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ScoreStream(self, request_iterator, context):
-        """Scores many groups at once; answers come as they finish, in any order, matched by `request_id`.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def UpdateWeights(self, request, context):
         """Replaces the weights of a teacher, or of one of its adapters, while it serves. What is in flight is finished with the
         old weights, what waits is scored with the new ones, and every answer says by its revision which it was. Refused with
@@ -125,11 +113,6 @@ def add_TeacherServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=preceptor_dot_v1_dot_teacher__pb2.ScoreRequest.FromString,
                     response_serializer=preceptor_dot_v1_dot_teacher__pb2.ScoreResponse.SerializeToString,
-            ),
-            'ScoreStream': grpc.stream_stream_rpc_method_handler(
-                    servicer.ScoreStream,
-                    request_deserializer=preceptor_dot_v1_dot_teacher__pb2.ScoreStreamRequest.FromString,
-                    response_serializer=preceptor_dot_v1_dot_teacher__pb2.ScoreStreamResponse.SerializeToString,
             ),
             'UpdateWeights': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateWeights,
@@ -219,33 +202,6 @@ class TeacherService(object):
             '/preceptor.v1.TeacherService/Score',
             preceptor_dot_v1_dot_teacher__pb2.ScoreRequest.SerializeToString,
             preceptor_dot_v1_dot_teacher__pb2.ScoreResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ScoreStream(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/preceptor.v1.TeacherService/ScoreStream',
-            preceptor_dot_v1_dot_teacher__pb2.ScoreStreamRequest.SerializeToString,
-            preceptor_dot_v1_dot_teacher__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

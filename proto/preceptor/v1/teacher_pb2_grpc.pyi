@@ -10,6 +10,8 @@ Conventions:
 - A server refuses what it does not implement with UNIMPLEMENTED and a reason. It never ignores a field.
 - Errors carry `google.rpc.ErrorInfo` (domain "preceptor", a reason in UPPER_SNAKE_CASE, the field's name in the
   metadata entry "field") and, under overload, `google.rpc.RetryInfo`.
+- A server with keys wants the metadata entry "authorization: Bearer KEY"; without one, with an unknown or an expired one
+  a call ends in UNAUTHENTICATED, without the right in PERMISSION_DENIED.
 """
 
 from collections import abc as _abc
@@ -53,8 +55,6 @@ class TeacherServiceStub:
     """Scores one group: one prompt and the responses that were sampled after it.
     INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED means that the queue is full.
     """
-    ScoreStream: _grpc.StreamStreamMultiCallable[_teacher_pb2.ScoreStreamRequest, _teacher_pb2.ScoreStreamResponse]
-    """Scores many groups at once; answers come as they finish, in any order, matched by `request_id`."""
     UpdateWeights: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.UpdateWeightsRequest, _teacher_pb2.UpdateWeightsResponse]
     """Replaces the weights of a teacher, or of one of its adapters, while it serves. What is in flight is finished with the
     old weights, what waits is scored with the new ones, and every answer says by its revision which it was. Refused with
@@ -79,8 +79,6 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
     """Scores one group: one prompt and the responses that were sampled after it.
     INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED means that the queue is full.
     """
-    ScoreStream: _aio.StreamStreamMultiCallable[_teacher_pb2.ScoreStreamRequest, _teacher_pb2.ScoreStreamResponse]  # type: ignore[assignment]
-    """Scores many groups at once; answers come as they finish, in any order, matched by `request_id`."""
     UpdateWeights: _aio.UnaryUnaryMultiCallable[_teacher_pb2.UpdateWeightsRequest, _teacher_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
     """Replaces the weights of a teacher, or of one of its adapters, while it serves. What is in flight is finished with the
     old weights, what waits is scored with the new ones, and every answer says by its revision which it was. Refused with
@@ -120,14 +118,6 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         """Scores one group: one prompt and the responses that were sampled after it.
         INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED means that the queue is full.
         """
-
-    @_abc_1.abstractmethod
-    def ScoreStream(
-        self,
-        request_iterator: _MaybeAsyncIterator[_teacher_pb2.ScoreStreamRequest],
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_teacher_pb2.ScoreStreamResponse], _abc.AsyncIterator[_teacher_pb2.ScoreStreamResponse]]:
-        """Scores many groups at once; answers come as they finish, in any order, matched by `request_id`."""
 
     @_abc_1.abstractmethod
     def UpdateWeights(

@@ -1,0 +1,95 @@
+"""Maps the server's errors to canonical gRPC codes, with google.rpc.ErrorInfo and RetryInfo: one table."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from preceptor.wire import ERROR_DOMAIN
+
+from preceptor_server.errors import (
+    INTERNAL,
+    DeadlinePassedError,
+    EngineFailedError,
+    EngineUnavailableError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotYetImplementedError,
+    QueueFullError,
+    QuotaExceededError,
+    ServerError,
+    UnauthenticatedError,
+    UnknownTeacherError,
+    UnknownTokenizerError,
+    WeightUpdateError,
+)
+
+logger = logging.getLogger(__name__)
+
+CODE_BY_ERROR: dict[type[ServerError], grpc.StatusCode] = {
+    UnknownTeacherError: grpc.StatusCode.NOT_FOUND,
+    UnknownTokenizerError: grpc.StatusCode.NOT_FOUND,
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    NotYetImplementedError: grpc.StatusCode.UNIMPLEMENTED,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlinePassedError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    EngineFailedError: grpc.StatusCode.INTERNAL,
+    EngineUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    WeightUpdateError: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a caller is told."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    field: str = ""
+    retry_after_seconds: float = 0.0
+
+    def to_status(self) -> grpc.Status:
+        """For `context.abort_with_status`."""
+        details = [error_details_pb2.ErrorInfo(reason=self.reason, domain=ERROR_DOMAIN, metadata=self._metadata())]
+        if self.retry_after_seconds:
+            delay = duration_pb2.Duration()
+            delay.FromNanoseconds(int(self.retry_after_seconds * 1e9))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        packed = [any_pb2.Any() for _ in details]
+        for wrapper, detail in zip(packed, details, strict=True):
+            wrapper.Pack(detail)
+        status: grpc.Status = rpc_status.to_status(
+            status_pb2.Status(code=self.code.value[0], message=self.message, details=packed)
+        )  # fmt: skip
+        return status
+
+    def _metadata(self) -> dict[str, str]:
+        return {"field": self.field} if self.field else {}
+
+
+def failure_of(error: Exception) -> Failure:
+    """What to tell the caller. An error that nobody foresaw is INTERNAL, and logged with its traceback."""
+    for kind in type(error).__mro__:
+        if kind in CODE_BY_ERROR:
+            assert isinstance(error, ServerError)
+            return Failure(
+                code=CODE_BY_ERROR[kind],
+                reason=error.reason,
+                message=str(error),
+                field=getattr(error, "field", ""),
+                retry_after_seconds=getattr(error, "retry_after_seconds", 0.0),
+            )
+    logger.error("unforeseen error", exc_info=error)
+    return Failure(
+        code=grpc.StatusCode.INTERNAL,
+        reason=INTERNAL,
+        message=f"the server failed ({type(error).__name__}); its log says more",
+    )

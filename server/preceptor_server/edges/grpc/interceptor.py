@@ -1,0 +1,178 @@
+"""Stands before every gRPC method: who asks, may they, how much is read at once, and what an error becomes.
+
+A method of the TeacherService is read here and not by gRPC: a request is only taken off the connection once its caller
+is known and there is room for it, bytes that are no message are the caller's mistake, and large ones are parsed in a
+thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import unquote
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from preceptor_server.callers import Caller
+from preceptor_server.edges.failures import failure_of
+from preceptor_server.edges.grpc.intake import Intake
+from preceptor_server.edges.grpc.servicer import ServedCall
+from preceptor_server.edges.grpc.sizes import off_loop
+from preceptor_server.edges.identity import Identity, require
+from preceptor_server.errors import DeadlinePassedError, InvalidRequestError, reason_of
+from preceptor_server.tenants.tenant import Right
+
+Context = grpc.aio.ServicerContext[Any, Any]  # Any: of whatever method
+Handler: TypeAlias = Any
+"""grpc.RpcMethodHandler: its fields are typed for the blocking API, and as if each might be None."""
+Handler: TypeAlias = Any
+"""grpc.RpcMethodHandler: its fields are typed for the blocking API, and as if each might be None."""
+Behaviour = Callable[[Any, Any], Any]
+"""A method of a servicer, of whatever kind."""
+
+SERVICE = "/preceptor.v1.TeacherService/"
+RIGHTS: Mapping[str, Right | None] = {
+    f"{SERVICE}GetInfo": None,
+    f"{SERVICE}RegisterTokenizer": Right.REGISTER,
+    f"{SERVICE}Score": Right.SCORE,
+    f"{SERVICE}UpdateWeights": Right.UPDATE_WEIGHTS,
+}
+"""What a method needs besides a valid key."""
+OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+"""Asked without a key: by whoever balances load, and by tools. They say nothing that the proto does not."""
+
+
+class RefusalObserver(Protocol):
+    """Counts calls that were refused before they reached a teacher."""
+
+    def refused(self, *, tenant: str, method: str, reason: str) -> None: ...
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of all services."""
+
+    def __init__(self, identity: Identity, intake: Intake, *, observer: RefusalObserver | None = None) -> None:
+        self._identity = identity
+        self._intake = intake
+        self._observer = observer
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        method = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if handler is None:  # gRPC answers UNIMPLEMENTED
+            return handler
+        if method in RIGHTS:
+            # As a stream of requests on this side alone, which is the same on the wire: so that reading is ours.
+            return grpc.stream_unary_rpc_method_handler(self._served(method, handler))
+        assert method.startswith(OPEN_SERVICES), f"{method} has no right in RIGHTS"
+        return _checked(handler)
+
+    def _served(self, method: str, handler: Handler) -> Behaviour:
+        async def serve(_: object, context: Context) -> bytes:
+            tenant = ""
+            try:
+                caller = self._caller(context)
+                tenant = caller.tenant.name
+                require(RIGHTS[method], caller)
+                return await self._serve(handler, caller, context)
+            except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
+                if self._observer is not None:
+                    self._observer.refused(tenant=tenant, method=method, reason=reason_of(error))
+                await context.abort_with_status(failure_of(error).to_status())
+                raise
+
+        return serve
+
+    async def _serve(self, handler: Handler, caller: Caller, context: Context) -> bytes:
+        _refuse_if_late(context)
+        data = await self._intake.read(context, tenant=caller.tenant)
+        num_bytes = len(data)
+        with self._intake.hold(num_bytes):
+            request = await off_loop(_parser(handler), data, num_bytes=num_bytes)
+            del data  # the message has copies of what it needs
+            call = ServedCall(caller=caller, num_bytes=num_bytes, timeout_seconds=context.time_remaining())
+            answer: Message = await handler.unary_unary(request, call)
+            return await off_loop(handler.response_serializer, answer, num_bytes=answer.ByteSize())
+
+    def _caller(self, context: Context) -> Caller:
+        headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        return self._identity.caller_of(headers, peer=address_of(str(context.peer())), transport="grpc")
+
+
+def address_of(peer: str) -> str:
+    """The address of gRPC's name for a peer, without the port: "ipv6:%5B::1%5D:4711" is "::1"."""
+    kind, _, rest = peer.partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return kind or "unknown"
+    return unquote(rest).rpartition(":")[0].strip("[]")
+
+
+def _refuse_if_late(context: Context) -> None:
+    left = context.time_remaining()
+    if left is not None and left <= 0:
+        raise DeadlinePassedError("the deadline passed before the call was read")
+
+
+def _parser(handler: Handler) -> Callable[[bytes], Message]:
+    def parse(data: bytes) -> Message:
+        try:
+            message: Message = handler.request_deserializer(data)
+        except (DecodeError, ValueError, RecursionError) as error:
+            raise InvalidRequestError(
+                "request", f"the bytes are no message: {error}", reason="MALFORMED_MESSAGE"
+            ) from error
+        return message
+
+    return parse
+
+
+class _Malformed:
+    """Stands for bytes that are no message."""
+
+
+def _checked(handler: Handler) -> Handler:
+    """Another service's handler, which ends in INVALID_ARGUMENT where gRPC would log a traceback."""
+
+    def deserialize(data: bytes) -> object:
+        try:
+            return handler.request_deserializer(data)
+        except (DecodeError, ValueError, RecursionError):
+            return _Malformed()
+
+    async def refuse(context: Context) -> None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the bytes are no message")
+
+    if handler.unary_unary is not None:
+
+        async def unary_unary(request: object, context: Context) -> object:
+            if isinstance(request, _Malformed):
+                await refuse(context)
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(unary_unary, deserialize, handler.response_serializer)
+    if handler.unary_stream is not None:
+
+        async def unary_stream(request: object, context: Context) -> None:
+            if isinstance(request, _Malformed):
+                await refuse(context)
+            await handler.unary_stream(request, context)
+
+        return grpc.unary_stream_rpc_method_handler(unary_stream, deserialize, handler.response_serializer)
+    assert handler.stream_stream is not None, "no service here has a method of the fourth kind"
+
+    async def stream_stream(requests: Any, context: Context) -> Any:  # Any: streams of the service's own messages
+        async def whole() -> Any:
+            async for request in requests:
+                if isinstance(request, _Malformed):
+                    await refuse(context)
+                yield request
+
+        async for answer in handler.stream_stream(whole(), context):
+            yield answer
+
+    return grpc.stream_stream_rpc_method_handler(stream_stream, deserialize, handler.response_serializer)

@@ -1,0 +1,24 @@
+"""Reads a message's columns of token ids; every mistake is told by field."""
+
+from __future__ import annotations
+
+from preceptor.v1 import teacher_pb2 as pb
+from preceptor.wire import TokenArray, WireError, decode_token_ids
+
+from preceptor_server.errors import InvalidRequestError
+
+
+def decode_ids(ids: pb.TokenIds, field: str) -> TokenArray:
+    """The ids as one row. Raises InvalidRequestError where there are none, or where they are torn."""
+    if not ids.data:
+        raise InvalidRequestError(field, "is empty: at least one token is needed", reason="EMPTY")
+    try:
+        return decode_token_ids(ids.data, ids.dtype, field=field)
+    except WireError as error:
+        raise as_invalid(error) from error
+
+
+def as_invalid(error: WireError) -> InvalidRequestError:
+    """What a torn column is to the caller."""
+    message = str(error).removeprefix(f"{error.field}: ")
+    return InvalidRequestError(error.field, message, reason="MALFORMED_COLUMN")

@@ -1,0 +1,83 @@
+"""Who asks, by the headers and the address of a call. Knows no transport's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from preceptor.wire import CALLER_METADATA_KEY
+
+from preceptor_server.callers import Caller, Transport
+from preceptor_server.errors import ForbiddenError, UnauthenticatedError
+from preceptor_server.tenants.tenant import Right, Tenant
+
+AUTHORIZATION = "authorization"
+CALLER_KEYS = (CALLER_METADATA_KEY, "x-gateway-inference-fairness-id")
+OBJECTIVE_KEYS = ("preceptor-objective", "x-gateway-inference-objective")
+MAX_NAME = 128
+_SCHEME = "bearer "
+
+
+class Directory(Protocol):
+    """Knows tenants by their keys."""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether tenants are told apart by keys; if not, by their addresses."""
+
+    def identify(self, key: str | None, *, peer: str) -> Tenant:
+        """Raises UnauthenticatedError."""
+
+
+class Anonymous:
+    """A directory without keys: callers of one address are one tenant."""
+
+    has_keys = False
+
+    def identify(self, key: str | None, *, peer: str) -> Tenant:  # noqa: ARG002  a key changes nothing here
+        return Tenant(name=f"peer:{peer}")
+
+
+class Identity:
+    """Makes a Caller of what a call says about itself."""
+
+    def __init__(self, directory: Directory | None = None, *, objectives: Mapping[str, int] | None = None) -> None:
+        """`objectives` are priorities by name; an unknown name has priority 0."""
+        self._directory: Directory = directory or Anonymous()
+        self._objectives = dict(objectives or {})
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether tenants are told apart by keys."""
+        return self._directory.has_keys
+
+    def caller_of(self, headers: Mapping[str, str], *, peer: str, transport: Transport, weight: float = 1.0) -> Caller:
+        """`headers` have lower-case names. Raises UnauthenticatedError."""
+        tenant = self._directory.identify(_key_of(headers), peer=peer)
+        name = next((headers[key] for key in CALLER_KEYS if headers.get(key)), "")
+        objective = next((headers[key] for key in OBJECTIVE_KEYS if headers.get(key)), "")
+        return Caller(
+            tenant=tenant,
+            name=name[:MAX_NAME] or peer,
+            transport=transport,
+            weight=weight,
+            priority=self._objectives.get(objective, 0),
+        )
+
+
+def require(right: Right | None, caller: Caller) -> None:
+    """Raises ForbiddenError unless the caller's tenant has the right; None needs none."""
+    if right is not None and right not in caller.tenant.rights:
+        raise ForbiddenError(
+            f"tenant {caller.tenant.name!r} lacks the right {right.value!r}: ask whoever runs this server for it",
+            reason="MISSING_RIGHT",
+        )
+
+
+def _key_of(headers: Mapping[str, str]) -> str | None:
+    value = headers.get(AUTHORIZATION)
+    if value is None:
+        return None
+    if not value.lower().startswith(_SCHEME):
+        raise UnauthenticatedError("authorization: must be 'Bearer KEY'", reason="UNKNOWN_KEY")
+    return value[len(_SCHEME) :].strip()

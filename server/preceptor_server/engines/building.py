@@ -1,0 +1,67 @@
+"""Makes the engine, and the tokenizer beside it, that the settings name. Imports an engine's libraries when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preceptor.model_source import InvalidSourceError, check_source
+
+from preceptor_server.config import EngineConfig
+from preceptor_server.engines.base import Engine
+from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.engines.mortal_fake import MortalFakeEngine
+from preceptor_server.errors import StartupError
+
+if TYPE_CHECKING:
+    from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer  # imports transformers
+
+
+def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> Engine:
+    """The engine that `config.kind` names. Imports its libraries only now."""
+    if config.kind == "fake":
+        fake = FakeEngine if config.fake_dies_after_groups is None else MortalFakeEngine
+        return fake(config, vocabulary_size=tokenizer.vocabulary_size if tokenizer else None)
+    if config.kind == "vllm":
+        from preceptor_server.engines.vllm.engine import VllmEngine
+
+        return VllmEngine(config)
+    from preceptor_server.engines.hf import HfEngine
+
+    return HfEngine(config)
+
+
+def load_teacher_tokenizer(config: EngineConfig) -> TeacherTokenizer | None:
+    """None where the fake engine has none. A model's folder that lacks something is told here, before it is loaded."""
+    from preceptor_server.alignment.teacher_tokenizer import load_tokenizer
+
+    if config.kind != "fake":
+        _check_model(config)
+    if config.tokenizer:
+        return load_tokenizer(
+            config.tokenizer, field="engine.tokenizer", gguf_file=None, trust_remote_code=config.trust_remote_code
+        )
+    if config.kind == "fake":
+        return None
+    return load_tokenizer(
+        config.model, field="engine.model", gguf_file=config.gguf_file, trust_remote_code=config.trust_remote_code
+    )
+
+
+def _check_model(config: EngineConfig) -> None:
+    """Before anything is loaded. vLLM has formats of its own, so that only its folder is looked for."""
+    is_hf = config.kind == "hf"
+    if not is_hf and Path(config.model).is_file():
+        return
+    try:
+        check_source(
+            config.model,
+            field="engine.model",
+            gguf_file=config.gguf_file,
+            gguf_field="engine.gguf_file" if is_hf else "",
+            needs=("config", "weights") if is_hf else (),
+        )
+    except InvalidSourceError as error:
+        raise StartupError(str(error)) from error
+    except OSError as error:
+        raise StartupError(f"engine.model: {config.model} cannot be read: {error}") from error

@@ -1,0 +1,151 @@
+"""The life of hosted teachers: loads one, checks it, drains it, and closes it, while the others serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from preceptor_server.alignment.aligner import Aligner, build_aligner
+from preceptor_server.alignment.chat_template import DEFAULT
+from preceptor_server.alignment.selftest import check_alignment
+from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.config import TeacherSettings
+from preceptor_server.engines.base import Engine
+from preceptor_server.engines.building import build_engine, load_teacher_tokenizer
+from preceptor_server.errors import InvalidTokenizerError, StartupError
+from preceptor_server.hosted import HostedTeacher, with_turn_end
+from preceptor_server.scheduler import Scheduler
+from preceptor_server.settling import settle_engine
+from preceptor_server.supervision import SupervisedEngine, supervise
+from preceptor_server.teachers import Teachers
+
+logger = logging.getLogger(__name__)
+
+OnHealth = Callable[[str, bool], Awaitable[None]]
+"""Told a teacher's name, and whether it can be asked, whenever that changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosting:
+    """Puts teachers into the map that the edges look into, and takes them out."""
+
+    teachers: Teachers
+    on_health: OnHealth
+
+    async def add(self, name: str, settings: TeacherSettings) -> None:
+        """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Raises
+        StartupError, and leaves what serves as it is."""
+        teacher = await load_teacher(name, settings)
+        teacher.scheduler.start()
+        before = self.teachers.put(teacher)
+        await self.on_health(name, True)
+        if isinstance(teacher.engine, SupervisedEngine):
+            teacher.engine.start(on_change=lambda is_alive: self._tell(teacher, is_alive=is_alive))
+        if before is not None:
+            await self._close(before)
+
+    async def remove(self, name: str) -> None:
+        """Takes a teacher out: calls that have begun are finished, new ones do not find it."""
+        teacher = self.teachers.take(name)
+        if teacher is not None:
+            await self.on_health(name, False)
+            await self._close(teacher)
+
+    async def close(self) -> None:
+        """Closes all of them. Calls that still wait are failed."""
+        for teacher in self.teachers.hosted:
+            self.teachers.take(teacher.name)
+            await close_teacher(teacher)
+
+    async def _close(self, teacher: HostedTeacher) -> None:
+        await self.teachers.unused(teacher)
+        await close_teacher(teacher)
+        logger.info("teacher closed name=%s revision=%s", teacher.name, teacher.engine.info().revision)
+
+    async def _tell(self, teacher: HostedTeacher, *, is_alive: bool) -> None:
+        if self.teachers.get(teacher.name) is teacher:  # not of one that was replaced
+            await self.on_health(teacher.name, is_alive)
+
+
+async def load_teacher(name: str, settings: TeacherSettings) -> HostedTeacher:
+    """A teacher that has passed its self-tests; its scheduler is not started. Raises StartupError."""
+    tokenizer = await asyncio.to_thread(load_teacher_tokenizer, settings.engine)
+    engine = supervise(build_engine(settings.engine, tokenizer))
+    await asyncio.to_thread(engine.load)
+    aligner: Aligner | None = None
+    try:
+        check_vocabularies(engine, tokenizer)
+        _tell_templates(tokenizer)
+        await settle_engine(engine, seconds=settings.engine.self_test_seconds)
+        aligner = await _checked_aligner(tokenizer, engine, settings)
+        return HostedTeacher(
+            name=name,
+            engine=engine,
+            tokenizer=tokenizer,
+            aligner=aligner,
+            scheduler=Scheduler(engine, settings.scheduler),
+            limits=settings.limits,
+            max_queue_tokens=settings.scheduler.max_queue_tokens,
+            weights_folder=settings.engine.weights_folder,
+        )
+    except BaseException:
+        if aligner is not None:
+            await aligner.registry.close()
+        await asyncio.to_thread(engine.close)
+        raise
+
+
+async def close_teacher(teacher: HostedTeacher) -> None:
+    """Ends its scheduler, its registrations, its engine."""
+    if teacher.aligner is not None:
+        await teacher.aligner.registry.close()
+    await teacher.scheduler.stop()
+    await asyncio.to_thread(teacher.engine.close)
+
+
+def check_vocabularies(engine: Engine, tokenizer: TeacherTokenizer | None) -> None:
+    """A tokenizer may know fewer tokens than the model has logits (padding), and special tokens beyond them (an
+    image's, in a text-only copy of a model), whose prompts are refused. What text may become, and what ends a response,
+    lies within. Raises StartupError."""
+    size = engine.info().vocabulary_size
+    for token_id in with_turn_end(engine.info(), tokenizer).end_token_ids:
+        if not 0 <= token_id < size:
+            raise StartupError(
+                f"engine: the end token {token_id} lies beyond the model's {size} logits: mend eos_token_id in its "
+                "generation_config.json and config.json, or use the tokenizer that the model was trained with"
+            )
+    if tokenizer is None:
+        return
+    if tokenizer.text_size > size:
+        raise StartupError(
+            f"engine.tokenizer has {tokenizer.text_size} tokens and the model only {size} logits: they do not belong "
+            "together"
+        )
+    beyond = [token.text for token in tokenizer.special_tokens if token.id >= size]
+    if beyond:
+        logger.warning("special tokens beyond the model's %d logits, refused in prompts: %s", size, ", ".join(beyond))
+
+
+def _tell_templates(tokenizer: TeacherTokenizer | None) -> None:
+    """Which of several chat templates is used."""
+    if tokenizer is not None and tokenizer.template_names:
+        used = "none" if tokenizer.chat_template is None else DEFAULT
+        logger.warning("chat templates %s; used=%s", ", ".join(tokenizer.template_names), used)
+
+
+async def _checked_aligner(
+    tokenizer: TeacherTokenizer | None, engine: Engine, settings: TeacherSettings
+) -> Aligner | None:
+    """None, with a warning, where the teacher's tokenizer is not one that others can be laid beside."""
+    if tokenizer is None:
+        return None
+    try:
+        info = with_turn_end(engine.info(), tokenizer)
+        aligner = await asyncio.to_thread(build_aligner, tokenizer, info, settings.limits)
+        await check_alignment(engine, aligner)
+    except InvalidTokenizerError as error:
+        logger.warning("students are scored as they are, and only with the teacher's own tokenizer: %s", error)
+        return None
+    return aligner
