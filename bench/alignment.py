@@ -35,7 +35,7 @@ from preceptor.wire import TokenArray, encode_token_ids, token_dtype_for
 from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
 from preceptor_server.decoding import decode_score_request
-from preceptor_server.encoding import encode_score_response
+from preceptor_server.edges.grpc.encoding import encode_score_response
 from preceptor_server.engines.hf import HfEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler

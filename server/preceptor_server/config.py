@@ -261,9 +261,7 @@ class ServerConfig(BaseSettings):
     def _names_teachers_once(self) -> Self:
         if not self.teachers:
             if self.engine is None:
-                raise ValueError(
-                    "engine is required: set engine.model to a hub id or a folder, or name several teachers"
-                )
+                raise ValueError("engine: is required: set engine.model to a hub id or a folder, or name [teachers]")
             TeacherSettings(engine=self.engine, scheduler=self.scheduler, limits=self.limits)
             return self
         for name in ("teacher", "engine", "scheduler", "limits"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def test_settings_and_queues_of_the_server_import_neither_a_model_library_nor_gr
 
 
 def test_edges_of_the_server_import_no_model_library() -> None:
-    modules = ("decoding", "encoding", "hosted", "status", "serving", "servicer", "readiness")
+    modules = ("preparing", "scoring", "hosted", "teachers", "serving", "edges.grpc.server", "edges.readiness")
     names = ", ".join(f"preceptor_server.{module}" for module in modules)
     assert loaded_after_importing(names, (*HEAVY, "preceptor_client")) == []
 
@@ -81,3 +82,15 @@ def test_a_server_without_http_imports_none_of_its_libraries() -> None:
 
 def test_packing_imports_no_torch() -> None:
     assert loaded_after_importing("preceptor_server.engines.packing", HEAVY) == []
+
+
+PROTOBUF_IN_THE_SERVER = ("edges/grpc/", "edges/failures.py", "edges/readiness.py", "edges/http/plain.py")
+"""Where messages are read and written; /v1/info and msgpack answers are the wire's messages in other clothes."""
+
+
+def test_protobuf_lives_in_the_edges_of_the_server() -> None:
+    root = SOURCES["preceptor_server"]
+    for file in sorted(root.rglob("*.py")):
+        name = file.relative_to(root).as_posix()
+        imports = re.findall(r"^(?:from|import) (preceptor\.v1|google\.protobuf|google\.rpc)", file.read_text(), re.M)
+        assert not imports or name.startswith(PROTOBUF_IN_THE_SERVER), f"{name} imports {imports[0]}"

@@ -58,7 +58,7 @@ class Identity:
         objective = next((headers[key] for key in OBJECTIVE_KEYS if headers.get(key)), "")
         return Caller(
             tenant=tenant,
-            name=name[:MAX_NAME] or peer,
+            name=name[:MAX_NAME] or (peer if transport == "grpc" else f"{transport}:{peer}"),
             transport=transport,
             weight=weight,
             priority=self._objectives.get(objective, 0),

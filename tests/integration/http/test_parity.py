@@ -16,7 +16,7 @@ from preceptor.v1 import teacher_pb2 as pb
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceStub
 from preceptor.wire import LogprobDtype, PositionStatus, SegmentationPolicy
 from preceptor_client import BlockingTeacherClient, StudentIds, Text
-from preceptor_server.http.answers import TopkAnswer
+from preceptor_server.edges.http.answers import TopkAnswer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 

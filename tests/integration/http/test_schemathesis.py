@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
-from preceptor_server.http.app import routed_app
-from preceptor_server.http.config import HttpConfig
-from preceptor_server.http.describing import describe
-from preceptor_server.http.state import HttpState
+from preceptor_server.edges.http.app import routed_app
+from preceptor_server.edges.http.config import HttpConfig
+from preceptor_server.edges.http.describing import describe
+from preceptor_server.edges.http.state import HttpState
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,

@@ -7,23 +7,23 @@ from typing import Literal
 
 import pytest
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
-from preceptor_server.app import bind, build_engine, build_server, check_vocabularies, load_teacher_tokenizer
-from preceptor_server.config import EngineConfig, ListenConfig, ServerConfig
+from preceptor_server.config import EngineConfig, ListenConfig
+from preceptor_server.edges.grpc.server import bind, build_server
+from preceptor_server.engines.building import build_engine, load_teacher_tokenizer
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.hf import HfEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.hosted import with_turn_end
+from preceptor_server.hosting import check_vocabularies
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import tiny_tokenizer
 from tests.unit.server.hosting import DescribedEngine
 
-FAKE = EngineConfig(kind="fake")
 
-
-def config_for(host: str, port: int = 0) -> ServerConfig:
-    return ServerConfig(engine=FAKE, listen=ListenConfig(host=host, port=port))
+def config_for(host: str, port: int = 0) -> ListenConfig:
+    return ListenConfig(host=host, port=port)
 
 
 def can_bind(host: str) -> bool:
@@ -35,8 +35,8 @@ def can_bind(host: str) -> bool:
     return True
 
 
-async def bound_address(config: ServerConfig) -> str:
-    server = build_server(config)
+async def bound_address(config: ListenConfig) -> str:
+    server = build_server(config, max_message_bytes=1 << 20)
     try:
         return bind(server, config)
     finally:

@@ -8,24 +8,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from preceptor.wire import LogprobDtype, PositionStatus, SegmentationPolicy
+from preceptor.wire import LogprobDtype, PositionStatus, SegmentationPolicy, TokenArray
 from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds
 from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.scoring import score_call
 from preceptor_server.selftest import check_engine
-from preceptor_server.types import EngineInfo, GroupColumns, ScoreCall, ScoreGroup
+from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tests.unit.server.alignment.tokenizers_for_tests import byte_level, gemma_like
 from tests.unit.server.groups import response_of
 from tests.unit.server.hosting import hosted_teacher
+from tests.unit.server.preparing import CALLER
 
 TOP_K = 6
 
@@ -74,21 +76,19 @@ async def call_of_a_stranger(teacher: HostedTeacher, *, mask: Sequence[int] | No
     assert alignment is not None
     ids_T = STUDENT.encode("area of", add_special_tokens=False, field="text")
     return ScoreCall(
-        request_id="",
         tokenizer_id=STUDENT.tokenizer_id,
-        prompt_ids_P=np.array([5, 6]),
-        sent_prompt_ids=np.array([5, 6]),
-        returns_prompt_ids=False,
-        responses=(response_of(ids_T, mask),),
-        alignment=alignment,
+        prompt=TeacherIds(ids_P=np.array([5, 6])),
+        responses=(asked(ids_T, mask),),
         segmentation=SegmentationPolicy.CANONICAL,
-        paper_token_ids=(),
         top_k=TOP_K,
         temperature=1.0,
-        batch_invariant=False,
         logprob_dtype=LogprobDtype.F32,
-        student_vocabulary_size=STUDENT.vocabulary_size,
     )
+
+
+def asked(ids_T: Sequence[int] | TokenArray, mask: Sequence[int] | None = None) -> AskedResponse:
+    response = response_of(ids_T, mask)
+    return AskedResponse(ids_T=response.ids_T, score_mask_T=response.score_mask_T)
 
 
 @pytest.mark.parametrize(("max_top_k", "asked"), [(None, 12), (11, 11), (TOP_K, TOP_K)])
@@ -97,7 +97,7 @@ async def test_engine_is_never_asked_for_more_than_it_answers_and_rows_stay_as_w
 ) -> None:
     engine = NarrowEngine(max_top_k)
     async with hosting(engine) as teacher:
-        scored = await score_call(await call_of_a_stranger(teacher), teacher, caller="", timeout_seconds=10)
+        scored = await score_call(await call_of_a_stranger(teacher), teacher, caller=CALLER, timeout_seconds=10)
     assert [group.top_k for group in engine.groups] == [asked]
     columns = scored.responses[0].columns
     num_rows = int((columns.status_T == PositionStatus.OK).sum())
@@ -126,7 +126,7 @@ def test_callers_may_ask_for_what_limits_vocabulary_and_engine_allow(max_top_k: 
 
 
 def unaligned(call: ScoreCall) -> ScoreCall:
-    return replace(call, alignment=None, segmentation=SegmentationPolicy.AS_IS, responses=(response_of([7, 8]),))
+    return replace(call, tokenizer_id="", segmentation=SegmentationPolicy.AS_IS, responses=(asked([7, 8]),))
 
 
 def unchanged(call: ScoreCall) -> ScoreCall:
@@ -141,7 +141,7 @@ async def test_adapter_reaches_the_engine_and_its_revision_the_answer(
     engine = NarrowEngine(None)
     async with hosting(engine) as teacher:
         call = replace(change(await call_of_a_stranger(teacher)), adapter=adapter)
-        scored = await score_call(call, teacher, caller="", timeout_seconds=10)
+        scored = await score_call(call, teacher, caller=CALLER, timeout_seconds=10)
     assert [group.adapter for group in engine.groups] == [adapter]
     assert scored.revision == revision.format(size=TEACHER.vocabulary_size)
 
@@ -150,9 +150,9 @@ async def test_answer_about_nothing_names_the_weights_of_the_moment() -> None:
     engine = NarrowEngine(None)
     async with hosting(engine) as teacher:
         call = await call_of_a_stranger(teacher)
-        nothing = response_of(call.responses[0].ids_T, [0] * len(call.responses[0].ids_T))
-        asked = replace(call, responses=(nothing,), adapter="maths")
-        scored = await score_call(asked, teacher, caller="", timeout_seconds=10)
+        nothing = asked(call.responses[0].ids_T, [0] * len(call.responses[0].ids_T))
+        call = replace(call, responses=(nothing,), adapter="maths")
+        scored = await score_call(call, teacher, caller=CALLER, timeout_seconds=10)
     assert (engine.groups, scored.revision) == ([], f"fake-{TEACHER.vocabulary_size}+3")
 
 
@@ -161,9 +161,9 @@ async def test_group_of_which_nothing_is_to_be_scored_never_reaches_the_engine()
     async with hosting(engine) as teacher:
         call = await call_of_a_stranger(teacher)
         ids_T = call.responses[0].ids_T
-        call = replace(call, responses=(response_of(ids_T, [0] * len(ids_T)),) * 2)
-        for one in (call, replace(call, alignment=None, segmentation=SegmentationPolicy.AS_IS)):
-            scored = await score_call(one, teacher, caller="", timeout_seconds=10)
+        call = replace(call, responses=(asked(ids_T, [0] * len(ids_T)),) * 2)
+        for one in (call, replace(call, tokenizer_id="", segmentation=SegmentationPolicy.AS_IS)):
+            scored = await score_call(one, teacher, caller=CALLER, timeout_seconds=10)
             assert scored.revision == teacher.info.revision_of("")
             for answered in scored.responses:
                 assert answered.columns.status_T.tolist() == [PositionStatus.EXCLUDED] * len(ids_T)

@@ -10,10 +10,10 @@ from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.config import LimitsConfig
-from preceptor_server.decoding import decode_score_request
+from preceptor_server.edges.grpc.decoding import decode_score_request
+from preceptor_server.edges.grpc.registration import check_registers_nothing, decode_registration, encode_report
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, UnknownTokenizerError
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.registration import check_registers_nothing, decode_registration, encode_report
 from preceptor_server.scoring import score_call
 from preceptor_server.segmentation import choose_alignment
 from tokenizers import Tokenizer
@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.unit.server.alignment.tokenizers_for_tests import byte_level, gemma_like, permuted
 from tests.unit.server.hosting import bos_tokenizer, hosted_teacher
+from tests.unit.server.preparing import CALLER, prepared
 
 UNSPECIFIED, AS_IS = pb.SEGMENTATION_POLICY_UNSPECIFIED, pb.SEGMENTATION_POLICY_AS_IS
 MASK, CANONICAL, PAPER = (
@@ -72,11 +73,14 @@ async def test_default_is_as_is_where_ids_correspond_and_canonical_elsewhere() -
     teacher = teacher_of(tokenizer_of(byte_level()))
     kin = await register(teacher, tokenizer_of(permuted(byte_level())))
     stranger = await register(teacher, tokenizer_of(gemma_like()))
-    assert choose_alignment(request(7), teacher) == (None, SegmentationPolicy.AS_IS)
-    assert choose_alignment(request(7, tokenizer_id=kin.tokenizer_id), teacher) == (kin, SegmentationPolicy.AS_IS)
-    chosen = choose_alignment(request(7, tokenizer_id=stranger.tokenizer_id), teacher)
+    assert choose_alignment(decode_score_request(request(7)), teacher) == (None, SegmentationPolicy.AS_IS)
+    assert choose_alignment(decode_score_request(request(7, tokenizer_id=kin.tokenizer_id)), teacher) == (
+        kin,
+        SegmentationPolicy.AS_IS,
+    )
+    chosen = choose_alignment(decode_score_request(request(7, tokenizer_id=stranger.tokenizer_id)), teacher)
     assert chosen == (stranger, SegmentationPolicy.CANONICAL)
-    own, policy = choose_alignment(request(7, policy=MASK), teacher)
+    own, policy = choose_alignment(decode_score_request(request(7, policy=MASK)), teacher)
     assert policy is SegmentationPolicy.MASK
     assert own is not None
     assert own.pairing.relation is VocabularyRelation.IDENTICAL
@@ -87,13 +91,13 @@ async def test_strangers_are_scored_canonically_or_not_at_all(policy: pb.Segment
     teacher = teacher_of(tokenizer_of(byte_level()))
     stranger = await register(teacher, tokenizer_of(gemma_like()))
     with pytest.raises(InvalidRequestError, match="OVERLAPPING, not one to one: use CANONICAL") as caught:
-        choose_alignment(request(7, tokenizer_id=stranger.tokenizer_id, policy=policy), teacher)
+        choose_alignment(decode_score_request(request(7, tokenizer_id=stranger.tokenizer_id, policy=policy)), teacher)
     assert (caught.value.field, caught.value.reason) == ("segmentation", "NOT_ONE_TO_ONE")
 
 
 async def test_unregistered_tokenizer_is_unknown() -> None:
     with pytest.raises(UnknownTokenizerError, match="register it") as caught:
-        choose_alignment(request(7, tokenizer_id="0123"), teacher_of(tokenizer_of(byte_level())))
+        choose_alignment(decode_score_request(request(7, tokenizer_id="0123")), teacher_of(tokenizer_of(byte_level())))
     assert caught.value.reason == "UNKNOWN_TOKENIZER"
 
 
@@ -113,15 +117,18 @@ def test_paper_tokens_come_with_paper_and_inside_the_vocabulary(
     wrong = request(7, policy=policy)
     wrong.paper_token_ids.extend(listed)
     with pytest.raises(InvalidRequestError, match=message) as caught:
-        choose_alignment(wrong, teacher_of(tokenizer_of(byte_level())))
+        choose_alignment(decode_score_request(wrong), teacher_of(tokenizer_of(byte_level())))
     assert caught.value.field == "paper_token_ids"
 
 
 def test_teacher_without_a_tokenizer_segments_nothing_and_says_so() -> None:
-    assert choose_alignment(request(7, policy=AS_IS), hosted_teacher()) == (None, SegmentationPolicy.AS_IS)
+    assert choose_alignment(decode_score_request(request(7, policy=AS_IS)), hosted_teacher()) == (
+        None,
+        SegmentationPolicy.AS_IS,
+    )
     for policy in (MASK, CANONICAL, PAPER):
         with pytest.raises(NotYetImplementedError, match="no tokenizer"):
-            choose_alignment(request(7, policy=policy), hosted_teacher())
+            choose_alignment(decode_score_request(request(7, policy=policy)), hosted_teacher())
     own = Registration(tokenizer_id="none-300")
     check_registers_nothing(own, hosted_teacher())
     with pytest.raises(NotYetImplementedError, match="special_pairs"):
@@ -132,11 +139,9 @@ async def test_students_ids_are_checked_against_its_own_vocabulary() -> None:
     teacher = teacher_of(tokenizer_of(byte_level()))
     tokenizer = tokenizer_of(gemma_like())
     stranger = await register(teacher, tokenizer, vocabulary_size=1000)
-    assert (
-        decode_score_request(request(999, tokenizer_id=stranger.tokenizer_id), teacher).student_vocabulary_size == 1000
-    )
+    assert prepared(request(999, tokenizer_id=stranger.tokenizer_id), teacher).student_vocabulary_size == 1000
     with pytest.raises(InvalidRequestError, match=r"token id 1000 at position 0 is outside the vocabulary \[0, 1000\)"):
-        decode_score_request(request(1000, tokenizer_id=stranger.tokenizer_id), teacher)
+        prepared(request(1000, tokenizer_id=stranger.tokenizer_id), teacher)
 
 
 async def test_strangers_prompt_is_read_as_the_teacher_reads_texts() -> None:
@@ -147,7 +152,7 @@ async def test_strangers_prompt_is_read_as_the_teacher_reads_texts() -> None:
     asked = request(7, tokenizer_id=stranger.tokenizer_id)
     prompt = strange.encode("the dog", add_special_tokens=False, field="prompt")
     asked.prompt.student_ids.CopyFrom(ids(*prompt.tolist()))
-    call = decode_score_request(asked, teacher)
+    call = prepared(asked, teacher)
     assert call.prompt_ids_P.tolist() == tokenizer.encode("the dog", add_special_tokens=True, field="prompt").tolist()
     assert call.prompt_ids_P[0] == 1
     assert call.sent_prompt_ids.tolist() == prompt.tolist()
@@ -161,7 +166,7 @@ async def test_prompt_with_a_special_token_that_the_teacher_lacks_is_refused() -
     asked = request(40, tokenizer_id=stranger.tokenizer_id)
     asked.prompt.student_ids.CopyFrom(ids(40, 1))
     with pytest.raises(InvalidRequestError, match=r"'<\|tool\|>' at position 1 has no counterpart") as caught:
-        decode_score_request(asked, teacher)
+        prepared(asked, teacher)
     assert (caught.value.field, caught.value.reason) == ("prompt.student_ids", "UNMAPPED_TOKEN")
 
 
@@ -171,7 +176,7 @@ async def test_response_of_which_nothing_has_a_counterpart_is_answered_without_a
     asked = request(1, 1, tokenizer_id=stranger.tokenizer_id)
     asked.prompt.text.text = "the dog"
     # The scheduler is not started: a question to the model would never be answered.
-    scored = await score_call(decode_score_request(asked, teacher), teacher, caller="", timeout_seconds=1)
+    scored = await score_call(decode_score_request(asked), teacher, caller=CALLER, timeout_seconds=1)
     assert scored.responses[0].columns.status_T.tolist() == [PositionStatus.SPECIAL] * 2
     assert scored.responses[0].columns.support_ids_NK.shape == (0, 4)
 
@@ -185,7 +190,7 @@ async def test_teachers_own_reading_counts_against_the_limits() -> None:
     asked = request(*response[:3], tokenizer_id=stranger.tokenizer_id)
     asked.prompt.text.text = "a"
     with pytest.raises(InvalidRequestError, match="above max_group_tokens=9") as caught:
-        await score_call(decode_score_request(asked, teacher), teacher, caller="", timeout_seconds=1)
+        await score_call(decode_score_request(asked), teacher, caller=CALLER, timeout_seconds=1)
     assert caught.value.field == "responses"
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray, WireError, decode_score_mask
 
@@ -71,8 +72,8 @@ def _decode_response(response: pb.Response, field: str) -> AskedResponse:
 def _decode_candidates(candidates: pb.CandidateIds, field: str, *, num_tokens: int) -> TokenArray:
     """[T, C]."""
     num_per_position = candidates.num_per_position
-    if not num_per_position:
-        raise InvalidRequestError(f"{field}.num_per_position", "0 is outside [1, limits.max_top_k]")
+    if not num_per_position:  # outside the limit, which is the teacher's to tell
+        return np.zeros((num_tokens, 0), np.int64)
     ids = decode_ids(candidates.ids, f"{field}.ids")
     if len(ids) != num_tokens * num_per_position:
         raise InvalidRequestError(

@@ -26,8 +26,6 @@ from preceptor_server.tenants.tenant import Right
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: of whatever method
 Handler: TypeAlias = Any
 """grpc.RpcMethodHandler: its fields are typed for the blocking API, and as if each might be None."""
-Handler: TypeAlias = Any
-"""grpc.RpcMethodHandler: its fields are typed for the blocking API, and as if each might be None."""
 Behaviour = Callable[[Any, Any], Any]
 """A method of a servicer, of whatever kind."""
 

@@ -34,6 +34,17 @@ class AdapterAnswer(Answered):
     revision: str
 
 
+class LimitsAnswer(Answered):
+    """Limits of a teacher; a request beyond one is refused with its name."""
+
+    max_top_k: int
+    max_responses: int
+    max_group_tokens: int
+    max_message_bytes: int
+    max_queue_tokens: int
+    max_tokenizer_bytes: int
+
+
 class TeacherAnswer(Answered):
     """One teacher; the fields are those of TeacherInfo in preceptor/v1/teacher.proto."""
 
@@ -52,17 +63,7 @@ class TeacherAnswer(Answered):
     has_chat_template: bool
     capabilities: CapabilitiesAnswer
     adapters: list[AdapterAnswer]
-
-
-class LimitsAnswer(Answered):
-    """Limits of the server; a request beyond one is refused with its name."""
-
-    max_top_k: int
-    max_responses: int
-    max_group_tokens: int
-    max_message_bytes: int
-    max_queue_tokens: int
-    max_tokenizer_bytes: int
+    limits: LimitsAnswer
 
 
 class HttpAnswer(Answered):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
+from fastapi import Depends
 from starlette.requests import Request
 
 from preceptor_server.callers import Caller
@@ -27,3 +29,8 @@ def caller_with(right: Right) -> Callable[[Request], Caller]:
         return caller
 
     return caller_of
+
+
+LOOKING = Depends(caller_with(Right.LOOK))
+ScoringCaller = Annotated[Caller, Depends(caller_with(Right.SCORE))]
+LookingCaller = Annotated[Caller, LOOKING]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 
 from preceptor.chat import Chat, ChatMessage, ToolCall
-from preceptor.json_values import Json, JsonObject, object_text, plain_object, read_object
+from preceptor.json_values import JsonObject, object_text, read_object
+from pydantic import JsonValue
 
 from preceptor_server.edges.http.requests import Message, PromptBody, ToolCallBody
 from preceptor_server.errors import InvalidRequestError
@@ -60,14 +62,9 @@ def _to_call(call: ToolCallBody, field: str) -> ToolCall:
     return ToolCall(id=call.id, name=call.function.name, arguments=_checked(arguments, name))
 
 
-def _checked(value: Mapping[str, Json], field: str) -> JsonObject:
-    """The same bounds as for a text that the wire carries."""
-    try:
-        return _read(object_text(plain_object(value)), field)
-    except ValueError as error:
-        if isinstance(error, InvalidRequestError):
-            raise
-        raise InvalidRequestError(field, str(error)) from error
+def _checked(value: Mapping[str, JsonValue], field: str) -> JsonObject:
+    """Within the bounds of a text that the wire carries."""
+    return _read(json.dumps(value), field)
 
 
 def _read(text: str, field: str) -> JsonObject:

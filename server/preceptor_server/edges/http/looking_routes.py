@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.responses import Response
 
-from preceptor_server.callers import Caller
 from preceptor_server.edges.grpc.description import encode_info
 from preceptor_server.edges.http import answers, answers_about
-from preceptor_server.edges.http.callers import caller_with
+from preceptor_server.edges.http.callers import LOOKING, LookingCaller
 from preceptor_server.edges.http.describing import problems
 from preceptor_server.edges.http.metrics import MEDIA_TYPE as METRICS
 from preceptor_server.edges.http.plain import json_response, to_plain
 from preceptor_server.edges.http.problems import Problem, ProblemError
 from preceptor_server.edges.http.state import HttpState
-from preceptor_server.tenants.tenant import Right
 
 
 def looking_routes(state: HttpState) -> APIRouter:
     """The routes, bound to what the server knows."""
     router = APIRouter()
-    looking = caller_with(Right.LOOK)
 
     @router.get("/v1/info", response_model=answers_about.InfoAnswer, responses=problems(500, 503))
-    async def info(caller: Annotated[Caller, Depends(looking)]) -> Response:
+    async def info(caller: LookingCaller) -> Response:
         """Teachers, tokenizers, capabilities, limits."""
         teachers = state.service.teachers.allowed(caller.tenant)
         return json_response(to_plain(encode_info(teachers, include_tokenizer=False)) | {"http": _about(state)})
 
     @router.get("/v1/stats", response_model=answers.StatsAnswer, responses=problems(500, 503))
-    async def stats(caller: Annotated[Caller, Depends(looking)]) -> Response:
+    async def stats(caller: LookingCaller) -> Response:
         """The queues and the throughput, now."""
         teachers, traffic = state.service.teachers.allowed(caller.tenant), state.traffic
         schedulers = [teacher.scheduler for teacher in teachers]
@@ -72,7 +68,7 @@ def looking_routes(state: HttpState) -> APIRouter:
 
     @router.get(
         "/metrics",
-        dependencies=[Depends(looking)],
+        dependencies=[LOOKING],
         response_class=Response,
         responses={200: {"content": {METRICS: {}}}, **problems(500)},
     )

@@ -7,7 +7,7 @@ import time
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,14 +15,13 @@ from starlette.responses import Response
 from preceptor_server.callers import Caller
 from preceptor_server.edges.http import answers
 from preceptor_server.edges.http.answer import build_answer, to_json
-from preceptor_server.edges.http.callers import caller_with
+from preceptor_server.edges.http.callers import LookingCaller
 from preceptor_server.edges.http.describing import problems
 from preceptor_server.edges.http.disconnects import while_connected
 from preceptor_server.edges.http.plain import JSON, json_response
 from preceptor_server.edges.http.problems import Problem, ProblemError
 from preceptor_server.edges.http.state import HttpState
 from preceptor_server.edges.http.texts import vocabularies_of
-from preceptor_server.tenants.tenant import Right
 
 MAX_RECORDS = 1000
 MAX_WAIT_SECONDS = 30.0
@@ -32,12 +31,11 @@ MAX_NUMBER = 2**53
 def recorded_routes(state: HttpState) -> APIRouter:
     """The routes, bound to what the server recorded."""
     router = APIRouter()
-    looking = caller_with(Right.LOOK)
 
     @router.get("/v1/requests", response_model=answers.RecordsAnswer, responses=problems(400, 500))
     async def list_requests(
         request: Request,
-        caller: Annotated[Caller, Depends(looking)],
+        caller: LookingCaller,
         after: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="Only larger numbers.")] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_RECORDS, description="At most so many.")] = 100,
         wait_seconds: Annotated[
@@ -54,9 +52,7 @@ def recorded_routes(state: HttpState) -> APIRouter:
     @router.get(
         "/v1/requests/{number}", response_model=answers.TopkAnswer, responses=problems(400, 404, 429, 500, 503, 504)
     )
-    async def show_request(
-        number: Annotated[int, InPath(ge=0, le=MAX_NUMBER)], caller: Annotated[Caller, Depends(looking)]
-    ) -> Response:
+    async def show_request(number: Annotated[int, InPath(ge=0, le=MAX_NUMBER)], caller: LookingCaller) -> Response:
         """One of them, as /v1/topk answered or would have."""
         kept, tenant = state.recorder.find(number), _seen_by(caller, state)
         if kept is None or tenant not in (None, kept.tenant):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -21,7 +21,7 @@ from preceptor_server.edges.http.accept import choose_form
 from preceptor_server.edges.http.align import show_alignment
 from preceptor_server.edges.http.answer import build_answer, to_json, to_lines, to_msgpack
 from preceptor_server.edges.http.bodies import read_body
-from preceptor_server.edges.http.callers import caller_with
+from preceptor_server.edges.http.callers import ScoringCaller
 from preceptor_server.edges.http.describing import body_of, problems
 from preceptor_server.edges.http.disconnects import while_connected
 from preceptor_server.edges.http.plain import JSON, json_response
@@ -41,7 +41,6 @@ from preceptor_server.edges.http.translate import (
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.preparing import prepare_off_loop
 from preceptor_server.segmentation import find_alignment
-from preceptor_server.tenants.tenant import Right
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -55,7 +54,6 @@ _PROBLEMS = (400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
 def scoring_routes(state: HttpState) -> APIRouter:
     """The routes, bound to what the server knows."""
     router = APIRouter()
-    scoring = caller_with(Right.SCORE)
 
     @router.post(
         "/v1/topk",
@@ -67,7 +65,7 @@ def scoring_routes(state: HttpState) -> APIRouter:
         },
         openapi_extra=body_of(TopkRequest),
     )
-    async def topk(request: Request, caller: Annotated[Caller, Depends(scoring)]) -> Response:
+    async def topk(request: Request, caller: ScoringCaller) -> Response:
         form = choose_form(request.headers.get("accept", ""), FORMS)
         body = await _body(request, TopkRequest, state)
         return await while_connected(request, _topk(body, caller, form, state))
@@ -79,7 +77,7 @@ def scoring_routes(state: HttpState) -> APIRouter:
         responses=problems(*_PROBLEMS),
         openapi_extra=body_of(AlignRequest),
     )
-    async def align(request: Request, caller: Annotated[Caller, Depends(scoring)]) -> Response:
+    async def align(request: Request, caller: ScoringCaller) -> Response:
         choose_form(request.headers.get("accept", ""), (JSON,))
         body = await _body(request, AlignRequest, state)
         return await while_connected(request, _align(body, caller, state))

@@ -1,30 +1,34 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from preceptor.v1 import teacher_pb2 as pb
-from preceptor_server.http.recorder import PREVIEW_CHARACTERS, Recorder
-from preceptor_server.serving import OK, Caller, Notes, Outcome
+from preceptor_server.callers import Caller
+from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds, Text
+from preceptor_server.edges.http.recorder import PREVIEW_CHARACTERS, Recorder
+from preceptor_server.serving import OK, Notes, Outcome
+from preceptor_server.teachers import Teachers
+from preceptor_server.tenants.tenant import Tenant
 
-from tests.unit.server.http.asking import asking, group, problem, tiny_teacher
+from tests.unit.server.edges.http.asking import asking, group, problem, tiny_teacher
+from tests.unit.server.scored_calls import columns_of, scored_call
 
-CALLER = Caller(name="trainer", transport="grpc")
+CALLER = Caller(tenant=Tenant(name="team"), name="trainer", transport="grpc")
 
 
 def outcome(
     name: str, *, logprobs: tuple[float, ...] = (-1.0, -2.0), reason: str = OK, notes: Notes | None = None
 ) -> Outcome:
-    column = np.array(logprobs, "<f4").tobytes()
-    ids = pb.TokenIds(data=np.array([3, 4], "<u2").tobytes(), dtype=pb.TOKEN_DTYPE_U16)
-    scores = pb.ResponseScores(sampled_logprobs=column, log_tail_mass=column)
-    response = pb.ScoreResponse(responses=[scores], tokenizer_id="student", prompt_ids=ids)
-    text = pb.Prompt(text=pb.TextPrompt(text=f"prompt of {name}"))
+    response = AskedResponse(ids_T=np.array([1]), score_mask_T=np.array([True]))
     return Outcome(
         caller=CALLER,
-        request=pb.ScoreRequest(request_id=name, prompt=text, responses=[pb.Response()], top_k=5, temperature=1.5),
-        response=response if reason == OK else None,
+        teacher="professor",
+        call=ScoreCall(
+            request_id=name, prompt=Text(text=f"prompt of {name}"), responses=(response,), top_k=5, temperature=1.5
+        ),
+        scored=scored_call(columns_of(logprobs)) if reason == OK else None,
         notes=notes or Notes(),
         reason=reason,
         total_seconds=0.25,
@@ -69,7 +73,7 @@ def test_the_oldest_make_room_by_bytes() -> None:
         assert recorder.num_bytes <= 20_000
     kept = names(recorder)
     assert kept == [str(index) for index in range(50 - len(kept), 50)]
-    assert 2 <= len(kept) <= 4  # 4,000 bytes of columns each, and what a record takes besides
+    assert 1 <= len(kept) <= 4  # 12,500 bytes of columns at most, and what a record takes besides
 
 
 def test_one_that_is_larger_than_all_the_room_is_listed_without_its_scores() -> None:
@@ -77,7 +81,7 @@ def test_one_that_is_larger_than_all_the_room_is_listed_without_its_scores() -> 
     recorder.ended(outcome("large", logprobs=(-1.0,) * 5000))
     kept = recorder.find(1)
     assert kept is not None
-    assert (kept.response, kept.record.num_positions, names(recorder)) == (None, 5000, ["large"])
+    assert (kept.scored, kept.record.num_positions, names(recorder)) == (None, 5000, ["large"])
 
 
 def test_the_students_logprobs_count_too() -> None:
@@ -111,22 +115,20 @@ def test_pages_go_on_where_the_one_before_ended() -> None:
 
 def test_a_long_prompt_is_shown_by_its_beginning() -> None:
     recorder = Recorder(max_records=5, max_bytes=1 << 20)
-    long = outcome("a")
-    long.request.prompt.text.text = "x" * 10_000
-    recorder.ended(long)
+    sent = outcome("a")
+    recorder.ended(replace(sent, call=replace(sent.call, prompt=Text(text="x" * 10_000))))
     assert recorder.after(0, limit=1)[0].preview == "x" * PREVIEW_CHARACTERS
 
 
 def test_a_prompt_of_ids_is_shown_as_the_teacher_reads_it_and_characters_are_whole() -> None:
     recorder, teacher = Recorder(max_records=5, max_bytes=1 << 20), tiny_teacher()
-    recorder.teacher = teacher
+    recorder.teachers = Teachers([teacher])
     assert teacher.tokenizer is not None
     ids = teacher.tokenizer.encode("<|im_start|>né", add_special_tokens=False, field="")
     sent = outcome("a")
-    assert sent.response is not None
-    for message in (sent.request.prompt.teacher_ids, sent.response.prompt_ids):
-        message.data, message.dtype = ids.astype("<u2").tobytes(), pb.TOKEN_DTYPE_U16
-    recorder.ended(sent)
+    assert sent.scored is not None
+    call, scored = replace(sent.call, prompt=TeacherIds(ids_P=ids)), replace(sent.scored, prompt_ids_P=ids)
+    recorder.ended(replace(sent, call=call, scored=scored))
     assert recorder.after(0, limit=1)[0].preview == "<|im_start|>né"
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import httpx
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.edges.http.app import build_app
+from preceptor_server.edges.http.config import HttpConfig
+from preceptor_server.edges.http.state import HttpState
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.http.app import build_app
-from preceptor_server.http.config import HttpConfig
-from preceptor_server.http.state import HttpState
 from preceptor_server.serving import ScoreService
+from preceptor_server.teachers import Teachers
 
 from tests.tiny import tiny_tokenizer
 from tests.unit.server.hosting import hosted_teacher
@@ -47,7 +48,7 @@ async def asking(
     teacher = teacher or tiny_teacher()
     state = HttpState(HttpConfig(port=0, **config))
     if hosts:
-        state.host(ScoreService(teacher, observers=state.observers))
+        state.host(ScoreService(Teachers([teacher]), observers=state.observers))
         state.set_serving(True)
     teacher.scheduler.start()
     transport = httpx.ASGITransport(app=build_app(state), raise_app_exceptions=False)

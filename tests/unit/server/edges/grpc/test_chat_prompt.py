@@ -11,15 +11,15 @@ from preceptor.chat import MAX_TOOLS, Chat, ChatMessage, ToolCall
 from preceptor.json_values import MAX_JSON_CHARACTERS
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
-from preceptor_server.chat_prompt import decode_chat
-from preceptor_server.decoding import decode_score_request
-from preceptor_server.encoding import encode_info
+from preceptor_server.edges.grpc.chat import decode_chat
+from preceptor_server.edges.grpc.description import encode_info
 from preceptor_server.errors import InvalidRequestError
 from preceptor_server.hosted import HostedTeacher
 
 from tests.tiny import tiny_tokenizer
 from tests.unit.server.alignment.chat_templates import QWEN3
 from tests.unit.server.hosting import hosted_teacher
+from tests.unit.server.preparing import prepared
 
 WEATHER: dict[str, Any] = {  # Any: whatever JSON holds
     "type": "function",
@@ -88,7 +88,7 @@ def test_the_prompt_is_what_transformers_writes(teacher: HostedTeacher) -> None:
         add_generation_prompt=True,
     )
     expected = encoded["input_ids"]
-    call = decode_score_request(request(chat()), teacher)
+    call = prepared(request(chat()), teacher)
     assert call.prompt_ids_P.tolist() == expected
     assert call.returns_prompt_ids
     assert "<think>" in tokenizer.decode(expected[-20:])
@@ -141,7 +141,7 @@ def test_a_mistake_names_its_field(teacher: HostedTeacher, mistake: str) -> None
     sent = chat()
     change(sent)
     with pytest.raises(InvalidRequestError, match=says) as caught:
-        decode_score_request(request(sent), teacher)
+        prepared(request(sent), teacher)
     assert caught.value.field == f"prompt.chat.{field}"
     assert caught.value.reason == "INVALID_FIELD"
 
@@ -150,5 +150,5 @@ def test_only_a_teacher_with_a_chat_template_promises_chat_arguments(teacher: Ho
     bare = tiny_tokenizer()
     bare.chat_template = None
     teachers = [teacher, hosted_teacher(tokenizer=TeacherTokenizer(bare)), hosted_teacher()]
-    infos = [encode_info(one, include_tokenizer=False).teachers[0] for one in teachers]
+    infos = [encode_info([one], include_tokenizer=False).teachers[0] for one in teachers]
     assert [info.capabilities.chat_arguments for info in infos] == [True, False, False]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from preceptor_server.http.texts import Texts, joined_text, shown
+from preceptor_server.edges.http.texts import Texts, joined_text, shown
 
 from tests.unit.server.alignment.alignments import table_of
 from tests.unit.server.hosting import hosted_teacher

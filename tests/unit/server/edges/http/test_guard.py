@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from preceptor_server.http.guard import Guard, content_security_policy
+from preceptor_server.edges.http.guard import Guard, content_security_policy
 from starlette.types import Receive, Scope, Send
 
-from tests.unit.server.http.asking import asking
+from tests.unit.server.edges.http.asking import asking
 
 
 async def nothing(scope: Scope, receive: Receive, send: Send) -> None:

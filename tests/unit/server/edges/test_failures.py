@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from preceptor.v1 import teacher_pb2 as pb
+from preceptor_server.edges.failures import failure_of
 from preceptor_server.errors import (
     DeadlinePassedError,
     EngineDiedError,
@@ -19,7 +19,6 @@ from preceptor_server.errors import (
     ServerError,
     UnknownTeacherError,
 )
-from preceptor_server.status import failure_of
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -92,18 +91,6 @@ def test_what_passes_carries_its_retry_delay(kind: Callable[..., ServerError]) -
 def test_other_errors_carry_no_retry_delay() -> None:
     _, details = details_of(failure_of(InvalidRequestError("top_k", "is 0")).to_status())
     assert len(details) == 1
-
-
-def test_stream_error_says_the_same() -> None:
-    assert failure_of(QueueFullError("full", retry_after_seconds=2.5)).to_stream_error() == pb.ScoreError(
-        code=8, reason="QUEUE_FULL", message="full", retry_after_seconds=2.5
-    )
-    assert failure_of(EngineDiedError("killed", retry_after_seconds=1.5)).to_stream_error() == pb.ScoreError(
-        code=14, reason="ENGINE_DIED", message="killed", retry_after_seconds=1.5
-    )
-    assert failure_of(InvalidRequestError("top_k", "is 0")).to_stream_error() == pb.ScoreError(
-        code=3, reason="INVALID_FIELD", message="top_k: is 0", field="top_k"
-    )
 
 
 @pytest.mark.parametrize("error", [KeyError("/etc/secret"), ValueError("/etc/secret"), ServerError("/etc/secret")])

@@ -9,21 +9,24 @@ from typing import Any
 
 import httpx
 import pytest
+from preceptor_server.callers import Caller
 from preceptor_server.config import EngineConfig, SchedulerConfig
+from preceptor_server.edges.http.answers import StatsAnswer
+from preceptor_server.edges.http.answers_about import InfoAnswer
+from preceptor_server.edges.http.app import STATIC, build_app
+from preceptor_server.edges.http.config import HttpConfig
+from preceptor_server.edges.http.state import HttpState
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.http.answers import StatsAnswer
-from preceptor_server.http.answers_about import InfoAnswer
-from preceptor_server.http.app import STATIC, build_app
-from preceptor_server.http.config import HttpConfig
-from preceptor_server.http.state import HttpState
 from preceptor_server.scheduler import Scheduler
-from preceptor_server.serving import Caller, ScoreService
+from preceptor_server.serving import ScoreService
+from preceptor_server.teachers import Teachers
+from preceptor_server.tenants.tenant import Tenant
 from preceptor_server.types import GroupColumns, ScoreGroup
 from starlette.types import Message
 
 from tests.tiny import tiny_tokenizer
-from tests.unit.server.http.asking import asking, group, problem, tiny_teacher
+from tests.unit.server.edges.http.asking import asking, group, problem, tiny_teacher
 
 
 async def test_before_the_model_is_loaded_it_lives_and_says_so() -> None:
@@ -191,7 +194,7 @@ async def test_a_caller_that_goes_away_takes_its_queued_work_along() -> None:
         max_queue_tokens=1000,
     )
     state = HttpState(HttpConfig(port=0))
-    state.host(ScoreService(teacher, observers=state.observers))
+    state.host(ScoreService(Teachers([teacher]), observers=state.observers))
     app = build_app(state)
     teacher.scheduler.start()
     first_leaves, second_leaves = asyncio.Event(), asyncio.Event()
@@ -223,9 +226,9 @@ async def test_http_counts_as_one_caller_per_address_and_of_low_weight() -> None
 
     teacher = tiny_teacher()
     async with asking(teacher, hosts=False, share=0.25) as asked:
-        asked.state.host(ScoreService(teacher, observers=[Watcher()]))
+        asked.state.host(ScoreService(Teachers([teacher]), observers=[Watcher()]))
         await asked.topk(group())
-    assert seen == [Caller(name="http:127.0.0.1", transport="http", weight=0.25)]
+    assert seen == [Caller(tenant=Tenant(name="peer:127.0.0.1"), name="http:127.0.0.1", transport="http", weight=0.25)]
 
 
 async def test_a_named_tokenizer_is_registered_on_first_use(tmp_path: Path) -> None:
@@ -259,7 +262,7 @@ async def test_a_folder_without_a_tokenizer_is_told_by_name(tmp_path: Path) -> N
 @pytest.mark.parametrize("path", ["/v1/topk", "/v1/align"])
 async def test_a_full_room_is_429_with_a_time(path: str) -> None:
     async with asking(max_waiting=0, share=0.001, timeout_seconds=5.0) as asked:
-        grpc = Caller(name="trainer", transport="grpc")
+        grpc = Caller(tenant=Tenant(name="team"), name="trainer", transport="grpc")
         asked.state.traffic.began(grpc)
         async with asked.state.gate.turn(timeout_seconds=1):
             answer = await asked.client.post(path, json=group() if path == "/v1/topk" else {"response": {"ids": [5]}})

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
-from preceptor.v1 import teacher_pb2 as pb
-from preceptor_server.http.traffic import Traffic
-from preceptor_server.serving import NO_NOTES, OK, Caller, Outcome, Transport
+import numpy as np
+from preceptor_server.callers import Caller, Transport
+from preceptor_server.calls import ScoreCall, TeacherIds
+from preceptor_server.edges.http.traffic import Traffic
+from preceptor_server.serving import NO_NOTES, OK, Outcome
+from preceptor_server.tenants.tenant import Tenant
+
+from tests.unit.server.scored_calls import columns_of, scored_call
+
+TENANT = Tenant(name="a")
 
 
 class World:
@@ -11,15 +18,15 @@ class World:
         self.traffic = Traffic(clock=lambda: self.now)
 
     def group(self, num_positions: int, *, transport: Transport = "grpc", reason: str = OK) -> None:
-        caller = Caller(name="a", transport=transport)
+        caller = Caller(tenant=TENANT, name="a", transport=transport)
         self.traffic.began(caller)
-        scores = pb.ResponseScores(log_tail_mass=bytes(4 * num_positions))
-        response = pb.ScoreResponse(responses=[scores]) if reason == OK else None
+        call = ScoreCall(prompt=TeacherIds(ids_P=np.array([1])), responses=(), top_k=1, temperature=1.0)
         self.traffic.ended(
             Outcome(
                 caller=caller,
-                request=pb.ScoreRequest(),
-                response=response,
+                teacher="",
+                call=call,
+                scored=scored_call(columns_of([-1.0] * num_positions)) if reason == OK else None,
                 notes=NO_NOTES,
                 reason=reason,
                 total_seconds=0.0,
@@ -60,7 +67,7 @@ def test_a_young_server_divides_by_its_age() -> None:
 def test_a_transport_is_at_work_while_it_waits_and_shortly_after() -> None:
     world = World()
     assert not world.traffic.is_at_work("grpc")
-    world.traffic.began(Caller(name="a", transport="grpc"))
+    world.traffic.began(Caller(tenant=TENANT, name="a", transport="grpc"))
     world.now += 1000.0
     assert world.traffic.is_at_work("grpc")
     assert not world.traffic.is_at_work("http")

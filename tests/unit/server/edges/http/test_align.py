@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
-from preceptor_server.http.answers_about import AlignAnswer
+from preceptor_server.edges.http.answers_about import AlignAnswer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tests.unit.server.alignment.tokenizers_for_tests import byte_level
+from tests.unit.server.edges.http.asking import Asked, Body, asking, problem, tiny_teacher
 from tests.unit.server.hosting import hosted_teacher
-from tests.unit.server.http.asking import Asked, Body, asking, problem, tiny_teacher
 
 
 def merging_teacher(**options: Any) -> Any:  # Any: as hosted_teacher takes them

@@ -8,12 +8,12 @@ from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import LogprobDtype
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.config import LimitsConfig
-from preceptor_server.decoding import check_teacher_name, decode_score_request
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, UnknownTeacherError
 from preceptor_server.hosted import HostedTeacher
 
 from tests.tiny import tiny_tokenizer
 from tests.unit.server.hosting import bos_tokenizer, hosted_teacher
+from tests.unit.server.preparing import prepared
 
 Edit = Callable[[pb.ScoreRequest], None]
 
@@ -52,12 +52,12 @@ def tokenizer() -> TeacherTokenizer:
 
 def test_group_of_which_nothing_is_to_be_scored_asks_whether_its_prompt_can_be_read() -> None:
     asked = request(responses=[response(4, 5, mask=b"\x00\x00"), response(6, mask=b"\x00")])
-    call = decode_score_request(asked, hosted_teacher())
+    call = prepared(asked, hosted_teacher())
     assert [r.score_mask_T.tolist() for r in call.responses] == [[False, False], [False]]
 
 
 def test_request_becomes_a_group() -> None:
-    call = decode_score_request(
+    call = prepared(
         pb.ScoreRequest(
             request_id="r-7",
             teacher="professor",
@@ -71,20 +71,20 @@ def test_request_becomes_a_group() -> None:
         ),
         hosted_teacher(),
     )
-    assert call.request_id == "r-7"
-    assert call.logprob_dtype is LogprobDtype.F32
+    assert call.call.request_id == "r-7"
+    assert call.call.logprob_dtype is LogprobDtype.F32
     assert not call.returns_prompt_ids
     assert call.prompt_ids_P.tolist() == [1, 2, 299]
     assert [r.ids_T.tolist() for r in call.responses] == [[4, 5, 6], [0]]
     assert [r.score_mask_T.tolist() for r in call.responses] == [[False, True, True], [True]]
-    assert (call.top_k, call.temperature, call.batch_invariant) == (17, 0.7, True)
+    assert (call.call.top_k, call.call.temperature, call.call.batch_invariant) == (17, 0.7, True)
 
 
 def test_what_a_request_leaves_open_has_the_documented_default() -> None:
-    call = decode_score_request(request(), hosted_teacher())
-    assert call.request_id == ""
-    assert call.logprob_dtype is LogprobDtype.F16
-    assert not call.batch_invariant
+    call = prepared(request(), hosted_teacher())
+    assert call.call.request_id == ""
+    assert call.call.logprob_dtype is LogprobDtype.F16
+    assert not call.call.batch_invariant
 
 
 def clear_prompt(r: pb.ScoreRequest) -> None:
@@ -223,7 +223,7 @@ def test_mistake_is_told_by_field_and_reason(edit: Edit, field: str, reason: str
     edit(wrong)
     teacher = hosted_teacher(limits=LimitsConfig(max_responses=2))
     with pytest.raises(InvalidRequestError, match=message) as caught:
-        decode_score_request(wrong, teacher)
+        prepared(wrong, teacher)
     assert type(caught.value) is InvalidRequestError
     assert (caught.value.field, caught.value.reason) == (field, reason)
     assert str(caught.value).startswith(f"{field}: ")
@@ -233,21 +233,21 @@ def test_mistake_is_told_by_field_and_reason(edit: Edit, field: str, reason: str
 def test_numbers_at_their_bounds_are_taken() -> None:
     longest = request(responses=[response(*[7] * 61)], top_k=300, temperature=1e-3)
     longest.request_id = "x" * 128
-    call = decode_score_request(longest, hosted_teacher())
-    assert call.top_k == 300
+    call = prepared(longest, hosted_teacher())
+    assert call.call.top_k == 300
     assert len(call.responses[0].ids_T) == 61
 
 
 def test_largest_support_is_also_bounded_by_the_servers_limit() -> None:
     with pytest.raises(InvalidRequestError, match=r"top_k: 9 is outside \[1, 8\]"):
-        decode_score_request(request(top_k=9), hosted_teacher(limits=LimitsConfig(max_top_k=8)))
+        prepared(request(top_k=9), hosted_teacher(limits=LimitsConfig(max_top_k=8)))
 
 
 def test_group_with_too_many_tokens_counts_its_prompt_once() -> None:
     # 3 of the prompt, 2 + 1 of the responses
-    decode_score_request(request(), hosted_teacher(limits=LimitsConfig(max_group_tokens=6)))
+    prepared(request(), hosted_teacher(limits=LimitsConfig(max_group_tokens=6)))
     with pytest.raises(InvalidRequestError, match="has 6 tokens, above max_group_tokens=5") as caught:
-        decode_score_request(request(), hosted_teacher(limits=LimitsConfig(max_group_tokens=5)))
+        prepared(request(), hosted_teacher(limits=LimitsConfig(max_group_tokens=5)))
     assert caught.value.field == "responses"
 
 
@@ -268,11 +268,11 @@ def test_answer_that_would_not_fit_a_message_is_refused_beforehand(
     largest_k = (65_536 // 40 - 13) // bytes_per_entry
     wanted = request(responses=[response(*[7] * 20), response(*[8] * 20)], top_k=largest_k)
     wanted.logprob_dtype = dtype
-    assert decode_score_request(wanted, teacher).top_k == largest_k
+    assert prepared(wanted, teacher).call.top_k == largest_k
     wanted.top_k += 1
     num_bytes = 40 * ((largest_k + 1) * bytes_per_entry + 13)
     with pytest.raises(InvalidRequestError, match=f"the answer would have {num_bytes} bytes") as caught:
-        decode_score_request(wanted, teacher)
+        prepared(wanted, teacher)
     assert (caught.value.field, caught.value.reason) == ("top_k", "ANSWER_TOO_LARGE")
 
 
@@ -280,7 +280,7 @@ def test_candidates_become_a_row_per_token_and_may_differ_in_number_and_repeat()
     asked = request(responses=[response(4, 5, mask=b"\x00\x01"), response(6), response(7)])
     asked.responses[0].candidates.CopyFrom(pb.CandidateIds(ids=u32(1, 2, 2, 8, 299, 0), num_per_position=3))
     asked.responses[2].candidates.CopyFrom(pb.CandidateIds(ids=u16(7), num_per_position=1))
-    first, second, third = decode_score_request(asked, hosted_teacher()).responses
+    first, second, third = prepared(asked, hosted_teacher()).responses
     assert first.candidate_ids_TC is not None
     assert third.candidate_ids_TC is not None
     assert first.candidate_ids_TC.tolist() == [[1, 2, 2], [8, 299, 0]]
@@ -304,11 +304,11 @@ def test_candidates_count_towards_the_size_of_the_answer(
         wanted.responses[0].candidates.CopyFrom(pb.CandidateIds(ids=ids, num_per_position=num_per_position))
 
     name(largest)
-    decode_score_request(wanted, teacher)
+    prepared(wanted, teacher)
     name(largest + 1)
     num_bytes = bytes_without + 1000 * bytes_per_candidate * (largest + 1)
     with pytest.raises(InvalidRequestError, match=f"would have {num_bytes} bytes.*or fewer candidates") as caught:
-        decode_score_request(wanted, teacher)
+        prepared(wanted, teacher)
     assert caught.value.reason == "ANSWER_TOO_LARGE"
 
 
@@ -331,8 +331,8 @@ def prompt_as_chat(r: pb.ScoreRequest) -> None:
 def test_adapter_that_is_loaded_is_asked_for() -> None:
     wanted = request()
     wanted.adapter = "law"
-    assert decode_score_request(wanted, hosted_teacher(adapters={"law": "r-law"})).adapter == "law"
-    assert decode_score_request(request(), hosted_teacher(adapters={"law": "r-law"})).adapter == ""
+    assert prepared(wanted, hosted_teacher(adapters={"law": "r-law"})).call.adapter == "law"
+    assert prepared(request(), hosted_teacher(adapters={"law": "r-law"})).call.adapter == ""
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_adapter_that_is_not_loaded_is_refused_with_those_that_are(adapters: dic
     wrong = request()
     wrong.adapter = "lora"
     with pytest.raises(UnknownTeacherError, match=says) as caught:
-        decode_score_request(wrong, hosted_teacher(adapters=adapters))
+        prepared(wrong, hosted_teacher(adapters=adapters))
     assert (caught.value.field, caught.value.reason) == ("adapter", "UNKNOWN_ADAPTER")
 
 
@@ -368,26 +368,28 @@ def test_what_this_teacher_cannot_do_is_refused_not_ignored(edit: Edit, field: s
     wrong = request()
     edit(wrong)
     with pytest.raises(NotYetImplementedError) as caught:
-        decode_score_request(wrong, teacher)
+        prepared(wrong, teacher)
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{field}: ")
 
 
 def test_engine_without_temperature_still_scores_at_one() -> None:
-    assert decode_score_request(request(), hosted_teacher(applies_temperature=False)).temperature == 1
+    assert prepared(request(), hosted_teacher(applies_temperature=False)).call.temperature == 1
 
 
 def test_unknown_teacher_is_told_with_the_name_of_the_one_here() -> None:
     wrong = request()
     wrong.teacher = "dean"
     with pytest.raises(UnknownTeacherError, match="'dean' is not hosted here: ask for 'professor'") as caught:
-        decode_score_request(wrong, hosted_teacher())
+        prepared(wrong, hosted_teacher())
     assert (caught.value.field, caught.value.reason) == ("teacher", "UNKNOWN_TEACHER")
 
 
 @pytest.mark.parametrize("name", ["", "professor"])
 def test_teacher_is_known_by_its_name_and_by_default(name: str) -> None:
-    check_teacher_name(name, hosted_teacher())
+    asked = request()
+    asked.teacher = name
+    assert prepared(asked, hosted_teacher()).call.teacher == name
 
 
 @pytest.fixture
@@ -398,7 +400,7 @@ def reader(tokenizer: TeacherTokenizer) -> HostedTeacher:
 def test_text_is_tokenized_by_the_teacher_and_its_ids_are_returned(reader: HostedTeacher) -> None:
     asked = request()
     prompt_as_text(asked)
-    call = decode_score_request(asked, reader)
+    call = prepared(asked, reader)
     assert call.prompt_ids_P.tolist() == tiny_tokenizer()("Hello")["input_ids"]
     assert len(call.prompt_ids_P) == 5
     assert call.returns_prompt_ids
@@ -409,14 +411,14 @@ def test_leading_token_of_the_tokenizer_may_be_left_out(omit_special_tokens: boo
     asked = request()
     prompt_as_text(asked)
     asked.prompt.text.omit_special_tokens = omit_special_tokens
-    ids = decode_score_request(asked, hosted_teacher(tokenizer=bos_tokenizer())).prompt_ids_P.tolist()
+    ids = prepared(asked, hosted_teacher(tokenizer=bos_tokenizer())).prompt_ids_P.tolist()
     assert ids == [*first, *tiny_tokenizer()("Hello")["input_ids"]]
 
 
 def test_chat_is_rendered_by_the_teachers_template(reader: HostedTeacher) -> None:
     asked = request()
     prompt_as_chat(asked)
-    call = decode_score_request(asked, reader)
+    call = prepared(asked, reader)
     rendered = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     assert call.prompt_ids_P.tolist() == tiny_tokenizer()(rendered, add_special_tokens=False)["input_ids"]
     assert call.returns_prompt_ids
@@ -425,14 +427,14 @@ def test_chat_is_rendered_by_the_teachers_template(reader: HostedTeacher) -> Non
 def test_ids_of_the_caller_are_not_returned(reader: HostedTeacher) -> None:
     asked = request()
     asked.tokenizer_id = reader.tokenizer_id
-    assert not decode_score_request(asked, reader).returns_prompt_ids
+    assert not prepared(asked, reader).returns_prompt_ids
 
 
 def test_text_that_is_too_long_is_told(reader: HostedTeacher) -> None:
     asked = request(responses=[response(1)])
     asked.prompt.text.text = "x" * 64
     with pytest.raises(InvalidRequestError, match=r"prompt \(64\) \+ response \(1\) exceed"):
-        decode_score_request(asked, reader)
+        prepared(asked, reader)
 
 
 @pytest.mark.parametrize("kind", ["text", "chat"])
@@ -447,6 +449,6 @@ def test_special_token_that_the_model_has_no_row_for_is_refused_by_name(kind: st
     with pytest.raises(
         InvalidRequestError, match=r"holds '<image>', whose id 259 lies beyond the 259 tokens"
     ) as caught:
-        decode_score_request(asked, teacher)
+        prepared(asked, teacher)
     assert caught.value.reason == "TOKEN_OUT_OF_RANGE"
     assert caught.value.field.startswith(f"prompt.{kind}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from typing import Any
 
 import msgpack
@@ -10,19 +11,23 @@ import numpy as np
 import pytest
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
-from preceptor_server.http.answer import build_answer, to_json, to_lines
-from preceptor_server.http.answers import TopkAnswer
-from preceptor_server.http.requests import TopkRequest
-from preceptor_server.http.students import Student
-from preceptor_server.http.texts import vocabularies_of
-from preceptor_server.http.translate import translate_topk
-from preceptor_server.serving import Caller, Notes, ScoreService
+from preceptor_server.calls import ScoreCall, TeacherIds
+from preceptor_server.edges.grpc.decoding import decode_score_request
+from preceptor_server.edges.grpc.encoding import encode_score_response
+from preceptor_server.edges.http.answer import build_answer, to_json, to_lines
+from preceptor_server.edges.http.answers import TopkAnswer
+from preceptor_server.edges.http.requests import TopkRequest
+from preceptor_server.edges.http.students import Student
+from preceptor_server.edges.http.texts import vocabularies_of
+from preceptor_server.edges.http.translate import response_of, translate_topk
+from preceptor_server.serving import Notes, ScoreService
+from preceptor_server.teachers import Teachers
 
 from tests.tiny import tiny_tokenizer
+from tests.unit.server.edges.http.asking import Body, asking, group, problem, tiny_teacher
 from tests.unit.server.hosting import bos_tokenizer
-from tests.unit.server.http.asking import Body, asking, group, problem, tiny_teacher
-
-CALLER = Caller(name="test", transport="grpc")
+from tests.unit.server.preparing import CALLER
+from tests.unit.server.scored_calls import columns_of, scored_call
 
 
 async def scored(request: pb.ScoreRequest) -> pb.ScoreResponse:
@@ -30,7 +35,9 @@ async def scored(request: pb.ScoreRequest) -> pb.ScoreResponse:
     teacher = tiny_teacher()
     teacher.scheduler.start()
     try:
-        return await ScoreService(teacher).score(request, caller=CALLER, timeout_seconds=10)
+        call = decode_score_request(request)
+        service = ScoreService(Teachers([teacher]))
+        return encode_score_response(await service.score(call, CALLER, timeout_seconds=10))
     finally:
         await teacher.scheduler.stop()
 
@@ -221,27 +228,19 @@ def edge_numbers() -> np.ndarray[Any, Any]:
 
 def test_every_f32_survives_json_to_the_bit_and_minus_infinity_is_null() -> None:
     column = np.append(edge_numbers(), np.float32(-np.inf))
-    num, data = len(column), column.tobytes()
-    request_ids = ids(*[3] * num)
-    scores = pb.ResponseScores(
-        status=b"\x01" * num,
-        support_ids=np.full(num, 3, "<u2").tobytes(),
-        support_logprobs=data,
-        sampled_logprobs=data,
-        log_tail_mass=data,
-        entropies=data,
-        digest=bytes(32),
+    num = len(column)
+    columns = replace(
+        columns_of(column.tolist()),
+        support_ids_NK=np.full((num, 1), 3),
+        support_logprobs_NK=column[:, None],
+        sampled_logprobs_N=column,
+        log_tail_mass_N=column,
+        entropies_N=column,
     )
-    response = pb.ScoreResponse(
-        responses=[scores],
-        top_k=1,
-        temperature=1,
-        token_dtype=pb.TOKEN_DTYPE_U16,
-        logprob_dtype=pb.LOGPROB_DTYPE_F32,
-        segmentation=pb.SEGMENTATION_POLICY_AS_IS,
+    call = ScoreCall(
+        prompt=TeacherIds(ids_P=np.array([3])), responses=(response_of(np.full(num, 3)),), top_k=1, temperature=1.0
     )
-    asked = pb.ScoreRequest(prompt=pb.Prompt(teacher_ids=ids(3)), responses=[pb.Response(ids=request_ids)])
-    answer = build_answer(asked, response, Notes(), vocabularies_of("", tiny_teacher()))
+    answer = build_answer(call, scored_call(columns), Notes(), vocabularies_of("", tiny_teacher()))
     for shown in (json.loads(to_json(answer)), joined_lines(b"".join(to_lines(answer)).decode())):
         [one] = shown["responses"]
         for name in ("sampled_logprobs", "log_tail_mass", "entropies"):
@@ -251,7 +250,7 @@ def test_every_f32_survives_json_to_the_bit_and_minus_infinity_is_null() -> None
         assert one["sampled_ranks"] == [1] * (num - 1) + [None]
 
 
-def test_a_body_says_on_the_wire_what_grpc_would() -> None:
+def test_a_body_asks_what_grpc_would() -> None:
     body = TopkRequest.model_validate_json(
         json.dumps(
             {
@@ -262,22 +261,29 @@ def test_a_body_says_on_the_wire_what_grpc_would() -> None:
         )
     )
     student = Student(tokenizer_id="student", tokenizer=None)
-    wire = translate_topk(body, tiny_teacher(), student).request
-    u32 = pb.TokenIds(data=np.array([6, 7], "<u4").tobytes(), dtype=pb.TOKEN_DTYPE_U32)
-    assert wire == pb.ScoreRequest(
-        request_id="r",
-        teacher="professor",
-        adapter="a",
-        tokenizer_id="student",
-        prompt=pb.Prompt(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="user", content="x")])),
-        responses=[pb.Response(ids=u32)],
-        top_k=4,
-        temperature=0.5,
-        logprob_dtype=pb.LOGPROB_DTYPE_F16,
-        batch_invariant=True,
-        segmentation=pb.SEGMENTATION_POLICY_PAPER,
-        paper_token_ids=[1],
+    call = translate_topk(body, tiny_teacher(), student).call
+    over_grpc = decode_score_request(
+        pb.ScoreRequest(
+            request_id="r",
+            teacher="professor",
+            adapter="a",
+            tokenizer_id="student",
+            prompt=pb.Prompt(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="user", content="x")])),
+            responses=[pb.Response(ids=ids(6, 7))],
+            top_k=4,
+            temperature=0.5,
+            logprob_dtype=pb.LOGPROB_DTYPE_F16,
+            batch_invariant=True,
+            segmentation=pb.SEGMENTATION_POLICY_PAPER,
+            paper_token_ids=[1],
+        )
     )
+    names = {field.name for field in fields(ScoreCall)} - {"responses"}
+    assert {name: getattr(call, name) for name in names} == {name: getattr(over_grpc, name) for name in names}
+    for one, other in zip(call.responses, over_grpc.responses, strict=True):
+        np.testing.assert_array_equal(one.ids_T, other.ids_T)
+        np.testing.assert_array_equal(one.score_mask_T, other.score_mask_T)
+        assert one.candidate_ids_TC is other.candidate_ids_TC is None
 
 
 async def test_group_of_which_nothing_is_to_be_scored_is_read_and_has_no_rows() -> None:

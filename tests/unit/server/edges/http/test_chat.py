@@ -7,16 +7,16 @@ from typing import Any
 
 import httpx
 import pytest
-from preceptor.v1 import teacher_pb2 as pb
+from preceptor.chat import Chat, ChatMessage, ToolCall
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.edges.http.chat import num_characters, to_chat
+from preceptor_server.edges.http.requests import PromptBody
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.http.chat import num_characters, to_chat
-from preceptor_server.http.requests import PromptBody
 
 from tests.tiny import tiny_tokenizer
 from tests.unit.server.alignment.chat_templates import PLAIN, QWEN3
+from tests.unit.server.edges.http.asking import Body, asking, group, problem
 from tests.unit.server.hosting import hosted_teacher
-from tests.unit.server.http.asking import Body, asking, group, problem
 
 TOOL: Body = {"type": "function", "function": {"name": "weather", "description": "<ø>", "parameters": {}}}
 CALL: Body = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
@@ -42,36 +42,36 @@ async def asked(prompt: Body, template: str = QWEN3) -> httpx.Response:
         return await running.topk(group(prompt=prompt))
 
 
-def test_a_body_is_the_wires_chat() -> None:
+def test_a_body_is_a_chat() -> None:
     chat = to_chat(PromptBody.model_validate_json(json.dumps(PROMPT)))
     assert [message.role for message in chat.messages] == ["user", "assistant", "tool"]
-    assert chat.messages[1] == pb.ChatMessage(
+    assert chat.messages[1] == ChatMessage(
         role="assistant",
-        tool_calls=[pb.ToolCall(id="c1", name="weather", arguments='{"city": "Oslo"}')],
+        tool_calls=(ToolCall(id="c1", name="weather", arguments={"city": "Oslo"}),),
         reasoning_content="hm",
     )
-    assert chat.messages[2] == pb.ChatMessage(role="tool", content="rain", tool_call_id="c1", name="weather")
-    assert not chat.messages[0].HasField("reasoning_content")
-    assert [json.loads(tool) for tool in chat.tools] == [TOOL]
-    assert json.loads(chat.template_arguments) == {"enable_thinking": False}
+    assert chat.messages[2] == ChatMessage(role="tool", content="rain", tool_call_id="c1", name="weather")
+    assert chat.messages[0].reasoning_content is None
+    assert list(chat.tools) == [TOOL]
+    assert chat.template_arguments == {"enable_thinking": False}
 
 
 def test_arguments_of_a_call_may_be_an_object_too() -> None:
     call = CALL | {"function": {"name": "weather", "arguments": {"b": 1.5, "a": ["ø", None]}}}
     message = {"role": "assistant", "tool_calls": [call]}
     sent = to_chat(PromptBody.model_validate_json(json.dumps({"messages": [message]})))
-    assert json.loads(sent.messages[0].tool_calls[0].arguments) == {"b": 1.5, "a": ["ø", None]}
-    assert list(json.loads(sent.messages[0].tool_calls[0].arguments)) == ["b", "a"]
+    assert sent.messages[0].tool_calls[0].arguments == {"b": 1.5, "a": ["ø", None]}
+    assert list(sent.messages[0].tool_calls[0].arguments) == ["b", "a"]
 
 
 def test_all_that_a_template_may_write_is_counted() -> None:
-    call = pb.ToolCall(id="ignored", name="1234", arguments="12345")
-    chat = pb.ChatPrompt(
-        messages=[pb.ChatMessage(role="1", content="12", reasoning_content="123", tool_calls=[call])],
-        tools=["123456", "1234567"],
-        template_arguments="12345678",
+    call = ToolCall(id="ignored", name="1234", arguments={"a": 1})  # 8 characters of JSON
+    chat = Chat(
+        messages=(ChatMessage(role="1", content="12", reasoning_content="123", tool_calls=(call,)),),
+        tools=({"b": 12}, {"c": 123}),  # 9 and 10
+        template_arguments={"d": 1234},  # 11
     )
-    assert num_characters(chat) == sum(range(1, 9))
+    assert num_characters(chat) == 1 + 2 + 3 + 4 + 8 + 9 + 10 + 11
 
 
 async def test_the_prompt_is_what_transformers_writes() -> None:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from preceptor_server.http.accept import choose_form
-from preceptor_server.http.problems import ProblemError
+from preceptor_server.edges.http.accept import choose_form
+from preceptor_server.edges.http.problems import ProblemError
 
 FORMS = ("application/json", "application/x-ndjson", "application/msgpack")
 

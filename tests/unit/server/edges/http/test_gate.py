@@ -4,8 +4,8 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from preceptor_server.edges.http.gate import Gate
 from preceptor_server.errors import DeadlinePassedError, QueueFullError
-from preceptor_server.http.gate import Gate
 
 LONG = 60.0
 
