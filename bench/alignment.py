@@ -33,13 +33,15 @@ import torch
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import TokenArray, encode_token_ids, token_dtype_for
 from preceptor_server.alignment.aligner import build_aligner
+from preceptor_server.callers import Caller
 from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
-from preceptor_server.decoding import decode_score_request
+from preceptor_server.edges.grpc.decoding import decode_score_request
 from preceptor_server.edges.grpc.encoding import encode_score_response
 from preceptor_server.engines.hf import HfEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.scoring import score_call
+from preceptor_server.tenants.tenant import Tenant
 from tokenizers import Tokenizer
 
 from bench.registering import measure_registration
@@ -113,6 +115,9 @@ def texts_of_equal_length(own: Vocabulary, stranger: Vocabulary) -> tuple[list[T
     return [np.array(piece) for piece in pieces], [np.array(piece) for piece in theirs]
 
 
+CALLER = Caller(tenant=Tenant(name="bench"), name="bench", transport="grpc")
+
+
 def request(
     responses: list[TokenArray], registered_id: str, policy: pb.SegmentationPolicy.ValueType
 ) -> pb.ScoreRequest:
@@ -128,9 +133,8 @@ def request(
 
 async def serve(one: pb.ScoreRequest, teacher: HostedTeacher) -> bytes:
     """What a server does with a request, but for the socket."""
-    call = decode_score_request(one, teacher)
-    scored = await score_call(call, teacher, caller="bench", timeout_seconds=None)
-    return encode_score_response(call, scored, teacher, decode_ms=0, total_ms=0).SerializeToString()
+    scored = await score_call(decode_score_request(one), teacher, caller=CALLER, timeout_seconds=None)
+    return encode_score_response(scored).SerializeToString()
 
 
 async def num_scored(one: pb.ScoreRequest, teacher: HostedTeacher) -> str:

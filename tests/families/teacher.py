@@ -8,12 +8,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from preceptor_server.app import add_services, bind, build_engine, build_server
-from preceptor_server.config import EngineConfig, ListenConfig, SchedulerConfig, ServerConfig
+from preceptor_server.config import EngineConfig, LimitsConfig, ListenConfig, SchedulerConfig
+from preceptor_server.edges.grpc.server import add_services, bind, build_server
+from preceptor_server.edges.grpc.servicer import TeacherServicer
 from preceptor_server.engines.base import Engine
+from preceptor_server.engines.building import build_engine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
+from preceptor_server.serving import ScoreService
 from preceptor_server.settling import settle_engine
+from preceptor_server.teachers import Teachers
+from preceptor_server.weights import WeightUpdates
 
 from tests.families.small import MAX_MODEL_LEN
 
@@ -34,15 +39,10 @@ class RunningTeacher:
 @asynccontextmanager
 async def running_teacher(folder: Path) -> AsyncIterator[RunningTeacher]:
     """For the length of the block. Raises StartupError where the server refuses to start."""
-    config = ServerConfig(
-        engine=EngineConfig(model=str(folder), device="cpu", max_model_len=MAX_MODEL_LEN),
-        listen=ListenConfig(port=0),
-        scheduler=SchedulerConfig(batch_window_ms=_BATCH_WINDOW_MS),
-    )
-    engine = build_engine(config.engine, None)
+    engine = build_engine(EngineConfig(model=str(folder), device="cpu", max_model_len=MAX_MODEL_LEN), None)
     try:
         packing = await _start(engine)
-        async with _serving(config, engine) as address:
+        async with _serving(engine) as address:
             yield RunningTeacher(address=address, packing=packing)
     finally:
         await asyncio.to_thread(engine.close)
@@ -56,20 +56,21 @@ async def _start(engine: Engine) -> str:
 
 
 @asynccontextmanager
-async def _serving(config: ServerConfig, engine: Engine) -> AsyncIterator[str]:
-    server, scheduler = build_server(config), Scheduler(engine, config.scheduler)
-    address = bind(server, config)
+async def _serving(engine: Engine) -> AsyncIterator[str]:
+    listen, limits, queue = ListenConfig(port=0), LimitsConfig(), SchedulerConfig(batch_window_ms=_BATCH_WINDOW_MS)
+    server, scheduler = build_server(listen, max_message_bytes=limits.max_message_bytes), Scheduler(engine, queue)
+    address = bind(server, listen)
     scheduler.start()
     teacher = HostedTeacher(
-        name=config.teacher,
+        name="teacher",
         engine=engine,
         tokenizer=None,
         aligner=None,
         scheduler=scheduler,
-        limits=config.limits,
-        max_queue_tokens=config.scheduler.max_queue_tokens,
+        limits=limits,
+        max_queue_tokens=queue.max_queue_tokens,
     )
-    add_services(server, teacher)
+    add_services(server, TeacherServicer(ScoreService(Teachers([teacher])), WeightUpdates()))
     await server.start()
     try:
         yield address

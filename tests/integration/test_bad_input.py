@@ -266,24 +266,3 @@ def test_the_teachers_own_tokenizer_registers_as_identical(stub: TeacherServiceS
     own = stub.GetInfo(pb.GetInfoRequest(), timeout=30).teachers[0].tokenizer_id
     answer = stub.RegisterTokenizer(pb.RegisterTokenizerRequest(tokenizer_id=own), timeout=30)
     assert answer.report.relation == pb.VOCABULARY_RELATION_IDENTICAL
-
-
-def test_a_stream_answers_every_group_and_outlives_a_bad_one(stub: TeacherServiceStub) -> None:
-    requests = []
-    for name in ("a", "b", "bad", "c"):
-        request = good_request()
-        request.request_id = name
-        request.top_k = 0 if name == "bad" else 4
-        requests.append(pb.ScoreStreamRequest(request=request))
-    answers = {answer.request_id: answer for answer in stub.ScoreStream(iter(requests), timeout=30)}
-    assert set(answers) == {"a", "b", "bad", "c"}
-    assert answers["bad"].error.field == "top_k"
-    alone = stub.Score(good_request(), timeout=30)
-    for name in "abc":
-        assert answers[name].response.responses[0].digest == alone.responses[0].digest
-        assert answers[name].response.responses[0].support_ids == alone.responses[0].support_ids
-
-
-def test_a_stream_refuses_a_group_without_an_id(stub: TeacherServiceStub) -> None:
-    [answer] = stub.ScoreStream(iter([pb.ScoreStreamRequest(request=good_request())]), timeout=30)
-    assert answer.error.field == "request.request_id"

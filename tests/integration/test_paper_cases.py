@@ -21,14 +21,17 @@ from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.alignment.types import Alignment
+from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds
 from preceptor_server.config import LimitsConfig, SchedulerConfig
 from preceptor_server.engines.fake import dense_columns
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.scoring import score_call
-from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreCall, ScoreGroup
+from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from tests.unit.server.preparing import CALLER
 
 ENDOFTEXT, IM_END = "<|endoftext|>", "<|im_end|>"
 QWEN_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -138,23 +141,18 @@ async def losses(
     teacher: HostedTeacher, policy: SegmentationPolicy, *, paper_tokens: Sequence[str] = ()
 ) -> list[float | PositionStatus]:
     """Per position the loss in nats of a student that is as sure of its tokens as the paper's, or why there is none."""
+    response = AskedResponse(ids_T=np.array(RESPONSE), score_mask_T=np.ones(len(RESPONSE), np.bool_))
     call = ScoreCall(
-        request_id="",
-        tokenizer_id="",
-        prompt_ids_P=np.array(PROMPT),
-        sent_prompt_ids=np.array(PROMPT),
-        returns_prompt_ids=False,
-        responses=(ResponseToScore(ids_T=np.array(RESPONSE), score_mask_T=np.ones(len(RESPONSE), np.bool_)),),
-        alignment=await registered(teacher),
+        tokenizer_id=(await registered(teacher)).tokenizer_id,
+        prompt=TeacherIds(ids_P=np.array(PROMPT)),
+        responses=(response,),
         segmentation=policy,
         paper_token_ids=tuple(ids_of(*paper_tokens)),
         top_k=K,
         temperature=1.0,
-        batch_invariant=False,
         logprob_dtype=LogprobDtype.F32,
-        student_vocabulary_size=V,
     )
-    columns = (await score_call(call, teacher, caller="", timeout_seconds=10)).responses[0].columns
+    columns = (await score_call(call, teacher, caller=CALLER, timeout_seconds=10)).responses[0].columns
     found: list[float | PositionStatus] = [PositionStatus(status) for status in columns.status_T.tolist()]
     positions = np.flatnonzero(columns.status_T == PositionStatus.OK)
     for row, position in enumerate(positions.tolist()):

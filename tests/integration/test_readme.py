@@ -86,7 +86,7 @@ def test_the_readme_names_every_client_command() -> None:
 )
 def test_the_server_commands_of_the_readme_have_settings_that_load(command: str, engine: str) -> None:
     config = load_settings(ServerConfig, shlex.split(command)[1:], program="preceptor-server")
-    assert (config.engine.kind, config.engine.model) == (engine, "path/to/model")
+    assert (config.hosted["teacher"].engine.kind, config.hosted["teacher"].engine.model) == (engine, "path/to/model")
     assert f"{config.listen.host}:{config.listen.port}" == ADDRESS
 
 
@@ -141,7 +141,7 @@ def test_the_settings_of_the_demo_load(tmp_path: Path) -> None:
         ServerConfig, ["@", str(REPOSITORY / "deploy/local/teacher.toml"), "--engine.model", "x"], program="demo"
     )
     assert run_config.teacher.name == server_config.teacher
-    assert run_config.student.gguf_file == server_config.engine.gguf_file
+    assert run_config.student.gguf_file == server_config.hosted["teacher"].engine.gguf_file
     assert len(load_examples(str(tmp_path / "train.jsonl"))) == 40
     heldout = load_examples(str(tmp_path / "heldout.jsonl"))
     assert [example.answer for example in heldout if "Norway" in str(example.prompt)] == ["Oslo"]

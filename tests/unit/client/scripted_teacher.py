@@ -222,9 +222,6 @@ class ScriptedTeacher(TeacherServiceServicer):
             step.change(answer)
         return answer
 
-    def ScoreStream(self, request, context):  # type: ignore[no-untyped-def]  # never called
-        raise NotImplementedError
-
     async def _sleep(self, seconds: float) -> None:
         try:
             await asyncio.sleep(seconds)

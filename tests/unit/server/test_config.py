@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from preceptor.settings import InvalidSettingsError, load_settings
-from preceptor_server.config import ServerConfig
+from preceptor_server.config import EngineConfig, ServerConfig
 
 REPOSITORY = Path(__file__).parents[3]
 SHIPPED = sorted(path for folder in ("deploy", "studies") for path in (REPOSITORY / folder).rglob("teacher*.toml"))
@@ -40,13 +40,18 @@ def test_hf_needs_a_model() -> None:
         load("--engine.kind", "hf")
 
 
+def engine_of(config: ServerConfig) -> EngineConfig:
+    [settings] = config.hosted.values()
+    return settings.engine
+
+
 def test_hf_is_the_default_engine_and_takes_a_model() -> None:
     config = load("--engine.model", "/models/tiny")
-    assert (config.engine.kind, config.engine.model) == ("hf", "/models/tiny")
+    assert (engine_of(config).kind, engine_of(config).model) == ("hf", "/models/tiny")
 
 
 def test_fake_needs_no_model() -> None:
-    assert load(*FAKE).engine.model == ""
+    assert engine_of(load(*FAKE)).model == ""
 
 
 def test_engine_has_no_default() -> None:
@@ -119,7 +124,7 @@ def test_environment_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PRECEPTOR_SERVER_ENGINE__KIND", "fake")
     monkeypatch.setenv("PRECEPTOR_SERVER_LISTEN__PORT", "0")
     config = load()
-    assert (config.engine.kind, config.listen.port) == ("fake", 0)
+    assert (engine_of(config).kind, config.listen.port) == ("fake", 0)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(REPOSITORY)))
@@ -128,7 +133,7 @@ def test_shipped_settings_of_a_teacher_load(path: Path) -> None:
     # A file may leave its model's folder to whoever starts the server.
     is_complete = "model" in written["engine"] or written["engine"].get("kind") == "fake"
     config = load("@", str(path), *([] if is_complete else ["--engine.model", "/models/theirs"]))
-    resolved = config.engine.model_dump(mode="json")
+    resolved = engine_of(config).model_dump(mode="json")
     for name, value in written["engine"].items():
         table = resolved[name]
         assert ({key: table[key] for key in value} if isinstance(value, dict) else table) == value
