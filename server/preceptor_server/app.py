@@ -20,6 +20,7 @@ from preceptor_server.alignment.aligner import Aligner, build_aligner
 from preceptor_server.alignment.chat_template import DEFAULT
 from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_tokenizer
+from preceptor_server.bind_address import joined
 from preceptor_server.config import EngineConfig, ServerConfig
 from preceptor_server.engines.base import Engine
 from preceptor_server.engines.fake import FakeEngine
@@ -27,7 +28,6 @@ from preceptor_server.engines.mortal_fake import MortalFakeEngine
 from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.hosted import HostedTeacher, with_turn_end
 from preceptor_server.http.config import HttpConfig
-from preceptor_server.reachable import joined
 from preceptor_server.readiness import SERVICE_NAME, Readiness
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.servicer import TeacherServicer

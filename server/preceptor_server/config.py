@@ -10,8 +10,8 @@ from preceptor.settings import Section
 from pydantic import DirectoryPath, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from preceptor_server.bind_address import refuse_public
 from preceptor_server.http.config import HttpConfig, in_existing_folder
-from preceptor_server.reachable import refuse_public
 
 
 class ListenConfig(Section):

@@ -6,6 +6,9 @@ ServerError
 │   ├── UnknownTokenizerError               no tokenizer of that id: it has to be handed over (again)
 │   └── InvalidTokenizerError               a tokenizer that was handed over and cannot be used
 ├── NotYetImplementedError                  a field that this server understands and does not honour
+├── UnauthenticatedError                    no key, or one that is not accepted; `reason` says which
+├── ForbiddenError                          a right, or a teacher, that the caller's tenant does not have
+├── QuotaExceededError                      the tenant's own limit; `retry_after_seconds` says when to come back
 ├── QueueFullError                          overload; `retry_after_seconds` says when to come back
 ├── DeadlinePassedError                     the caller's deadline passed while its group waited
 ├── EngineFailedError                       the model raised; the cause is logged here, not told to the caller
@@ -59,6 +62,31 @@ class NotYetImplementedError(ServerError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class UnauthenticatedError(ServerError):
+    """The caller has no key, or one that is not accepted. The message never holds the key."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ForbiddenError(ServerError):
+    """The caller is known, and may not do this."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class QuotaExceededError(ServerError):
+    """The tenant uses as much as it may. Others are not affected."""
+
+    def __init__(self, message: str, *, reason: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
 
 
 class QueueFullError(ServerError):

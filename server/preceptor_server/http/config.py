@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from preceptor.settings import Section
 from pydantic import AfterValidator, DirectoryPath, Field, field_validator, model_validator
 
-from preceptor_server.reachable import refuse_public
+from preceptor_server.bind_address import refuse_public
 
 _NAME = r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]"
 _HOST = re.compile(_NAME)

@@ -8,8 +8,8 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from preceptor_server.bind_address import as_ip, is_loopback
 from preceptor_server.http.problems import Problem
-from preceptor_server.reachable import as_ip, is_loopback
 
 
 def content_security_policy(compare_with: Sequence[str]) -> str:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from preceptor_server.bind_address import joined
 from preceptor_server.errors import StartupError
 from preceptor_server.http.app import build_app
 from preceptor_server.http.config import HttpConfig
 from preceptor_server.http.state import HttpState
-from preceptor_server.reachable import joined
 from preceptor_server.serving import Observer, ScoreService
 
 logger = logging.getLogger(__name__)
