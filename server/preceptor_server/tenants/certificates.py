@@ -1,4 +1,4 @@
-"""The server's certificate, its key, and the authority of its clients: read, checked, and read again when they change."""
+"""The server's certificate, its key, and the authority of its clients: read, checked, read again when they change."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def _pem(path: Path, setting: str, what: bytes = b"") -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise StartupError(
-            f"tls.{setting}: {path} cannot be read ({error.strerror or error}): name a PEM file that the server may read"
+            f"tls.{setting}: {path} cannot be read ({error.strerror or error}): name a PEM file that the "
+            "server may read"
         ) from error
     if b"-----BEGIN " not in content or what + b"-----" not in content:
         raise StartupError(

@@ -33,8 +33,8 @@ def ssl_context(certificates: ServerCertificates) -> ssl.SSLContext:
     certificate in force."""
     context = certificates.value.context
 
-    def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, first: ssl.SSLContext) -> None:
-        """Called for each handshake, also without a server name."""
+    def choose(connection: ssl.SSLObject, *_: object) -> None:
+        """Called for each handshake, also where the client names no server."""
         connection.context = certificates.value.context
 
     context.sni_callback = choose
