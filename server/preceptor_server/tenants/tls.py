@@ -29,8 +29,8 @@ def grpc_credentials(certificates: ServerCertificates) -> grpc.ServerCredentials
 
 
 def ssl_context(certificates: ServerCertificates) -> ssl.SSLContext:
-    """For uvicorn (`ssl_context_factory`) and whatever else serves with Python's TLS: each handshake is made with the
-    certificate in force."""
+    """For uvicorn (`config.load()`, then `config.ssl = ...`, which every release takes) and whatever else serves with
+    Python's TLS: each handshake is made with the certificate in force."""
     context = certificates.value.context
 
     def choose(connection: ssl.SSLObject, *_: object) -> None:
