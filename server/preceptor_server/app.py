@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING
 import grpc
 from preceptor.settings import InvalidSettingsError, dump_settings
 
+from preceptor_server.callers import Caller
 from preceptor_server.config import ServerConfig
 from preceptor_server.edges.grpc.server import add_services, bind, build_server
 from preceptor_server.edges.grpc.servicer import TeacherServicer
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.identity import Identity
 from preceptor_server.edges.readiness import Readiness
-from preceptor_server.errors import ServerError
+from preceptor_server.errors import ForbiddenError, QuotaExceededError, ServerError, UnauthenticatedError
 from preceptor_server.hosting import Hosting
 from preceptor_server.serving import ScoreService
 from preceptor_server.teachers import Teachers
+from preceptor_server.tenants.certificates import ServerCertificates
+from preceptor_server.tenants.directory import TenantDirectory
+from preceptor_server.tenants.refusals import RefusalLog
+from preceptor_server.tenants.reloading import Reloader
 from preceptor_server.weights import WeightUpdates
 
 if TYPE_CHECKING:
@@ -44,16 +49,38 @@ async def serve(config: ServerConfig, *, reload: Reload | None = None) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, changed.set)
 
-    identity = Identity()
-    server = build_server(config.listen, max_message_bytes=config.max_message_bytes, identity=identity)
-    address = bind(server, config.listen)  # before the model: a port in use is told in the first second
-    http = open_http(config.http, identity)
+    directory = TenantDirectory(config.access)
+    certificates = ServerCertificates(config.tls) if config.tls.is_on else None
+    identity, refusals = Identity(directory, objectives=config.objectives), Refusals()
+    server = build_server(
+        config.listen, max_message_bytes=config.max_message_bytes, identity=identity, observer=refusals
+    )
+    # Before the model: a port in use is told in the first second.
+    address = bind(server, config.listen, certificates=certificates)
+    http = open_http(config.http, identity, certificates)
+    reloader = Reloader([part for part in (directory, certificates) if part is not None])
+    reloader.start()
     try:
         await _serve(config, server, address, http, stop, _Changes(changed, reload))
     finally:
         if http is not None:
             await http.stop(0)
+        reloader.stop()
+        refusals.log.sweep()
     logger.info("stopped")
+
+
+class Refusals:
+    """Tells the log of calls that were refused before they reached a teacher, once and not in a loop."""
+
+    def __init__(self) -> None:
+        self.log = RefusalLog()
+
+    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str) -> None:
+        """A caller's mistakes in what it asks for are its own to read; who it is, and what it may do, is told here."""
+        if isinstance(error, UnauthenticatedError | ForbiddenError | QuotaExceededError):
+            name = caller.tenant.name if caller else peer
+            self.log.note(peer=name, reason=error.reason, detail=f"{method}: {error}")
 
 
 class _Changes:
@@ -131,13 +158,13 @@ async def _serve(
         await hosting.close()
 
 
-def open_http(config: HttpConfig, identity: Identity) -> HttpSide | None:
+def open_http(config: HttpConfig, identity: Identity, certificates: ServerCertificates | None) -> HttpSide | None:
     """The HTTP side, which answers from now on; None where it is off, and then none of its libraries is imported."""
     if config.port is None:
         return None
     from preceptor_server.edges.http.listen import HttpSide
 
-    side = HttpSide(config, identity=identity)
+    side = HttpSide(config, identity=identity, certificates=certificates)
     side.start()
     return side
 

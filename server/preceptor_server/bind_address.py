@@ -19,13 +19,16 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or (ip is not None and ip.is_loopback)
 
 
-def refuse_public(host: str, *, allow_insecure: bool) -> None:
-    """Raises ValueError, with the way out, where `host` is reachable from elsewhere and nobody said that it may be."""
-    if not is_loopback(host) and not allow_insecure:
-        raise ValueError(
-            f"host={host} is reachable from elsewhere and the server has neither keys nor TLS: "
-            "set host=127.0.0.1, or allow_insecure=true if the network is trusted"
-        )
+def refuse_public(host: str, *, allow_insecure: bool, has_tls: bool = False, has_keys: bool = False) -> None:
+    """Raises ValueError, with the ways out, where `host` is reachable from elsewhere without both keys and TLS, and
+    nobody said that it may be."""
+    if is_loopback(host) or allow_insecure or (has_tls and has_keys):
+        return
+    lacks = "has no TLS" if has_keys else "has no keys" if has_tls else "has neither keys nor TLS"
+    raise ValueError(
+        f"host={host} is reachable from elsewhere and the server {lacks}: give it both (tls.certificate and tls.key, "
+        "access.file), or set host=127.0.0.1, or allow_insecure=true if the network is trusted"
+    )
 
 
 def joined(host: str, port: int) -> str:

@@ -15,8 +15,13 @@ PROGRAM = "preceptor-server"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`preceptor-server [@ settings.toml ...] [--engine.model FOLDER]`: 2 = wrong settings, 1 = it cannot start."""
+    """`preceptor-server [@ settings.toml ...] [--engine.model FOLDER]`: 2 = wrong settings, 1 = it cannot start.
+    `preceptor-server keys ...` makes, lists and revokes keys of callers."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["keys"]:
+        from preceptor_server.tenants.command import run
+
+        return run(arguments[1:])
     try:
         config = load_settings(ServerConfig, arguments, program=PROGRAM)
     except InvalidSettingsError as error:

@@ -13,13 +13,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from preceptor_server.bind_address import refuse_public
 from preceptor_server.edges.http.config import HttpConfig, in_existing_folder
+from preceptor_server.tenants.config import AccessConfig, TlsConfig
 
 
 class ListenConfig(Section):
     """Where the server listens."""
 
     host: str = "127.0.0.1"
-    """Address to bind. Anything but a loopback address needs `allow_insecure`, for there are no keys and no TLS."""
+    """Address to bind. Anything but a loopback address needs keys (`access.file`) and `tls`, or `allow_insecure`."""
     port: int = Field(50051, ge=0, le=65535)
     """Port to bind; 0 asks the kernel for a free one (see `address_file`)."""
     allow_insecure: bool = False
@@ -48,11 +49,6 @@ class ListenConfig(Section):
     @classmethod
     def _has_a_folder(cls, address_file: Path | None) -> Path | None:
         return in_existing_folder(address_file)
-
-    @model_validator(mode="after")
-    def _check_host(self) -> Self:
-        refuse_public(self.host, allow_insecure=self.allow_insecure)
-        return self
 
 
 class VllmConfig(Section):
@@ -229,6 +225,10 @@ class ServerConfig(BaseSettings):
     """The name under which callers ask for this teacher."""
     listen: ListenConfig = ListenConfig()
     """Where the server listens."""
+    access: AccessConfig = AccessConfig()
+    """Who may ask."""
+    tls: TlsConfig = TlsConfig()
+    """TLS of gRPC and of HTTP."""
     http: HttpConfig = HttpConfig()
     """The debug API over HTTP, and its page."""
     engine: EngineConfig | None = None
@@ -241,6 +241,9 @@ class ServerConfig(BaseSettings):
     """Several teachers by name, each with an `engine`, and a `scheduler` and `limits` of its own where it needs them:
     [teachers.NAME.engine] in a file. They take the place of `teacher`, `engine`, `scheduler` and `limits`. SIGHUP has
     them read anew."""
+    objectives: dict[str, int] = Field(default_factory=dict)
+    """Priorities by name: a caller that names one (preceptor-objective) has its groups scored before its tenant's
+    others of lower priority. Any other name has priority 0."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much to log."""
 
@@ -267,6 +270,18 @@ class ServerConfig(BaseSettings):
         for name in ("teacher", "engine", "scheduler", "limits"):
             if name in self.model_fields_set:
                 raise ValueError(f"{name} is for a server with one teacher: set teachers.NAME.{name}, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_public(self) -> Self:
+        has_tls, has_keys = self.tls.is_on, self.access.requires_key
+        for name, side in (("listen", self.listen), ("http", self.http)):
+            if side.port is None:
+                continue
+            try:
+                refuse_public(side.host, allow_insecure=side.allow_insecure, has_tls=has_tls, has_keys=has_keys)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
         return self
 
     @field_validator("teachers")

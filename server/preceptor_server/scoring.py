@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,10 @@ _SMALL_TOKENS = 8192
 than handing them to a thread."""
 
 
+_Scheduled = Callable[[ScoreGroup], Awaitable[ScoredGroup]]
+"""Waits for a group's turn, and returns its columns."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scores:
     """What became of a prepared call."""
@@ -40,16 +45,35 @@ class _Scores:
     forward_ms: float = 0.0
 
 
+Charged = Callable[[int], AbstractContextManager[None]]
+"""Charges a caller for so many tokens, and gives them back where the block raises."""
+
+
 async def score_call(
-    call: ScoreCall, teacher: HostedTeacher, *, caller: Caller, timeout_seconds: float | None
+    call: ScoreCall,
+    teacher: HostedTeacher,
+    *,
+    caller: Caller,
+    timeout_seconds: float | None,
+    charged: Charged = lambda _: nullcontext(),
 ) -> ScoredCall:
-    """Raises what `prepare_call` and the scheduler raise, and InvalidRequestError where the teacher's reading exceeds a
-    limit."""
+    """Raises what `prepare_call`, the scheduler and `charged` raise, and InvalidRequestError where the teacher's
+    reading exceeds a limit."""
     started = time.monotonic()
     deadline = None if timeout_seconds is None else started + timeout_seconds
     prepared = await prepare_off_loop(call, teacher)
     decode_ms = (time.monotonic() - started) * 1000
-    scores = await _score(prepared, teacher, caller=caller, deadline=deadline)
+
+    async def scheduled(group: ScoreGroup) -> ScoredGroup:
+        with charged(group.num_tokens):
+            return await teacher.scheduler.score(
+                group,
+                caller=f"{caller.tenant.name}/{caller.name}",
+                weight=caller.weight,
+                timeout_seconds=None if deadline is None else deadline - time.monotonic(),
+            )
+
+    scores = await _score(prepared, teacher, scheduled)
     return ScoredCall(
         responses=scores.responses,
         request_id=call.request_id,
@@ -74,27 +98,22 @@ async def score_call(
     )
 
 
-async def _score(prepared: PreparedCall, teacher: HostedTeacher, *, caller: Caller, deadline: float | None) -> _Scores:
+async def _score(prepared: PreparedCall, teacher: HostedTeacher, scheduled: _Scheduled) -> _Scores:
     revision = teacher.info.revision_of(prepared.call.adapter)
     if not any(response.score_mask_T.any() for response in prepared.responses):
         # That its prompt can be read is all that was asked, and preparing it has shown it.
         return _Scores(responses=tuple(_excluded(prepared, one) for one in prepared.responses), revision=revision)
     if prepared.alignment is None:
         group = _group(prepared, prepared.responses, top_k=prepared.call.top_k)
-        scored = await teacher.scheduler.score(
-            group,
-            caller=f"{caller.tenant.name}/{caller.name}",
-            weight=caller.weight,
-            timeout_seconds=_seconds_until(deadline),
-        )
+        scored = await scheduled(group)
         if group.num_tokens <= _SMALL_TOKENS:
             return _as_they_are(prepared, scored)
         return await asyncio.to_thread(_as_they_are, prepared, scored)
-    return await _score_aligned(prepared, prepared.alignment, teacher, caller=caller, deadline=deadline)
+    return await _score_aligned(prepared, prepared.alignment, teacher, scheduled)
 
 
 async def _score_aligned(
-    prepared: PreparedCall, alignment: Alignment, teacher: HostedTeacher, *, caller: Caller, deadline: float | None
+    prepared: PreparedCall, alignment: Alignment, teacher: HostedTeacher, scheduled: _Scheduled
 ) -> _Scores:
     revision = teacher.info.revision_of(prepared.call.adapter)
     readings, responses = await asyncio.to_thread(_read_and_ask, prepared, alignment, teacher)
@@ -106,17 +125,8 @@ async def _score_aligned(
     top_k = num_teacher_tokens(alignment, top_k=prepared.call.top_k, merges_end_tokens=_merges(prepared))
     group = _group(prepared, responses, top_k=min(top_k, teacher.info.largest_top_k))
     check_group_tokens(group, teacher)
-    scored = await teacher.scheduler.score(
-        group,
-        caller=f"{caller.tenant.name}/{caller.name}",
-        weight=caller.weight,
-        timeout_seconds=_seconds_until(deadline),
-    )
+    scored = await scheduled(group)
     return await asyncio.to_thread(_project, prepared, alignment, readings, scored)
-
-
-def _seconds_until(deadline: float | None) -> float | None:
-    return None if deadline is None else deadline - time.monotonic()
 
 
 def _group(prepared: PreparedCall, responses: Sequence[ResponseToScore], *, top_k: int) -> ScoreGroup:

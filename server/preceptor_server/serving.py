@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from preceptor_server.callers import Caller
 from preceptor_server.calls import ScoreCall, ScoredCall
 from preceptor_server.errors import reason_of
-from preceptor_server.scoring import score_call
+from preceptor_server.scoring import Charged, score_call
 from preceptor_server.teachers import Teachers
+from preceptor_server.tenants.quotas import Quotas
+from preceptor_server.tenants.tenant import Tenant
 
 OK = "ok"
 CANCELLED = "CANCELLED"
@@ -64,22 +67,28 @@ class Observer(Protocol):
 class ScoreService:
     """Finds the teacher, scores, and tells the observers."""
 
-    def __init__(self, teachers: Teachers, *, observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, teachers: Teachers, *, quotas: Quotas | None = None, observers: Sequence[Observer] = ()) -> None:
         self.teachers = teachers
+        self._quotas = quotas or Quotas()
         self._observers = tuple(observers)
 
     async def score(
         self, call: ScoreCall, caller: Caller, *, timeout_seconds: float | None, notes: Notes = NO_NOTES
     ) -> ScoredCall:
-        """Raises what finding the teacher and scoring raise."""
+        """Raises what finding the teacher and scoring raise, and QuotaExceededError."""
         started = time.monotonic()
         for observer in self._observers:
             observer.began(caller)
         scored, reason, name = None, CANCELLED, call.teacher
         try:
-            with self.teachers.use(call.teacher, tenant=caller.tenant) as teacher:
+            with (
+                self.teachers.use(call.teacher, tenant=caller.tenant) as teacher,
+                self._quotas.call(caller.tenant, num_bytes=call.num_bytes),
+            ):
                 name = teacher.name
-                scored = await score_call(call, teacher, caller=caller, timeout_seconds=timeout_seconds)
+                scored = await score_call(
+                    call, teacher, caller=caller, timeout_seconds=timeout_seconds, charged=self._charged(caller.tenant)
+                )
             reason = OK
         except Exception as error:
             reason = reason_of(error)
@@ -97,3 +106,15 @@ class ScoreService:
             for observer in self._observers:
                 observer.ended(outcome)
         return scored
+
+    def _charged(self, tenant: Tenant) -> Charged:
+        @contextmanager
+        def charged(num_tokens: int) -> Iterator[None]:
+            self._quotas.charge(tenant, num_tokens)
+            try:
+                yield
+            except BaseException:
+                self._quotas.refund(tenant, num_tokens)
+                raise
+
+        return charged

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from preceptor_server.errors import EngineUnavailableError, ForbiddenError, InvalidRequestError, UnknownTeacherError
+from preceptor_server.errors import EngineUnavailableError, InvalidRequestError, UnknownTeacherError
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.tenants.rights import require_teacher
 from preceptor_server.tenants.tenant import Tenant
 
 _MAX_SHOWN_NAME = 128
@@ -111,11 +112,7 @@ class Teachers:
             if not allowed and self._expected:
                 raise _loading()
             raise InvalidRequestError("teacher", f"is empty, and there are several: {_shown(allowed)}")
-        if tenant.teachers is not None and name not in tenant.teachers:
-            raise ForbiddenError(
-                f"teacher: tenant {tenant.name!r} may not use {name[:_MAX_SHOWN_NAME]!r}: ask for {_shown(allowed)}",
-                reason="TEACHER_NOT_ALLOWED",
-            )
+        require_teacher(tenant, name)
         if name in self._places:
             return self._places[name]
         if name in self._expected:

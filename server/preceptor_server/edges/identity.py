@@ -8,8 +8,10 @@ from typing import Protocol
 from preceptor.wire import CALLER_METADATA_KEY
 
 from preceptor_server.callers import Caller, Transport
-from preceptor_server.errors import ForbiddenError, UnauthenticatedError
-from preceptor_server.tenants.tenant import Right, Tenant
+from preceptor_server.errors import UnauthenticatedError
+from preceptor_server.tenants.config import AccessConfig
+from preceptor_server.tenants.directory import TenantDirectory
+from preceptor_server.tenants.tenant import Tenant
 
 AUTHORIZATION = "authorization"
 CALLER_KEYS = (CALLER_METADATA_KEY, "x-gateway-inference-fairness-id")
@@ -25,17 +27,11 @@ class Directory(Protocol):
     def has_keys(self) -> bool:
         """Whether tenants are told apart by keys; if not, by their addresses."""
 
+    def peer_name(self, peer: str) -> str:
+        """The address of a peer as quotas and logs shall have it."""
+
     def identify(self, key: str | None, *, peer: str) -> Tenant:
         """Raises UnauthenticatedError."""
-
-
-class Anonymous:
-    """A directory without keys: callers of one address are one tenant."""
-
-    has_keys = False
-
-    def identify(self, key: str | None, *, peer: str) -> Tenant:  # noqa: ARG002  a key changes nothing here
-        return Tenant(name=f"peer:{peer}")
 
 
 class Identity:
@@ -43,7 +39,7 @@ class Identity:
 
     def __init__(self, directory: Directory | None = None, *, objectives: Mapping[str, int] | None = None) -> None:
         """`objectives` are priorities by name; an unknown name has priority 0."""
-        self._directory: Directory = directory or Anonymous()
+        self._directory: Directory = directory or TenantDirectory(AccessConfig())
         self._objectives = dict(objectives or {})
 
     @property
@@ -51,9 +47,14 @@ class Identity:
         """Whether tenants are told apart by keys."""
         return self._directory.has_keys
 
+    def peer_name(self, peer: str) -> str:
+        """The address of a peer, without its port."""
+        return self._directory.peer_name(peer)
+
     def caller_of(self, headers: Mapping[str, str], *, peer: str, transport: Transport, weight: float = 1.0) -> Caller:
-        """`headers` have lower-case names. Raises UnauthenticatedError."""
-        tenant = self._directory.identify(_key_of(headers), peer=peer)
+        """`headers` have lower-case names; `peer` is what gRPC or an ASGI server calls it. Raises UnauthenticatedError,
+        and QuotaExceededError after many wrong keys from one peer."""
+        tenant, peer = self._directory.identify(_key_of(headers), peer=peer), self._directory.peer_name(peer)
         name = next((headers[key] for key in CALLER_KEYS if headers.get(key)), "")
         objective = next((headers[key] for key in OBJECTIVE_KEYS if headers.get(key)), "")
         return Caller(
@@ -62,15 +63,6 @@ class Identity:
             transport=transport,
             weight=weight,
             priority=self._objectives.get(objective, 0),
-        )
-
-
-def require(right: Right | None, caller: Caller) -> None:
-    """Raises ForbiddenError unless the caller's tenant has the right; None needs none."""
-    if right is not None and right not in caller.tenant.rights:
-        raise ForbiddenError(
-            f"tenant {caller.tenant.name!r} lacks the right {right.value!r}: ask whoever runs this server for it",
-            reason="MISSING_RIGHT",
         )
 
 

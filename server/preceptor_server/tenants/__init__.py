@@ -1,1 +1,1 @@
-"""Who may ask for what: tenants, their keys, rights and quotas, and TLS."""
+"""Who may ask, and for how much: keys, rights, quotas, TLS. Knows neither gRPC's messages nor a web framework."""

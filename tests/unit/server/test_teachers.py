@@ -35,7 +35,7 @@ def test_a_tenant_finds_those_that_it_may_use() -> None:
     both, tenant = Teachers([named("a"), named("b")]), Tenant(name="team", teachers=frozenset({"b"}))
     assert both.find("", tenant=tenant).name == "b"
     for name in ("a", "c"):  # whether there is one of that name is not told
-        with pytest.raises(ForbiddenError, match=f"tenant 'team' may not use '{name}': ask for 'b'") as caught:
+        with pytest.raises(ForbiddenError, match=f"may not use the teacher '{name}': ask for one of b") as caught:
             both.find(name, tenant=tenant)
         assert caught.value.reason == "TEACHER_NOT_ALLOWED"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeAlias
-from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -19,8 +18,9 @@ from preceptor_server.edges.failures import failure_of
 from preceptor_server.edges.grpc.intake import Intake
 from preceptor_server.edges.grpc.servicer import ServedCall
 from preceptor_server.edges.grpc.sizes import off_loop
-from preceptor_server.edges.identity import Identity, require
-from preceptor_server.errors import DeadlinePassedError, InvalidRequestError, reason_of
+from preceptor_server.edges.identity import Identity
+from preceptor_server.errors import DeadlinePassedError, InvalidRequestError
+from preceptor_server.tenants.rights import require_right
 from preceptor_server.tenants.tenant import Right
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: of whatever method
@@ -44,7 +44,8 @@ OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 class RefusalObserver(Protocol):
     """Counts calls that were refused before they reached a teacher."""
 
-    def refused(self, *, tenant: str, method: str, reason: str) -> None: ...
+    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str) -> None:
+        """`caller` is None where it is not known who asks."""
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -72,15 +73,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _served(self, method: str, handler: Handler) -> Behaviour:
         async def serve(_: object, context: Context) -> bytes:
-            tenant = ""
+            caller: Caller | None = None
             try:
                 caller = self._caller(context)
-                tenant = caller.tenant.name
-                require(RIGHTS[method], caller)
+                if (right := RIGHTS[method]) is not None:
+                    require_right(caller.tenant, right)
                 return await self._serve(handler, caller, context)
             except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
                 if self._observer is not None:
-                    self._observer.refused(tenant=tenant, method=method, reason=reason_of(error))
+                    peer = self._identity.peer_name(str(context.peer()))
+                    self._observer.refused(error, caller=caller, peer=peer, method=method)
                 await context.abort_with_status(failure_of(error).to_status())
                 raise
 
@@ -99,15 +101,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _caller(self, context: Context) -> Caller:
         headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        return self._identity.caller_of(headers, peer=address_of(str(context.peer())), transport="grpc")
-
-
-def address_of(peer: str) -> str:
-    """The address of gRPC's name for a peer, without the port: "ipv6:%5B::1%5D:4711" is "::1"."""
-    kind, _, rest = peer.partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return kind or "unknown"
-    return unquote(rest).rpartition(":")[0].strip("[]")
+        return self._identity.caller_of(headers, peer=str(context.peer()), transport="grpc")
 
 
 def _refuse_if_late(context: Context) -> None:

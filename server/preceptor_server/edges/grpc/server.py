@@ -17,6 +17,8 @@ from preceptor_server.edges.grpc.servicer import TeacherServicer
 from preceptor_server.edges.identity import Identity
 from preceptor_server.edges.readiness import SERVICE_NAME
 from preceptor_server.errors import StartupError
+from preceptor_server.tenants.certificates import ServerCertificates
+from preceptor_server.tenants.tls import grpc_credentials
 
 _MANY = 2**31 - 1
 
@@ -55,11 +57,14 @@ def build_server(
     )
 
 
-def bind(server: grpc.aio.Server, config: ListenConfig) -> str:
-    """Binds; returns "host:port" with the port that the kernel gave."""
+def bind(server: grpc.aio.Server, config: ListenConfig, *, certificates: ServerCertificates | None = None) -> str:
+    """Binds, with TLS where there are certificates; returns "host:port" with the port that the kernel gave."""
     wanted = joined(config.host, config.port)
     try:
-        port = server.add_insecure_port(wanted)
+        if certificates is None:
+            port = server.add_insecure_port(wanted)
+        else:
+            port = server.add_secure_port(wanted, grpc_credentials(certificates))
     except RuntimeError as error:
         raise StartupError(
             f"listen: cannot bind to {wanted} ({error}): is the port in use? Set listen.port to another, or to 0"

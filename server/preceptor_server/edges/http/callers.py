@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from preceptor_server.callers import Caller
 from preceptor_server.edges.http.state import HttpState
-from preceptor_server.edges.identity import require
+from preceptor_server.tenants.rights import require_right
 from preceptor_server.tenants.tenant import Right
 
 
@@ -25,7 +25,7 @@ def caller_with(right: Right) -> Callable[[Request], Caller]:
             transport="http",
             weight=state.config.share,
         )
-        require(right, caller)
+        require_right(caller.tenant, right)
         return caller
 
     return caller_of

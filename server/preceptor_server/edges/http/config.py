@@ -9,8 +9,6 @@ from typing import Annotated, Self
 from preceptor.settings import Section
 from pydantic import AfterValidator, DirectoryPath, Field, field_validator, model_validator
 
-from preceptor_server.bind_address import refuse_public
-
 _NAME = r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]"
 _HOST = re.compile(_NAME)
 _ORIGIN = re.compile(rf"(https?://(?:{_NAME})(?::[0-9]{{1,5}})?)/?")
@@ -42,10 +40,10 @@ HostName = Annotated[str, AfterValidator(_check_host_name)]
 
 
 class HttpConfig(Section):
-    """The debug API and its page. There are no keys yet: whoever reaches it may ask."""
+    """The debug API and its page."""
 
     host: str = "127.0.0.1"
-    """Address to bind. Anything but a loopback address needs `allow_insecure`, for there are no keys and no TLS."""
+    """Address to bind. Anything but a loopback address needs keys (`access.file`) and `tls`, or `allow_insecure`."""
     port: int | None = Field(None, ge=0, le=65535)
     """Port to bind; 0 asks the kernel for a free one (see `address_file`). Default: none, and there is no HTTP."""
     allow_insecure: bool = False
@@ -85,10 +83,9 @@ class HttpConfig(Section):
         return in_existing_folder(address_file)
 
     @model_validator(mode="after")
-    def _check_public(self) -> Self:
-        if self.port is not None:
-            refuse_public(self.host, allow_insecure=self.allow_insecure)
-        elif changed := sorted(name for name in self.model_fields_set if getattr(self, name) != _default(self, name)):
+    def _check_port(self) -> Self:
+        changed = sorted(name for name in self.model_fields_set if getattr(self, name) != _default(self, name))
+        if self.port is None and changed:
             raise ValueError(f"http.{changed[0]} is set, and there is no HTTP: set http.port, or leave it out")
         return self
 

@@ -18,6 +18,8 @@ from preceptor_server.edges.http.state import HttpState
 from preceptor_server.edges.identity import Identity
 from preceptor_server.errors import StartupError
 from preceptor_server.serving import Observer, ScoreService
+from preceptor_server.tenants.certificates import ServerCertificates
+from preceptor_server.tenants.tls import ssl_context
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,9 @@ _KEEP_ALIVE_SECONDS = 20
 class HttpSide:
     """Answers on a socket of its own, in the event loop that it is started in."""
 
-    def __init__(self, config: HttpConfig, *, identity: Identity) -> None:
+    def __init__(
+        self, config: HttpConfig, *, identity: Identity, certificates: ServerCertificates | None = None
+    ) -> None:
         """Binds. Raises StartupError where the port is in use."""
         self._config = config
         self._state = HttpState(config, identity=identity)
@@ -46,6 +50,9 @@ class HttpSide:
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             )
         )
+        if certificates is not None:
+            self._server.config.load()
+            self._server.config.ssl = ssl_context(certificates)
         self._serving: asyncio.Task[None] | None = None
 
     @property
