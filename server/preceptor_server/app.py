@@ -28,6 +28,7 @@ from preceptor_server.tenants.certificates import ServerCertificates
 from preceptor_server.tenants.directory import TenantDirectory
 from preceptor_server.tenants.refusals import RefusalLog
 from preceptor_server.tenants.reloading import Reloader
+from preceptor_server.tenants.tenant import Right
 from preceptor_server.weights import WeightUpdates
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ async def serve(config: ServerConfig, *, reload: Reload | None = None) -> None:
     loop.add_signal_handler(signal.SIGHUP, changed.set)
 
     directory = TenantDirectory(config.access)
+    if any(settings.engine.weights_folder for settings in config.hosted.values()):
+        _tell_update_rights(config)
     certificates = ServerCertificates(config.tls) if config.tls.is_on else None
     identity, refusals = Identity(directory, objectives=config.objectives), Refusals()
     server = build_server(
@@ -81,6 +84,15 @@ class Refusals:
         if isinstance(error, UnauthenticatedError | ForbiddenError | QuotaExceededError):
             name = caller.tenant.name if caller else peer
             self.log.note(peer=name, reason=error.reason, detail=f"{method}: {error}")
+
+
+def _tell_update_rights(config: ServerConfig) -> None:
+    """A folder for weights is of no use where nobody may name one in it."""
+    if config.access.file is None and Right.UPDATE_WEIGHTS not in config.access.anonymous_rights:
+        logger.warning(
+            "engine.weights_folder is set and no caller may update weights: give a tenant the right update_weights "
+            "(preceptor-server keys new --rights), or everybody by access.anonymous_rights"
+        )
 
 
 class _Changes:

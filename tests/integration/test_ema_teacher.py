@@ -12,7 +12,7 @@ from preceptor_client.train.run.ema_teacher import EmaTeacher
 from preceptor_client.train.run.hooks import RunState, StepDone
 from preceptor_client.train.student.student import prepare_student
 
-from tests.integration.servers import running_server
+from tests.integration.servers import MAY_UPDATE_WEIGHTS, running_server
 from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer
 
 PROMPT, RESPONSE = [40, 41, 42, 43], [50, 60, 70]
@@ -23,7 +23,7 @@ def test_server_scores_with_the_average_once_it_was_handed_over(tmp_path: Path) 
     weights.mkdir()
     served = save_tiny(weights / "start", tiny_llama(seed=1))
     student = prepare_student(tiny_llama(seed=2), tiny_tokenizer())
-    settings = ["--engine.model", str(served), "--engine.weights-folder", str(weights)]
+    settings = ["--engine.model", str(served), "--engine.weights-folder", str(weights), *MAY_UPDATE_WEIGHTS]
     (tmp_path / "server").mkdir()
     with (
         running_server(tmp_path / "server", *settings) as server,

@@ -31,7 +31,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.integration.example_runs import ExampleRuns
-from tests.integration.servers import running_server
+from tests.integration.servers import MAY_UPDATE_WEIGHTS, running_server
 from tests.integration.taught import taught_student
 from tests.integration.trainers import WORDS
 from tests.tiny import tiny_tokenizer
@@ -410,7 +410,7 @@ def test_higher_lower_answers_each_guess_and_rewards_an_early_one_more(examples:
 def test_ema_teacher_scores_with_the_average_of_the_students_weights(examples: ExampleRuns, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(examples.student, folder / "start")
-    settings = ["--engine.model", str(folder / "start"), "--engine.weights-folder", str(folder)]
+    settings = ["--engine.model", str(folder / "start"), "--engine.weights-folder", str(folder), *MAY_UPDATE_WEIGHTS]
     (tmp_path / "server").mkdir()
     put = {"decay = 0.99": "decay = 0.5", "every_steps = 10": "every_steps = 1", "/shared/weights": str(folder)}
     also = "[run]\ncheckpoint_every_steps = 1\nkeep_checkpoints = 3\n"

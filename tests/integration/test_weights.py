@@ -18,7 +18,7 @@ from preceptor_client import GroupScores, TeacherClient, TeacherIds, WeightUpdat
 from preceptor_client.errors import InvalidRequestError
 from safetensors.torch import load_file, save_file
 
-from tests.integration.servers import RunningServer, running_server
+from tests.integration.servers import MAY_UPDATE_WEIGHTS, RunningServer, running_server
 from tests.tiny import save_tiny, tiny_llama
 
 # T = tokens of a response, N = its scored positions
@@ -57,7 +57,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def updatable(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Updatable]:
-    settings = ["--engine.model", str(folders / "old"), "--engine.weights-folder", str(folders)]
+    settings = ["--engine.model", str(folders / "old"), "--engine.weights-folder", str(folders), *MAY_UPDATE_WEIGHTS]
     with running_server(tmp_path_factory.mktemp("server"), *settings) as server:
         yield Updatable(server=server, root=folders)
 
@@ -184,7 +184,7 @@ async def test_what_the_document_types_works_on_a_teacher_with_adapters(tmp_path
     for name, seed in (("step-100", 7), ("law-3", 8)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "seed").write_text(str(seed))
-    settings = ["--engine.kind", "fake", "--engine.weights-folder", str(tmp_path)]
+    settings = ["--engine.kind", "fake", "--engine.weights-folder", str(tmp_path), *MAY_UPDATE_WEIGHTS]
     commands = document_commands("preceptor weights")
     assert len(commands) == 3
     with running_server(tmp_path / "server", *settings) as server:

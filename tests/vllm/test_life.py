@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from preceptor_client import TeacherClient, TeacherIds
 from preceptor_client.errors import InvalidRequestError, NotImplementedByServerError, TeacherUnavailableError
 
-from tests.integration.servers import RunningServer, run_server_to_its_end
+from tests.integration.servers import MAY_UPDATE_WEIGHTS, RunningServer, run_server_to_its_end
 from tests.vllm.models import VOCABULARY_SIZE, save_model
 from tests.vllm.serving import MAX_MODEL_LEN, START_SECONDS, engine_arguments, vllm_server
 
@@ -82,7 +82,9 @@ def test_an_engine_that_dies_is_told_and_comes_back(model: Path, tmp_path: Path)
         np.testing.assert_allclose(after.sampled_logprobs_N, before.sampled_logprobs_N, atol=1e-5)
 
     save_model(tmp_path / "weights" / "new", seed=1)
-    with vllm_server(tmp_path, model, "--engine.weights-folder", str(tmp_path / "weights")) as server:
+    with vllm_server(
+        tmp_path, model, "--engine.weights-folder", str(tmp_path / "weights"), *MAY_UPDATE_WEIGHTS
+    ) as server:
         asyncio.run(run(server))
         assert server.stop() == 0
 

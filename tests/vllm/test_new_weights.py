@@ -14,6 +14,7 @@ from preceptor_client.errors import InvalidRequestError
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from tests.integration.servers import MAY_UPDATE_WEIGHTS
 from tests.vllm.models import save_model
 from tests.vllm.serving import vllm_server
 
@@ -69,7 +70,7 @@ async def test_a_checkpoint_is_swapped_and_nothing_of_the_old_one_is_left_in_the
     (tmp_path / "weights" / "torn").mkdir()
     (tmp_path / "weights" / "torn" / "config.json").write_bytes((old / "config.json").read_bytes())
     (tmp_path / "weights" / "torn" / "model.safetensors").write_bytes(b"not weights")
-    folder = ("--engine.weights-folder", str(tmp_path / "weights"))
+    folder = ("--engine.weights-folder", str(tmp_path / "weights"), *MAY_UPDATE_WEIGHTS)
     with vllm_server(tmp_path / "server", old, *folder, arguments={"block_size": 32}) as server:
         async with TeacherClient(server.address, timeout_seconds=300) as client:
             before, first = await score(client)
@@ -93,7 +94,7 @@ async def test_adapters_come_are_replaced_and_go_beside_the_teacher(tmp_path: Pa
     base = save_model(tmp_path / "base")
     first = save_adapter(tmp_path / "weights" / "tutor-1", loaded(base), seed=1)
     second = save_adapter(tmp_path / "weights" / "tutor-2", loaded(base), seed=2)
-    folder = ("--engine.weights-folder", str(tmp_path / "weights"))
+    folder = ("--engine.weights-folder", str(tmp_path / "weights"), *MAY_UPDATE_WEIGHTS)
     arguments = {"block_size": 32, "enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
     with vllm_server(tmp_path / "server", base, *folder, arguments=arguments) as server:
         async with TeacherClient(server.address, timeout_seconds=300) as client:
