@@ -80,4 +80,4 @@ def test_a_server_without_http_imports_none_of_its_libraries() -> None:
 
 
 def test_packing_imports_no_torch() -> None:
-    assert loaded_after_importing("preceptor_server.engines.packing", HEAVY) == []
+    assert loaded_after_importing("preceptor_server.engines.hf.packing", HEAVY) == []

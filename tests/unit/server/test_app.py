@@ -10,7 +10,7 @@ from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_
 from preceptor_server.app import bind, build_engine, build_server, check_vocabularies, load_teacher_tokenizer
 from preceptor_server.config import EngineConfig, ListenConfig, ServerConfig
 from preceptor_server.engines.fake import FakeEngine
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.hosted import with_turn_end
 from tokenizers import Tokenizer

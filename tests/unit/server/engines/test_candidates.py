@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from preceptor_server.engines.candidates import join_candidates
-from preceptor_server.engines.scored_rows import scored_rows
+from preceptor_server.engines.hf.scored_rows import scored_rows
 
 from tests.unit.server.candidate_groups import with_candidates
 from tests.unit.server.groups import group_of, random_batch, response_of

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from preceptor_server.engines import packed_attention
-from preceptor_server.engines.causal_lm import LoadedModel
-from preceptor_server.engines.packing import pack
-from preceptor_server.engines.rope import LengthDependentRope, Regime
+from preceptor_server.engines.hf import packed_attention
+from preceptor_server.engines.hf.causal_lm import LoadedModel
+from preceptor_server.engines.hf.packing import pack
+from preceptor_server.engines.hf.rope import LengthDependentRope, Regime
 from preceptor_server.types import ScoreGroup
 
 

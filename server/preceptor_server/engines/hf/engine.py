@@ -20,13 +20,13 @@ from preceptor.wire import LogprobArray, TokenArray
 from preceptor_server.config import EngineConfig
 from preceptor_server.engines.assembly import ColumnCollector
 from preceptor_server.engines.base import Restore
-from preceptor_server.engines.causal_lm import LoadedModel
 from preceptor_server.engines.columns import columns_of
-from preceptor_server.engines.forwards import Forwards, PackedForwards, SequentialForwards
-from preceptor_server.engines.loading import load_model
-from preceptor_server.engines.masks import UnsupportedAttentionError
-from preceptor_server.engines.packing import MIN_SHARED_TOKENS
-from preceptor_server.engines.scored_rows import ScoredRows, scored_rows
+from preceptor_server.engines.hf.causal_lm import LoadedModel
+from preceptor_server.engines.hf.forwards import Forwards, PackedForwards, SequentialForwards
+from preceptor_server.engines.hf.loading import load_model
+from preceptor_server.engines.hf.masks import UnsupportedAttentionError
+from preceptor_server.engines.hf.packing import MIN_SHARED_TOKENS
+from preceptor_server.engines.hf.scored_rows import ScoredRows, scored_rows
 from preceptor_server.errors import StartupError, WeightUpdateError
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 

@@ -16,11 +16,11 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.masks import UnsupportedAttentionError
-from preceptor_server.engines.parting import PartedModel, UnknownHeadError
-from preceptor_server.engines.rope import LengthDependentRope
-from preceptor_server.engines.saved_weights import Tensors, computed_config, read_weights
-from preceptor_server.engines.thresholds import thresholds_of
+from preceptor_server.engines.hf.masks import UnsupportedAttentionError
+from preceptor_server.engines.hf.parting import PartedModel, UnknownHeadError
+from preceptor_server.engines.hf.rope import LengthDependentRope
+from preceptor_server.engines.hf.saved_weights import Tensors, computed_config, read_weights
+from preceptor_server.engines.hf.thresholds import thresholds_of
 from preceptor_server.errors import StartupError, said
 
 

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from preceptor_server.engines.masks import LazyMask, MaskedRows, MaskFunction, UnsupportedAttentionError
-from preceptor_server.engines.packing import Segment
+from preceptor_server.engines.hf.masks import LazyMask, MaskedRows, MaskFunction, UnsupportedAttentionError
+from preceptor_server.engines.hf.packing import Segment
 
 IMPLEMENTATION = "preceptor_packed"
 """The name to give to `model.set_attn_implementation`."""
