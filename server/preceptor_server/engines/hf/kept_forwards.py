@@ -37,10 +37,11 @@ class KeptForwards:
             if other not in self._present:
                 self._forward(other)
         hidden_FD = self._forward(index)
-        rows_N = torch.from_numpy(chosen.rows_N).to(hidden_FD.device)
+        if not len(chosen.rows_N):
+            return hidden_FD[:0]
         assert self._prompt_end_1D is not None, "the prompt comes before all responses"
-        is_prompt_end_N1 = (rows_N == PROMPT_END)[:, None]
-        return torch.where(is_prompt_end_N1, self._prompt_end_1D, hidden_FD[rows_N]) if len(rows_N) else hidden_FD[:0]
+        rows_N = torch.from_numpy(chosen.rows_N).to(hidden_FD.device)
+        return torch.where((rows_N == PROMPT_END)[:, None], self._prompt_end_1D, hidden_FD[rows_N])
 
     def drop(self) -> None:
         """Forgets what was kept."""

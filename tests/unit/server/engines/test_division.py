@@ -98,8 +98,8 @@ async def test_divided_by_responses_equals_the_plain_model_too(llama: Path) -> N
         while await division.advance() is None:
             nums_tokens.append(division.next_tokens)
     assert_matches_oracle(batch, answers, plain_logprobs(random_model("llama")))
-    # 70 of the prompt each time; one response at least, whose last token is not computed.
-    assert nums_tokens == [70 + 4, 70 + 59 + 0, 70 + 29, 70 + 8, 70 + 46]
+    # The prompt each time, and one response at least; its last token is not computed.
+    assert nums_tokens == [70 + 4, 70 + 59, 70 + 0, 70 + 29, 70 + 8, 70 + 46]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral-sliding", "phi3-longrope", "llama-dynamic"])
@@ -136,9 +136,8 @@ async def test_numbers_do_not_depend_on_what_had_to_be_computed_again(folder_of:
     folder, groups = folder_of("qwen3"), [long_group(seed=seed) for seed in range(4)]
     async with loaded(config_of(folder)) as engine:
         alone = await divided(engine, groups, max_tokens=24)
-    # Keys and values of four layers, of two heads of 16 in fp32: 1 KiB a token, of at most 70 + 48 tokens.
-    async with loaded(config_of(folder, max_batch_bytes=2_000_000, rows_per_head_chunk=32)) as engine:
-        engine._kept._max_bytes = 200_000  # type: ignore[union-attr]  # room for one
+        # Keys and values of four layers, of two heads of 16 in fp32: 1 KiB a token, of at most 70 + 48 tokens.
+        engine._budget._max_bytes = 200_000  # room for one of the groups
         divisions = [engine.divide(group, max_tokens=24) for group in groups]
         answers: list[GroupColumns | None] = [None] * len(groups)
         most_tokens = 0
