@@ -37,7 +37,7 @@ from preceptor_server.callers import Caller
 from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
 from preceptor_server.edges.grpc.decoding import decode_score_request
 from preceptor_server.edges.grpc.encoding import encode_score_response
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.scoring import score_call

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from preceptor_client import TeacherClient, TeacherIds
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.types import ResponseToScore, ScoreGroup
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

@@ -6,21 +6,31 @@ bench.engine_trees asks it. Which server is measured is a matter of PYTHONPATH, 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.hf import HfEngine
 
 from bench.engine import GGUF_FILE, workloads
 from bench.workers import Answer, Request, serve
 
 
+def hf_engine(config: EngineConfig) -> Any:  # Any: of the tree that is measured, whichever that is
+    """The engine, from its module in this tree, else from the module that it had in older ones."""
+    try:
+        module = importlib.import_module("preceptor_server.engines.hf.engine")
+    except ModuleNotFoundError:
+        module = importlib.import_module("preceptor_server.engines.hf")
+    return module.HfEngine(config)
+
+
 def prepare(folder: str) -> Callable[[Request], Answer]:
     """Loads the model; the answer to {"workload": name} is its seconds, and the sum of the sampled logprobs."""
-    engine = HfEngine(EngineConfig(model=folder, gguf_file=GGUF_FILE))
+    engine = hf_engine(EngineConfig(model=folder, gguf_file=GGUF_FILE))
     engine.load()
     batches = workloads()
 

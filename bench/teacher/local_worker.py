@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 from preceptor_server.config import EngineConfig, SchedulerConfig
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.types import ResponseToScore, ScoredGroup, ScoreGroup
 from transformers import AutoModel

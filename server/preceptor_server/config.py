@@ -97,6 +97,10 @@ class EngineConfig(Section):
     """Longest prompt + response, in tokens. Default: what the model's own config says."""
     rows_per_head_chunk: int = Field(256, ge=1)
     """Response rows whose logits exist at once: memory is this times the vocabulary, times 4 bytes (12 on a GPU)."""
+    max_batch_bytes: int | None = Field(None, ge=1)
+    """Memory that a forward may take beside the model, and as much again what is kept of groups that are computed in
+    slices, in bytes, by an estimate. What would take more is computed in several forwards, or refused before it
+    starts. Default: two fifths of what is free on the device once the model is loaded."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
     weights_folder: DirectoryPath | None = None
@@ -142,7 +146,7 @@ class EngineConfig(Section):
             if self.vllm != VllmConfig():
                 raise ValueError(f"vllm is set, but kind={self.kind}: set engine.kind=vllm, or leave engine.vllm out")
             return self
-        for name in ("gguf_file", "device", "packing", "self_test_seconds"):
+        for name in ("gguf_file", "device", "packing", "self_test_seconds", "max_batch_bytes"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}={getattr(self, name)} is not for kind=vllm: leave engine.{name} out")
         return self

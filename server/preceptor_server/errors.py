@@ -12,6 +12,7 @@ ServerError
 ├── QueueFullError                          overload; `retry_after_seconds` says when to come back
 ├── DeadlinePassedError                     the caller's deadline passed while its group waited
 ├── EngineFailedError                       the model raised; the cause is logged here, not told to the caller
+├── EngineOutOfMemoryError                  what one forward needs is more than there is
 ├── EngineUnavailableError                  there is no engine just now; `retry_after_seconds` says when to come back
 │   └── EngineDiedError                     the process behind the engine ended while it scored
 ├── WeightUpdateError                       new weights that cannot be used; the old ones go on serving
@@ -112,6 +113,12 @@ class EngineFailedError(ServerError):
     """The model raised."""
 
     reason = "ENGINE_FAILED"
+
+
+class EngineOutOfMemoryError(ServerError):
+    """One forward needs more memory than there is; fewer groups at once, or a smaller one, may fit."""
+
+    reason = "ENGINE_OUT_OF_MEMORY"
 
 
 class EngineUnavailableError(ServerError):

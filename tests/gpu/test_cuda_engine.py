@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.types import GroupColumns, ResponseToScore, ScoreGroup
 
 pytestmark = [

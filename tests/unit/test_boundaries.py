@@ -81,7 +81,7 @@ def test_a_server_without_http_imports_none_of_its_libraries() -> None:
 
 
 def test_packing_imports_no_torch() -> None:
-    assert loaded_after_importing("preceptor_server.engines.packing", HEAVY) == []
+    assert loaded_after_importing("preceptor_server.engines.hf.packing", HEAVY) == []
 
 
 PROTOBUF_IN_THE_SERVER = ("edges/grpc/", "edges/failures.py", "edges/readiness.py", "edges/http/plain.py")

@@ -19,7 +19,7 @@ import pytest
 from preceptor.wire import LogprobDtype
 from preceptor_client import ResponseScores, TeacherClient, TeacherIds
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
 from tests.integration.servers import RunningServer

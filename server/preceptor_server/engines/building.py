@@ -26,7 +26,7 @@ def build_engine(config: EngineConfig, tokenizer: TeacherTokenizer | None) -> En
         from preceptor_server.engines.vllm.engine import VllmEngine
 
         return VllmEngine(config)
-    from preceptor_server.engines.hf import HfEngine
+    from preceptor_server.engines.hf.engine import HfEngine
 
     return HfEngine(config)
 

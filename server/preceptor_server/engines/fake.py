@@ -26,6 +26,8 @@ from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, Re
 _MAX_MODEL_LEN = 4096
 _SPREAD = 4.0
 """Half the range of the logits: wide enough that the support differs from prefix to prefix."""
+_MAX_LOGITS_ON_LOOP = 4_000_000
+"""Logits that exist at once, 32 MB of each of their forms; and the most that are computed on the event loop."""
 _SEED_FILE = "seed"
 _RADIANS_PER_SEED = 0.7
 """No whole number of these is a whole turn, so that no two seeds have the same logits."""
@@ -61,7 +63,10 @@ class FakeEngine:
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
         await asyncio.sleep(self._config.fake_seconds_per_token * sum(group.num_tokens for group in batch))
-        return [tuple(self._score_response(group, response) for response in group.responses) for group in batch]
+        num_logits = self._vocabulary_size * sum(len(one.ids_T) for group in batch for one in group.responses)
+        if num_logits > _MAX_LOGITS_ON_LOOP:
+            return await asyncio.to_thread(self._score_batch, batch)
+        return self._score_batch(batch)
 
     async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
         return _log_softmax(self._logits(token_ids, adapter="")[first_row:]).astype(np.float32)
@@ -87,15 +92,25 @@ class FakeEngine:
     def _revision(self) -> str:
         return f"fake-{self._vocabulary_size}" + (f"-{self._seed}" if self._seed else "")
 
+    def _score_batch(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        return [tuple(self._score_response(group, response) for response in group.responses) for group in batch]
+
     def _score_response(self, group: ScoreGroup, response: ResponseToScore) -> ResponseColumns:
-        ids = np.concatenate([group.prompt_ids_P, response.ids_T])
-        logits_TV = self._logits(ids[:-1], adapter=group.adapter)[len(group.prompt_ids_P) - 1 :]
-        columns = dense_columns(logits_TV / group.temperature, response, top_k=group.top_k)
+        """A few rows at a time: the dense logits of a long response would fill the memory."""
+        ids, first = np.concatenate([group.prompt_ids_P, response.ids_T]), len(group.prompt_ids_P) - 1
+        num_rows = max(1, _MAX_LOGITS_ON_LOOP // self._vocabulary_size)
+        blocks: list[ResponseColumns] = []
+        for start in range(0, len(response.ids_T), num_rows):
+            stop = min(start + num_rows, len(response.ids_T))
+            logits_TV = self._logits(ids[first + start : first + stop], adapter=group.adapter, first=first + start)
+            blocks.append(dense_columns(logits_TV / group.temperature, _cut(response, start, stop), top_k=group.top_k))
+        columns = _joined(blocks)
         return columns if self._config.fake_entropies else replace(columns, entropies_N=None)
 
-    def _logits(self, token_ids: TokenArray, *, adapter: str) -> npt.NDArray[np.float64]:
+    def _logits(self, token_ids: TokenArray, *, adapter: str, first: int = 0) -> npt.NDArray[np.float64]:
+        """After each of `token_ids`, of which `first` others came before."""
         seed = self._seed + (self._adapters[adapter] if adapter else 0)
-        lengths_T1 = np.arange(1, len(token_ids) + 1)[:, None]
+        lengths_T1 = np.arange(first + 1, first + len(token_ids) + 1)[:, None]
         logits: npt.NDArray[np.float64] = _SPREAD * np.sin(
             (token_ids[:, None] + 1) * 1.7
             + lengths_T1 * 0.9
@@ -130,6 +145,22 @@ def dense_columns(
         entropies_N=-(probs_NV * logprobs_NV).sum(axis=1).astype(np.float32),
         candidate_logprobs_NC=candidates_NC,
     )
+
+
+def _cut(response: ResponseToScore, start: int, stop: int) -> ResponseToScore:
+    named_TC = response.candidate_ids_TC
+    return ResponseToScore(
+        ids_T=response.ids_T[start:stop],
+        score_mask_T=response.score_mask_T[start:stop],
+        candidate_ids_TC=None if named_TC is None else named_TC[start:stop],
+    )
+
+
+def _joined(blocks: Sequence[ResponseColumns]) -> ResponseColumns:
+    """Of consecutive pieces of one response, which all have the same columns."""
+    names = [name for name in ResponseColumns.__dataclass_fields__ if getattr(blocks[0], name) is not None]
+    columns = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in names}
+    return replace(blocks[0], **columns)
 
 
 def _read_seed(folder: Path) -> int:

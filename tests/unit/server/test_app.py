@@ -11,7 +11,7 @@ from preceptor_server.config import EngineConfig, ListenConfig
 from preceptor_server.edges.grpc.server import bind, build_server
 from preceptor_server.engines.building import build_engine, load_teacher_tokenizer
 from preceptor_server.engines.fake import FakeEngine
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.hosted import with_turn_end
 from preceptor_server.hosting import check_vocabularies

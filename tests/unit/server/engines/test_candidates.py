@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from preceptor_server.engines.candidates import join_candidates
-from preceptor_server.engines.scored_rows import scored_rows
+from preceptor_server.engines.hf.scored_rows import scored_rows
 
 from tests.unit.server.candidate_groups import with_candidates
 from tests.unit.server.groups import group_of, random_batch, response_of
@@ -50,4 +50,5 @@ def test_positions_that_are_not_scored_name_nothing() -> None:
     response = response_of([5, 6, 7], [0, 1, 0], candidates=[[1], [2], [3]])
     candidates = scored_rows([group_of([1], response)]).candidates
     assert candidates is not None
-    assert candidates.ids_E.tolist() == [2]
+    rows_E, ids_E = candidates.of_chunk(0, 1)
+    assert (rows_E.tolist(), ids_E.tolist()) == ([0], [2])

@@ -12,7 +12,7 @@ import torch
 from preceptor.wire import PositionStatus, TokenArray
 from preceptor_server.config import EngineConfig
 from preceptor_server.engines.fake import dense_columns
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 from transformers import PreTrainedModel

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.loading import load_model
+from preceptor_server.engines.hf.loading import load_model
 from preceptor_server.errors import StartupError
 from safetensors.torch import load_file, save_file
 

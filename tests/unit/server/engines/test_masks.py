@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from preceptor_server.engines.masks import TILE_ROWS, LazyMask, MaskFunction, UnsupportedAttentionError
+from preceptor_server.engines.hf.masks import TILE_ROWS, LazyMask, MaskFunction, UnsupportedAttentionError
 from transformers.masking_utils import (
     bidirectional_mask_function,
     causal_mask_function,

@@ -14,7 +14,7 @@ import torch
 from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import UpdatesWeights
 from preceptor_server.engines.fake import FakeEngine
-from preceptor_server.engines.hf import HfEngine
+from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.errors import WeightUpdateError
 from preceptor_server.types import GroupColumns
 from safetensors.torch import load_file, save_file

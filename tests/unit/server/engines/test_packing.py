@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from preceptor_server.engines.packing import MIN_SHARED_TOKENS, PackedBatch, Segment, Span, pack
-from preceptor_server.engines.scored_rows import scored_rows
+from preceptor_server.engines.hf.packing import MIN_SHARED_TOKENS, PackedBatch, Segment, Span, pack
+from preceptor_server.engines.hf.scored_rows import scored_rows
 from preceptor_server.types import ScoreGroup
 
 from tests.unit.server.groups import group_of, random_batch, response_of

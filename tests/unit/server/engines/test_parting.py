@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from preceptor_server.engines.parting import PartedModel, UnknownHeadError
+from preceptor_server.engines.hf.parting import PartedModel, UnknownHeadError
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast

@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from preceptor_server.engines.forwards import parts_of
-from preceptor_server.engines.rope import LengthDependentRope
-from preceptor_server.engines.scored_rows import scored_rows
+from preceptor_server.engines.hf.forwards import parts_of
+from preceptor_server.engines.hf.rope import LengthDependentRope
+from preceptor_server.engines.hf.scored_rows import scored_rows
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from tests.unit.server.engines.architectures import ROPE_THRESHOLD, random_model

@@ -40,10 +40,15 @@ class Segment:
 
     span: Span
     ancestors: tuple[Span, ...]
+    num_kept: int = 0
+    """Tokens of earlier forwards that stand before all ancestors, whose keys and values were kept."""
+    is_kept: bool = False
+    """Whether its own keys and values are kept, after these, for later forwards. It has no ancestors then."""
 
     @property
     def num_ancestor_tokens(self) -> int:
-        return sum(len(span) for span in self.ancestors)
+        """All that stand before it, in this forward or in earlier ones."""
+        return self.num_kept + sum(len(span) for span in self.ancestors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from preceptor_server.engines.rope import LengthDependentRope
+from preceptor_server.engines.hf.rope import LengthDependentRope
 
 _NAMES = re.compile(r"window|chunk|original_max_position_embeddings|floor_scale|local_attn|attention_span")
 """Names of settings that count tokens beyond which attention changes, in the configs of transformers."""

@@ -16,11 +16,12 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.masks import UnsupportedAttentionError
-from preceptor_server.engines.parting import PartedModel, UnknownHeadError
-from preceptor_server.engines.rope import LengthDependentRope
-from preceptor_server.engines.saved_weights import Tensors, computed_config, read_weights
-from preceptor_server.engines.thresholds import thresholds_of
+from preceptor_server.engines.hf.masks import UnsupportedAttentionError
+from preceptor_server.engines.hf.memory import ModelShape, shape_of
+from preceptor_server.engines.hf.parting import PartedModel, UnknownHeadError
+from preceptor_server.engines.hf.rope import LengthDependentRope
+from preceptor_server.engines.hf.saved_weights import Tensors, computed_config, read_weights
+from preceptor_server.engines.hf.thresholds import thresholds_of
 from preceptor_server.errors import StartupError, said
 
 
@@ -37,6 +38,13 @@ class LoadedModel:
         self.name = config.model if not Path(config.model).is_dir() else Path(config.model).name
         self.vocabulary_size = self._parted.vocabulary_size
         self.max_model_len = _max_model_len(model, config)
+        self.shape: ModelShape = shape_of(
+            model.config,
+            vocabulary=self.vocabulary_size,
+            dtype=model.dtype,
+            head_dtype=torch.float32 if config.head_dtype == "float32" else model.dtype,
+            device=model.device,
+        )
         self.thresholds = thresholds_of(model.config, rope=self.rope)
         self.end_token_ids = _end_token_ids(model)
         self.revision = _revision_of(model, config)

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from preceptor_server.engines.masks import LazyMask, MaskedRows, MaskFunction, UnsupportedAttentionError
-from preceptor_server.engines.packing import Segment
+from preceptor_server.engines.hf.kept_states import KeptStates
+from preceptor_server.engines.hf.masks import LazyMask, MaskedRows, MaskFunction, UnsupportedAttentionError
+from preceptor_server.engines.hf.packing import Segment
 
 IMPLEMENTATION = "preceptor_packed"
 """The name to give to `model.set_attn_implementation`."""
@@ -31,6 +32,7 @@ class _Forward:
     """One forward over a packed batch."""
 
     segments: Sequence[Segment]
+    kept: KeptStates | None
     own_masks: dict[int | None, LazyMask] = field(default_factory=dict)
     """By window, for models that build no mask."""
 
@@ -44,9 +46,12 @@ _forward: ContextVar[_Forward] = ContextVar("forward")
 
 
 @contextmanager
-def attending_within(segments: Sequence[Segment]) -> Iterator[None]:
-    """Inside this block, models whose implementation is IMPLEMENTATION attend along `segments`."""
-    token = _forward.set(_Forward(segments))
+def attending_within(segments: Sequence[Segment], *, kept: KeptStates | None = None) -> Iterator[None]:
+    """Inside this block, models whose implementation is IMPLEMENTATION attend along `segments`. `kept` holds the keys
+    and values of earlier forwards, where segments have any, and takes those that they keep. One forward per block."""
+    token = _forward.set(_Forward(segments, kept))
+    if kept is not None:
+        kept.begin_forward()
     try:
         yield
     finally:
@@ -88,11 +93,18 @@ def packed_attention(
         raise UnsupportedAttentionError("its attention mask is made by the model itself")
     mask = _own_mask(query, sliding_window) if attention_mask is None else attention_mask
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
-    for segment in _forward.get().segments:
+    forward = _forward.get()
+    layer = None if forward.kept is None else forward.kept.next_layer(key, value)
+    for segment in forward.segments:
         own = slice(segment.span.start, segment.span.stop)
-        keys, values = _gather(key, segment), _gather(value, segment)
+        if layer is not None and segment.is_kept:
+            keys, values = layer.keep(key[:, :, own], value[:, :, own], after=segment.num_kept)
+        else:
+            keys, values = _gather(key, segment), _gather(value, segment)
+            if layer is not None and segment.num_kept:
+                keys, values = layer.before(keys, values, num_kept=segment.num_kept)
         first = segment.num_ancestor_tokens
-        for rows in mask.rows(first, first + len(segment.span)):
+        for rows in mask.rows(first, first + len(segment.span), may_be_long=softcap is None and s_aux is None):
             queries = slice(own.start + rows.first_query - first, own.start + rows.stop_query - first)
             seen = slice(rows.first_key, rows.stop_key)
             output[:, queries] = _attend(

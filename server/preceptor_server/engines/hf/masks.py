@@ -21,7 +21,7 @@ MaskFunction = Callable[..., Any]  # Any: transformers says bool of what are ten
 
 TILE_ROWS = 256
 """Queries whose mask exists at once, in one piece."""
-_MAX_KEPT_BYTES = 64 * 1024 * 1024
+MAX_KEPT_BYTES = 64 * 1024 * 1024
 """Tiles that are kept for the other layers of the same forward; what is beyond it is made anew at each use."""
 
 
@@ -77,9 +77,10 @@ class LazyMask:
             return self
         raise UnsupportedAttentionError("its layers cut pieces out of their attention mask")
 
-    def rows(self, first_query: int, stop_query: int) -> Iterator[MaskedRows]:
-        """All that the queries at these positions see, cut into pieces of at most TILE_ROWS rows."""
-        if first_query == 0 and self._function is causal_mask_function:
+    def rows(self, first_query: int, stop_query: int, *, may_be_long: bool = True) -> Iterator[MaskedRows]:
+        """All that the queries at these positions see, cut into pieces of at most TILE_ROWS rows; plainly causal ones
+        are one piece where it `may_be_long`."""
+        if may_be_long and first_query == 0 and self._function is causal_mask_function:
             yield MaskedRows(
                 first_query=0, stop_query=stop_query, first_key=0, stop_key=stop_query, mask_QK=None, is_causal=True
             )
@@ -95,7 +96,7 @@ class LazyMask:
             return kept
         tile = self._make_tile(index)
         num_bytes = tile.mask_QK.untyped_storage().nbytes()
-        if self._num_kept_bytes + num_bytes <= _MAX_KEPT_BYTES:
+        if self._num_kept_bytes + num_bytes <= MAX_KEPT_BYTES:
             self._kept[index] = tile
             self._num_kept_bytes += num_bytes
         return tile

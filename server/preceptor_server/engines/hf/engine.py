@@ -3,30 +3,33 @@
 The default engine, and the reference for every other. Owns the model and one thread; knows nothing of requests.
 """
 
-# N = scored positions of a batch, T = tokens of a sequence, D = hidden size,
-# V = vocabulary, E = candidates of a chunk
+# T = tokens of a sequence, V = vocabulary
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from preceptor.wire import LogprobArray, TokenArray
 
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.assembly import ColumnCollector
 from preceptor_server.engines.base import Restore
-from preceptor_server.engines.causal_lm import LoadedModel
-from preceptor_server.engines.columns import columns_of
-from preceptor_server.engines.forwards import Forwards, PackedForwards, SequentialForwards
-from preceptor_server.engines.loading import load_model
-from preceptor_server.engines.masks import UnsupportedAttentionError
-from preceptor_server.engines.packing import MIN_SHARED_TOKENS
-from preceptor_server.engines.scored_rows import ScoredRows, scored_rows
+from preceptor_server.engines.hf.causal_lm import LoadedModel
+from preceptor_server.engines.hf.division import HfDivision, KeptBudget
+from preceptor_server.engines.hf.forwards import Forwards, PackedForwards, SequentialForwards
+from preceptor_server.engines.hf.head import HeadRun
+from preceptor_server.engines.hf.loading import load_model
+from preceptor_server.engines.hf.masks import UnsupportedAttentionError
+from preceptor_server.engines.hf.memory import default_max_bytes
+from preceptor_server.engines.hf.out_of_memory import out_of_memory_told
+from preceptor_server.engines.hf.packing import MIN_SHARED_TOKENS
+from preceptor_server.engines.hf.planning import MemoryPlan
+from preceptor_server.engines.hf.steps import KeptSteps, ResponseSteps, Steps
 from preceptor_server.errors import StartupError, WeightUpdateError
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 
@@ -46,17 +49,33 @@ class HfEngine:
         self._model: LoadedModel | None = None
         self._forwards: Forwards | None = None
         self._default_attention = ""
+        self._keeps_prompts = False
+        """Whether a group that is divided keeps its prompt from one slice to the next."""
+        self._memory: MemoryPlan | None = None
+        self._kept: KeptBudget | None = None
+        self._generation = 0
+        """Of the weights; counts their changes."""
         # One thread: two forwards at once would only fight for the same cores.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
 
     def load(self) -> None:
         self._model = load_model(self._config)
         self._default_attention = self._model.attention_implementation
+        self._choose_forwards()
+        max_bytes = self._config.max_batch_bytes or default_max_bytes(self._model.device)
+        self._memory = MemoryPlan(
+            self._model.shape, max_bytes=max_bytes, rows_per_head_chunk=self._config.rows_per_head_chunk
+        )
+        self._kept = KeptBudget(max_bytes)
+        logger.info("memory max_batch_bytes=%d rows_per_head_chunk=%d", max_bytes, self._memory.rows_per_chunk)
+
+    def _choose_forwards(self) -> None:
         if self._config.packing == "sequential":
-            self._forwards = SequentialForwards(self._model, attention=self._default_attention)
+            self._forwards = SequentialForwards(self._loaded, attention=self._default_attention)
             return
         try:
-            self._forwards = PackedForwards(self._model)
+            self._forwards = PackedForwards(self._loaded)
+            self._keeps_prompts = True
         except UnsupportedAttentionError as error:
             if self._config.packing == "packed":
                 raise StartupError(f"engine.packing=packed does not fit this model ({error}): {_REMEDY}") from error
@@ -71,6 +90,7 @@ class HfEngine:
     def _become_sequential(self, reason: str) -> None:
         logger.warning("engine.packing is sequential, a forward for each response: packed does not fit: %s", reason)
         self._forwards = SequentialForwards(self._loaded, attention=self._default_attention)
+        self._keeps_prompts = False
 
     def info(self) -> EngineInfo:
         model = self._loaded
@@ -93,6 +113,19 @@ class HfEngine:
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._score, list(batch))
 
+    def divide(self, group: ScoreGroup, *, max_tokens: int) -> HfDivision:
+        """Where packing fits the model, the prompt is computed once and what follows attends to what was kept of it; a
+        long response is cut too. Else each slice holds some of the responses, at least one, and their prompt."""
+        return self._divide(group, max_tokens=max_tokens)
+
+    def divide_plainly(self, reason: str) -> bool:
+        """By responses alone."""
+        if not self._keeps_prompts:
+            return False
+        logger.warning("large groups are cut by responses only, each slice with its prompt: %s", reason)
+        self._keeps_prompts = False
+        return True
+
     async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
         """The oracle: one plain forward over one sequence, a dense fp32 log-softmax; slow and obvious."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._reference, token_ids, first_row)
@@ -101,9 +134,11 @@ class HfEngine:
         """The old weights stay in the CPU's memory for as long as the way back to them is held."""
         loop, model = asyncio.get_running_loop(), self._loaded
         before = await loop.run_in_executor(self._thread, model.load_weights, folder)
+        self._generation += 1
 
         async def restore() -> None:
             await loop.run_in_executor(self._thread, model.put_weights, before)
+            self._generation += 1
 
         return restore
 
@@ -121,8 +156,22 @@ class HfEngine:
 
     @property
     def _packing(self) -> str:
+        return self._ways.packing
+
+    @property
+    def _ways(self) -> Forwards:
         assert self._forwards is not None, "load() comes first"
-        return self._forwards.packing
+        return self._forwards
+
+    @property
+    def _plan(self) -> MemoryPlan:
+        assert self._memory is not None, "load() comes first"
+        return self._memory
+
+    @property
+    def _budget(self) -> KeptBudget:
+        assert self._kept is not None, "load() comes first"
+        return self._kept
 
     @property
     def _remedy(self) -> str:
@@ -135,34 +184,39 @@ class HfEngine:
         assert self._model is not None, "load() comes first"
         return self._model
 
-    @torch.inference_mode()
     def _score(self, batch: list[ScoreGroup]) -> list[GroupColumns]:
-        assert self._forwards is not None, "load() comes first"
-        return self._apply_head(self._forwards.hidden_states(batch), batch)
+        return [columns for part in self._plan.batches(batch, self._ways) for columns in self._score_at_once(part)]
 
-    def _apply_head(self, hidden_ND: torch.Tensor, batch: list[ScoreGroup]) -> list[GroupColumns]:
-        rows, device = scored_rows(batch), hidden_ND.device
-        group_N = torch.from_numpy(rows.group_of_row_N)
-        temperatures_N = torch.tensor([group.temperature for group in batch])[group_N].to(device)
-        top_ks_N = torch.tensor([group.top_k for group in batch])[group_N].to(device)
-        sampled_N = torch.from_numpy(rows.sampled_ids_N).to(device)
-        max_top_k = max(group.top_k for group in batch)
-        collector = ColumnCollector(batch)
-        for start in range(0, len(hidden_ND), self._config.rows_per_head_chunk):
-            chunk = slice(start, min(start + self._config.rows_per_head_chunk, len(hidden_ND)))
-            rows_E, ids_E = _candidates_of(rows, chunk, device)
-            collector.add(
-                columns_of(
-                    self._loaded.logits(hidden_ND[chunk]),
-                    sampled_ids_R=sampled_N[chunk],
-                    temperatures_R=temperatures_N[chunk],
-                    top_ks_R=top_ks_N[chunk],
-                    max_top_k=max_top_k,
-                    candidate_rows_E=rows_E,
-                    candidate_ids_E=ids_E,
-                )
-            )
-        return collector.finish()
+    def _score_at_once(self, batch: list[ScoreGroup]) -> list[GroupColumns]:
+        if len(batch) == 1 and self._plan.batch_bytes(batch, self._ways) > self._plan.max_bytes:
+            return [self._score_in_slices(batch[0])]
+        with out_of_memory_told(), torch.inference_mode():
+            run = HeadRun(self._loaded, batch, rows_per_chunk=self._plan.rows_per_chunk)
+            run.add(self._ways.hidden_states(batch))
+            return run.finish()
+
+    def _score_in_slices(self, group: ScoreGroup) -> GroupColumns:
+        """Of as many tokens as fit."""
+        division = self._divide(group, max_tokens=group.num_tokens)
+        while (columns := division.advance_here()) is None:
+            pass
+        return columns
+
+    def _divide(self, group: ScoreGroup, *, max_tokens: int) -> HfDivision:
+        model, forwards = self._loaded, self._ways
+        ways: list[Callable[[int], Steps]] = [lambda tokens: ResponseSteps(forwards, group, max_tokens=tokens)]
+        if self._keeps_prompts:
+            ways.insert(0, lambda tokens: KeptSteps(model, group, max_tokens=tokens))
+        steps, num_bytes = self._plan.steps(group, ways, max_tokens=max_tokens)
+        ordered = replace(group, responses=tuple(group.responses[index] for index in steps.responses))
+        return HfDivision(
+            steps,
+            HeadRun(model, [ordered], rows_per_chunk=self._plan.rows_per_chunk),
+            num_bytes=num_bytes,
+            budget=self._budget,
+            thread=self._thread,
+            generation=lambda: self._generation,
+        )
 
     @torch.inference_mode()
     def _reference(self, token_ids: TokenArray, first_row: int) -> LogprobArray:
@@ -172,15 +226,3 @@ class HfEngine:
             logits_TV = model.plain_logits(torch.from_numpy(token_ids), first_row=first_row)
         logprobs: LogprobArray = logits_TV.float().log_softmax(dim=-1).cpu().numpy()
         return logprobs
-
-
-def _candidates_of(
-    rows: ScoredRows, chunk: slice, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-    """Rows and ids of the candidates in a chunk of rows, each [E]; None twice where it has none."""
-    if rows.candidates is None:
-        return None, None
-    rows_E, ids_E = rows.candidates.of_chunk(chunk.start, chunk.stop)
-    if not len(ids_E):
-        return None, None
-    return torch.from_numpy(rows_E).to(device), torch.from_numpy(ids_E).to(device)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from preceptor_server.config import EngineConfig
-from preceptor_server.engines.causal_lm import LoadedModel
+from preceptor_server.engines.hf.causal_lm import LoadedModel
 from preceptor_server.errors import StartupError, said
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from preceptor_server.engines import packed_attention
-from preceptor_server.engines.causal_lm import LoadedModel
-from preceptor_server.engines.packing import pack
-from preceptor_server.engines.rope import LengthDependentRope, Regime
+from preceptor_server.engines.hf import packed_attention
+from preceptor_server.engines.hf.causal_lm import LoadedModel
+from preceptor_server.engines.hf.memory import ForwardSize
+from preceptor_server.engines.hf.packing import PackedBatch, pack
+from preceptor_server.engines.hf.rope import LengthDependentRope, Regime
 from preceptor_server.types import ScoreGroup
 
 
@@ -26,6 +27,13 @@ class Forwards(Protocol):
     def packing(self) -> str:
         """Its name in the settings."""
 
+    @property
+    def repeats_prompts(self) -> bool:
+        """Whether each response of a group computes its prompt again."""
+
+    def sizes(self, batch: Sequence[ScoreGroup]) -> list[ForwardSize]:
+        """Of all forwards that the batch takes."""
+
     def hidden_states(self, batch: Sequence[ScoreGroup]) -> torch.Tensor:
         """Those that predict the scored tokens, [N, D], in the order of the batch."""
 
@@ -34,6 +42,7 @@ class PackedForwards:
     """One forward for a batch, with every shared prefix once; one for each regime where the rope has several."""
 
     packing = "packed"
+    repeats_prompts = False
 
     def __init__(self, model: LoadedModel) -> None:
         """Raises UnsupportedAttentionError where the architecture computes attention by itself."""
@@ -48,6 +57,11 @@ class PackedForwards:
         order_N = np.argsort(np.concatenate([part.rows_N for part in parts]))
         return states_ND[torch.from_numpy(order_N).to(states_ND.device)]
 
+    def sizes(self, batch: Sequence[ScoreGroup]) -> list[ForwardSize]:
+        rope = self._model.rope
+        batches = [part.groups for part in parts_of(batch, rope=rope)] if rope else [batch]
+        return [_size_of(pack(one, keeps_last_tokens=bool(rope))) for one in batches]
+
     def _of_batch(self, batch: Sequence[ScoreGroup]) -> torch.Tensor:
         packed = pack(batch, keeps_last_tokens=bool(self._model.rope))
         with packed_attention.attending_within(packed.segments):
@@ -61,11 +75,26 @@ class SequentialForwards:
     """A forward for every response, as transformers runs it."""
 
     packing = "sequential"
+    repeats_prompts = True
 
     def __init__(self, model: LoadedModel, *, attention: str) -> None:
         """`attention` is the implementation that transformers chose for the model."""
         model.use_attention(attention)
         self._model = model
+        self._is_eager = attention == "eager"
+
+    def sizes(self, batch: Sequence[ScoreGroup]) -> list[ForwardSize]:
+        return [
+            ForwardSize(
+                num_tokens=len(group.prompt_ids_P) + len(response.ids_T),
+                longest=len(group.prompt_ids_P) + len(response.ids_T),
+                num_rows=int(response.score_mask_T.sum()),
+                is_packed=False,
+                is_eager=self._is_eager,
+            )
+            for group in batch
+            for response in group.responses
+        ]
 
     def hidden_states(self, batch: Sequence[ScoreGroup]) -> torch.Tensor:
         rows: list[torch.Tensor] = []
@@ -78,6 +107,11 @@ class SequentialForwards:
                 hidden_TD = self._model.hidden_states(ids)[first : first + len(response.ids_T)]
                 rows.append(hidden_TD[torch.from_numpy(response.score_mask_T).to(hidden_TD.device)])
         return torch.cat(rows)
+
+
+def _size_of(packed: PackedBatch) -> ForwardSize:
+    longest = max(segment.num_ancestor_tokens + len(segment.span) for segment in packed.segments)
+    return ForwardSize(num_tokens=len(packed.token_ids_F), longest=longest, num_rows=len(packed.rows_N))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,13 +130,25 @@ def parts_of(batch: Sequence[ScoreGroup], *, rope: LengthDependentRope) -> list[
     num_rows = 0
     for group in batch:
         members: dict[Regime, list[int]] = {}
-        for index, response in enumerate(group.responses):
-            regime = rope.regime(len(group.prompt_ids_P) + len(response.ids_T))
+        for index, regime in enumerate(_regimes(group, rope)):
             members.setdefault(regime, []).append(index)
-            num_own = int(response.score_mask_T.sum())
+            num_own = int(group.responses[index].score_mask_T.sum())
             rows.setdefault(regime, []).append(np.arange(num_rows, num_rows + num_own))
             num_rows += num_own
         for regime, indices in members.items():
             part = replace(group, responses=tuple(group.responses[index] for index in indices))
             groups.setdefault(regime, []).append(part)
     return [BatchPart(groups=tuple(groups[regime]), rows_N=np.concatenate(rows[regime])) for regime in groups]
+
+
+def responses_by_regime(group: ScoreGroup, *, rope: LengthDependentRope) -> list[list[int]]:
+    """Indices of the responses whose sequences have one regime, for each regime."""
+    members: dict[Regime, list[int]] = {}
+    for index, regime in enumerate(_regimes(group, rope)):
+        members.setdefault(regime, []).append(index)
+    return list(members.values())
+
+
+def _regimes(group: ScoreGroup, rope: LengthDependentRope) -> Iterator[Regime]:
+    for response in group.responses:
+        yield rope.regime(len(group.prompt_ids_P) + len(response.ids_T))

@@ -1,0 +1,1 @@
+"""Any causal language model that transformers loads, scored in this process on a CPU or one GPU."""
