@@ -16,7 +16,8 @@ from preceptor_server.tenants.reloading import ReloadedFiles
 logger = logging.getLogger(__name__)
 
 _SOON = timedelta(days=14)
-_READABLE_BY_OTHERS = 0o044
+_READABLE_BY_OTHERS = 0o004
+"""Its group may: that is how Kubernetes lets a process without root read a mounted secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class ServerCertificates:
         )
         self._tell_dates()
         if config.key.stat().st_mode & _READABLE_BY_OTHERS:
-            logger.warning("tls.key=%s can be read by others: chmod go-rwx", config.key)
+            logger.warning("tls.key=%s can be read by others: chmod o-rwx", config.key)
 
     @property
     def value(self) -> Certificates:
