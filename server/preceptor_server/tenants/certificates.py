@@ -16,7 +16,8 @@ from preceptor_server.tenants.reloading import ReloadedFiles
 logger = logging.getLogger(__name__)
 
 _SOON = timedelta(days=14)
-_READABLE_BY_OTHERS = 0o044
+_READABLE_BY_OTHERS = 0o004
+"""Its group may: that is how Kubernetes lets a process without root read a mounted secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class ServerCertificates:
         )
         self._tell_dates()
         if config.key.stat().st_mode & _READABLE_BY_OTHERS:
-            logger.warning("tls.key=%s can be read by others: chmod go-rwx", config.key)
+            logger.warning("tls.key=%s can be read by others: chmod o-rwx", config.key)
 
     @property
     def value(self) -> Certificates:
@@ -92,14 +93,15 @@ def read_certificates(config: TlsConfig) -> Certificates:
     client_ca = None if config.client_ca is None else _pem(config.client_ca, "client_ca", b"CERTIFICATE")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A resumed session would not show its client's certificate again, whose authority may have been taken away since.
-    context.options |= ssl.OP_NO_TICKET
-    context.num_tickets = 0
     _load_chain(context, config.certificate, config.key)
     if (certificate, key) != (_pem(config.certificate, "certificate"), _pem(config.key, "key")):
         raise StartupError(f"tls: {config.certificate} or {config.key} changed while it was read")
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
+        # A resumed session would not show its client's certificate again, though its authority may have been taken away
+        # since. In 1.3 sessions are resumed by tickets alone, and none are given; in 1.2 Python cannot turn it off.
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.num_tickets = 0
         try:
             context.load_verify_locations(cadata=client_ca.decode("ascii", errors="replace"))
         except ssl.SSLError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import unquote
 
@@ -9,6 +10,7 @@ UNIX = "unix"
 UNKNOWN = "unknown"
 
 
+@lru_cache(maxsize=4096)  # asked for every request, and a connection's requests have one peer
 def peer_name(peer: str, *, ipv6_prefix: int = 128) -> str:
     """The name of a peer that gRPC or an ASGI server tells: "ipv4:10.0.0.7:5312", "ipv6:%5B::1%5D:5312", "unix:/run/x",
     "10.0.0.7". IPv6 addresses that agree in their first `ipv6_prefix` bits have one name. All Unix sockets share one,

@@ -159,9 +159,7 @@ def test_a_key_that_others_can_read_is_warned_of(authority: Authority, caplog: p
     issued = authority.issue()
     issued.key.chmod(0o644)
     ServerCertificates(config_of(issued))
-    assert [record.message for record in caplog.records] == [
-        f"tls.key={issued.key} can be read by others: chmod go-rwx"
-    ]
+    assert [record.message for record in caplog.records] == [f"tls.key={issued.key} can be read by others: chmod o-rwx"]
 
 
 def test_new_files_are_taken_when_they_fit_together_and_not_before(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -212,3 +213,39 @@ async def test_a_client_that_names_no_server_gets_the_certificate_in_force(
                 for one in (stranger, authority)
             ]
             assert asked == [version.name.replace("v1_", "v1."), REFUSED]
+
+
+def ask_once(port: int, context: ssl.SSLContext, session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+    """Whether the server answered, and the session that it gave."""
+    plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+    try:
+        with plain, context.wrap_socket(plain, server_hostname="localhost", session=session) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return bool(connection.recv(1)), connection.session
+    except OSError:  # ssl.SSLError is one
+        return False, None
+
+
+async def test_a_session_is_not_resumed_once_the_authority_of_its_client_was_taken_away(
+    side: Side, authority: Authority, stranger: Authority, tmp_path: Path
+) -> None:
+    clients = Authority(tmp_path, "clients")
+    client = clients.issue("client")
+    certificates = certificates_of(authority.issue(), client_ca=clients.ca)
+    contexts = []
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = ssl.create_default_context(cafile=authority.ca)
+        context.load_cert_chain(client.certificate, client.key)
+        context.maximum_version = version
+        context.set_alpn_protocols(list(side.alpn))
+        contexts.append(context)
+    async with side.serve(certificates) as port:
+        before = [await asyncio.to_thread(ask_once, port, context, None) for context in contexts]
+        clients.ca.write_bytes(stranger.ca.read_bytes())
+        certificates.refresh()
+        after = [
+            await asyncio.to_thread(ask_once, port, context, session)
+            for context, (_, session) in zip(contexts, before, strict=True)
+        ]
+    assert [is_answered for is_answered, _ in before] == [side is SIDES["grpc"], True]
+    assert [is_answered for is_answered, _ in after] == [False, False]
