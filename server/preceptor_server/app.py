@@ -112,7 +112,10 @@ class _Changes:
             except InvalidSettingsError as error:
                 logger.error("settings not reloaded: %s", error)
                 continue
-            await _apply(config, wanted, hosting)
+            try:
+                await _apply(config, wanted, hosting)
+            except Exception:  # whatever a change brings, the next one must still be heard
+                logger.exception("settings not applied")
             config = wanted
 
 

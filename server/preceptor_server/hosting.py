@@ -60,9 +60,10 @@ class Hosting:
             await close_teacher(teacher)
 
     async def _close(self, teacher: HostedTeacher) -> None:
+        revision = teacher.engine.info().revision
         await self.teachers.unused(teacher)
         await close_teacher(teacher)
-        logger.info("teacher closed name=%s revision=%s", teacher.name, teacher.engine.info().revision)
+        logger.info("teacher closed name=%s revision=%s", teacher.name, revision)
 
     async def _tell(self, teacher: HostedTeacher, *, is_alive: bool) -> None:
         if self.teachers.get(teacher.name) is teacher:  # not of one that was replaced
