@@ -37,7 +37,10 @@ class CallMetrics:
             bounds=DURATION_BOUNDS,
         )
         self._queue_seconds = Histogram(
-            "preceptor_queue_duration_seconds", "How long groups waited for a batch.", ("teacher",), bounds=DURATION_BOUNDS
+            "preceptor_queue_duration_seconds",
+            "How long groups waited for a batch.",
+            ("teacher",),
+            bounds=DURATION_BOUNDS,
         )
         self._positions = Values("preceptor_positions_total", "Positions scored and answered.", _BY_TEACHER)
         self._prompt_tokens = Values("preceptor_prompt_tokens_total", "Prompt tokens of answered groups.", _BY_TEACHER)

@@ -22,7 +22,7 @@ class ObserveConfig(Section):
     """Address to bind for /metrics, /healthz and /readyz. Anything but a loopback address needs `allow_insecure`, for
     there are no keys: whoever reaches it may read tenants' names and how much they ask."""
     port: int | None = Field(None, ge=0, le=65535)
-    """Port to bind; 0 asks the kernel for a free one (see `address_file`). Default: none, and there is no such listener."""
+    """Port to bind; 0 asks the kernel for a free one (see `address_file`). Default: none, and there is no listener."""
     allow_insecure: bool = False
     """Bind to a public address although anyone who reaches it may read the metrics."""
     address_file: Path | None = None
@@ -56,7 +56,9 @@ class ObserveConfig(Section):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{endpoint!r} is no address: write it as http://host:4318/v1/traces")
         if parts.username or parts.password:
-            raise ValueError("must not hold a password, for settings are logged: set OTEL_EXPORTER_OTLP_HEADERS instead")
+            raise ValueError(
+                "must not hold a password, for settings are logged: set OTEL_EXPORTER_OTLP_HEADERS instead"
+            )
         return endpoint
 
     @model_validator(mode="after")

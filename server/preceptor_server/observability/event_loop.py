@@ -53,6 +53,8 @@ class LoopWatch:
         """What `read` returns, run in the loop; None where the loop did not come to it in time, or has ended."""
         if _running_loop() is self._loop:
             return read()
+        if self.delay_seconds > patience_seconds:  # it is stuck, and waiting would only hold up the next who asks
+            return None
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
             self._loop.call_soon_threadsafe(_answer, answer, read)

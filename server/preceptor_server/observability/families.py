@@ -1,8 +1,8 @@
 """Counters, gauges and histograms, and their text for Prometheus (text format 0.0.4). Knows no name of a metric.
 
-Each child holds the beginning of its line, labels included, so that a scrape only adds the values: thousands of children
-take milliseconds, where prometheus_client takes tens of microseconds for each. Values change in one thread at a time (the
-owner holds a lock); a scrape reads them from any thread and needs none.
+Each child holds the beginning of its line, labels included, so that a scrape only adds the value: a thousand children
+take under a millisecond, where prometheus_client takes tens. Values change in one thread at a time (the owner holds a
+lock); a scrape reads them from any thread and needs none.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sets up logging once, on stderr: one line per event, as key=value or as JSON. Keys never reach a line, nor prompts
 unless they are asked for.
 
-Prompts and responses are written as `private(text)`. Whatever looks like a key is taken out of the finished line, should
-it get that far.
+Prompts and responses are written as `private(text)`. Whatever looks like a key is taken out of the finished line,
+should it get that far.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The server's metrics for Prometheus: an Observer of calls and batches, and the text of a scrape. Knows no HTTP.
 
-Labels are bounded: tenants by TenantLabels, teachers to those that are hosted, reasons and methods to the first few. What
-a caller calls itself is no label.
+Labels are bounded: tenants by TenantLabels, teachers to those that are hosted, reasons and methods to the first few.
+What a caller calls itself is no label.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is told of calls and batches, and to whom. Frozen events without text, ids or keys; knows no gRPC and no HTTP.
 
-Observers are told in the event loop, on the way of every call: they must be quick, and must not raise. One that raises all
-the same is counted and logged once, and the call goes on.
+Observers are told in the event loop, on the way of every call: they must be quick, and must not raise. One that raises
+all the same is counted and logged once, and the call goes on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Traces by OpenTelemetry, sent to a collector over OTLP/HTTP. Imported only where observe.otlp_endpoint is set.
 
-Attributes follow the semantic conventions for generative AI where these have a name (gen_ai.*, error.type); the others are
-preceptor.*. The process's global tracer is left alone.
+Attributes follow the semantic conventions for generative AI where these have a name (gen_ai.*, error.type); the others
+are preceptor.*. The process's global tracer is left alone.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class OtlpTracing:
         return provider.get_tracer("preceptor_server", version)
 
     @contextmanager
-    def score(
-        self, *, caller: Asker, teacher: str, traceparent: str = "", tracestate: str = ""
-    ) -> Iterator[CallSpan]:
+    def score(self, *, caller: Asker, teacher: str, traceparent: str = "", tracestate: str = "") -> Iterator[CallSpan]:
         carrier = {"traceparent": traceparent[:_MAX_HEADER], "tracestate": tracestate[:_MAX_HEADER]}
         span = self._calls.start_span(
             "preceptor.score",
