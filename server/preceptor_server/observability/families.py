@@ -159,7 +159,7 @@ def render(families: Iterable[Family]) -> bytes:
         family.write(lines)
         if len(lines) == head + 1:
             lines.pop()
-    return "".join(lines).encode()
+    return "".join(lines).encode(errors="replace")
 
 
 def _escape(value: str) -> str:

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from preceptor_server.errors import StartupError
 from preceptor_server.observability.pages import Page, answer_to, bad_request
@@ -97,35 +98,30 @@ class Listener:
             task = self._loop.create_task(self._talk(connection))
             self._open.add(task)
             self._reading[task] = None
-            task.add_done_callback(self._left)
-            if len(self._open) > self._max_connections:
-                await self._make_room()
+            task.add_done_callback(partial(self._left, connection))
+            await asyncio.sleep(0)  # whoever has sent its request already gets its answer here
+            if len(self._open) > self._max_connections and self._reading:
+                oldest, _ = self._reading.popitem(last=False)
+                oldest.cancel()
 
-    async def _make_room(self) -> None:
-        """Ends the connection that has been reading longest, the newest if need be: it is one of them."""
-        if self._reading:
-            oldest, _ = self._reading.popitem(last=False)
-            oldest.cancel()
-        await asyncio.sleep(0)
-
-    def _left(self, task: asyncio.Task[None]) -> None:
+    def _left(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        connection.close()  # here, for a task that is cancelled before its first step never runs
         self._open.discard(task)
         self._reading.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("observe failed to answer: %s: %s", type(error).__name__, error)
 
     async def _talk(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                async with asyncio.timeout(self._read_seconds):
-                    head = await self._read_head(connection)
-                task = asyncio.current_task()
-                assert task is not None
-                self._reading.pop(task, None)
-                async with asyncio.timeout(self._write_seconds):
-                    await self._loop.sock_sendall(connection, self._answer_bytes(head))
-            except (TimeoutError, OSError):  # slow, or gone: nobody waits for an answer
-                return
+        try:
+            async with asyncio.timeout(self._read_seconds):
+                head = await self._read_head(connection)
+            task = asyncio.current_task()
+            assert task is not None
+            self._reading.pop(task, None)
+            async with asyncio.timeout(self._write_seconds):
+                await self._loop.sock_sendall(connection, self._answer_bytes(head))
+        except (TimeoutError, OSError):  # slow, or gone: nobody waits for an answer
+            return
 
     async def _read_head(self, connection: socket.socket) -> bytes:
         head = b""

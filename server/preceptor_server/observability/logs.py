@@ -23,7 +23,8 @@ REDACTED = "[redacted]"
 _KEY = re.compile(r"prk_[A-Za-z0-9_-]{4,}")
 _BEARER = re.compile(r"\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{16,}", re.IGNORECASE)
 _HEADER = re.compile(
-    r"""(authorization\\?["']?\s*[:=,]\s*b?\\?["']?(?:(?:bearer|basic)\s+)?)[^\s"'\\,;)}\]]+""", re.IGNORECASE
+    r"""(authorization\\?["']?\s*[:=,]\s*(?:b(?=['"]))?\\?["']?(?:(?:bearer|basic)\s+)?)[^\s"'\\,;)}\]]+""",
+    re.IGNORECASE,
 )
 _LIBRARIES = ("asyncio", "grpc", "opentelemetry", "urllib3", "uvicorn")
 """They write a line for each message or connection that goes wrong."""

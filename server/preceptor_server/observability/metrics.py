@@ -73,9 +73,13 @@ class Metrics:
         """For the LoopWatch."""
         return self._delays.at()
 
-    def watch(self, loop: LoopWatch, *, failures: Mapping[str, int]) -> None:
-        """States are read in this loop; `failures` are those of the Observers that this is one of."""
-        self._watch, self._failures = loop, failures
+    def watch(self, loop: LoopWatch) -> None:
+        """States are read in this loop."""
+        self._watch = loop
+
+    def observe_failures(self, failures: Mapping[str, int]) -> None:
+        """Of the Observers that this is one of."""
+        self._failures = failures
 
     def host(self, teacher: str, read: ReadState) -> None:
         """`read` is called in the event loop, for each scrape: it must be quick, and return what does not change."""

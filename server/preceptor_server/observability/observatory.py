@@ -38,6 +38,7 @@ class Observatory:
         self.traffic = Traffic()
         self.observers = Observers((self.metrics, self.traffic, *observers))
         """To be told of every call."""
+        self.metrics.observe_failures(self.observers.failures)
         self.tracing = build_tracing(config, version=version)
         self._stuck_seconds = config.stuck_seconds
         self._watch: LoopWatch | None = None
@@ -54,7 +55,7 @@ class Observatory:
         """From the server's event loop."""
         self._watch = LoopWatch(asyncio.get_running_loop(), delays=self.metrics.loop_delays)
         self._watch.start()
-        self.metrics.watch(self._watch, failures=self.observers.failures)
+        self.metrics.watch(self._watch)
         if self._listener is not None:
             self._listener.start()
 

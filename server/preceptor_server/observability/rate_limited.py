@@ -1,4 +1,4 @@
-"""Writes the same event at most once a second, with the number of those left out: for what callers can cause in a loop."""
+"""Writes the same event at most once a second, and how many were left out: for what callers can cause in a loop."""
 
 from __future__ import annotations
 
