@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
-from importlib.util import find_spec
 
 from preceptor_server.errors import StartupError
 from preceptor_server.observability.config import ObserveConfig
@@ -93,12 +92,14 @@ def build_tracing(config: ObserveConfig, *, version: str) -> Tracing:
     """Imports OpenTelemetry only where traces are asked for. Raises StartupError where it is missing."""
     if config.otlp_endpoint is None:
         return NO_TRACING
-    if find_spec("opentelemetry") is None:
-        raise StartupError("observe.otlp_endpoint needs OpenTelemetry: pip install 'preceptor[otel]', or leave it out")
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    from preceptor_server.observability.otlp import OtlpTracing
-
+        from preceptor_server.observability.otlp import OtlpTracing
+    except ImportError as error:
+        raise StartupError(
+            f"observe.otlp_endpoint needs OpenTelemetry ({error}): pip install 'preceptor[otel]', or leave it out"
+        ) from error
     logger.info("tracing endpoint=%s share=%g", config.otlp_endpoint, config.trace_share)
     return OtlpTracing(OTLPSpanExporter(endpoint=config.otlp_endpoint), version=version, share=config.trace_share)
 

@@ -69,7 +69,13 @@ async def test_a_stuck_loop_is_not_even_asked() -> None:
     watch.start()
     now += 60
     read: list[int] = []
-    assert await asyncio.to_thread(watch.ask, lambda: read.append(1), patience_seconds=0.25) is None
+
+    def note() -> int:
+        read.append(1)
+        return 1
+
+    assert await asyncio.to_thread(watch.ask, note, patience_seconds=0.25) is None
+    await asyncio.sleep(0)
     assert read == []
     watch.stop()
 
