@@ -109,11 +109,12 @@ def main() -> None:
     print(f"scrape, {NUM_TENANTS} tenants, {num_lines} lines: {ours * 1e3:.1f} ms; ", end="")
     print(f"prometheus_client, counters with as many samples beside _created: {theirs * 1e3:.1f} ms")
 
-    observers, caller, ended = Observers((metrics,)), Caller(Tenant("tenant-5")), outcome("tenant-5")
+    counting: Observers[Outcome] = Observers((metrics,))
+    caller, ended = Caller(Tenant("tenant-5")), outcome("tenant-5")
 
     def observed() -> None:
-        observers.began(caller)
-        observers.ended(ended)
+        counting.began(caller)
+        counting.ended(ended)
 
     def traced() -> None:
         with NO_TRACING.score(caller=caller, teacher="teacher") as call:

@@ -23,8 +23,8 @@ class BatchMetrics:
         )
         self._occupancy = Histogram(
             "preceptor_batch_occupancy_ratio",
-            "Tokens of a batch over its room; above 1 for a group that is larger than a batch. Engines that make their "
-            "own batches have none.",
+            "Computed tokens of a batch over its room; above 1 for a group that is larger than a batch. None of engines that "
+            "make their own batches.",
             ("teacher",),
             bounds=_RATIO_BOUNDS,
         )
@@ -47,7 +47,7 @@ class BatchMetrics:
         self._seconds.at(teacher).observe(done.seconds)
         self._groups.at(teacher).observe(done.num_groups)
         if done.max_tokens:
-            self._occupancy.at(teacher).observe(done.num_tokens / done.max_tokens)
+            self._occupancy.at(teacher).observe((done.num_tokens - done.num_reused_tokens) / done.max_tokens)
         for tenant, num_tokens in done.computed_by_tenant.items():
             self._computed.at(teacher, self._tenants.of(tenant)).value += num_tokens
         self._reused.at(teacher).value += done.num_reused_tokens

@@ -7,7 +7,7 @@ ANONYMOUS = "anonymous"
 OTHER = "other"
 """All names beyond the bound."""
 UNKNOWN = "unknown"
-"""A teacher that is not hosted here, or a party that could not be told apart."""
+"""A teacher that was never hosted here, or a party that could not be told apart."""
 
 _PEER = "peer:"
 

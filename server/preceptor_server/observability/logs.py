@@ -12,10 +12,13 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Literal
 
 from preceptor_server.observability.rate_limited import RateLimitFilter
 from preceptor_server.observability.tracing import current_ids
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 LogFormat = Literal["text", "json"]
 
@@ -61,6 +64,10 @@ def redacted(text: str) -> str:
     return _HEADER.sub(rf"\1{REDACTED}", text)
 
 
+def _escaped(text: str) -> str:
+    return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 class TextFormatter(logging.Formatter):
     """One line; only a traceback has more."""
 
@@ -68,11 +75,14 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s level=%(levelname)s logger=%(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        # What a caller sent must not look like a line of its own.
-        record.message = _BREAKS.sub(lambda found: repr(found[0])[1:-1], record.message)
+        record.message = _escaped(record.message)  # what a caller sent must not look like a line of its own
         ids = current_ids()
         line = super().formatMessage(record)
         return line if ids is None else f"{line} trace_id={ids.trace_id} span_id={ids.span_id}"
+
+    def formatException(self, ei: _ExcInfo) -> str:
+        # Indented, so that an error's text, which may be a caller's, begins no line of its own either.
+        return "\n".join(f"    {_escaped(line)}" for line in super().formatException(ei).split("\n"))
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))

@@ -1,6 +1,6 @@
 """The server's metrics for Prometheus: an Observer of calls and batches, and the text of a scrape. Knows no HTTP.
 
-Labels are bounded: tenants by TenantLabels, teachers to those that are hosted, reasons and methods to the first few.
+Labels are bounded: tenants by TenantLabels, teachers to those that were hosted, reasons and methods to the first few.
 What a caller calls itself is no label.
 """
 
@@ -41,6 +41,8 @@ class Metrics:
         self._scraping = Lock()
         self._watch: LoopWatch | None = None
         self._readers: dict[str, ReadState] = {}
+        self._teachers: set[str] = set()
+        """All that have been hosted."""
         self._states: Mapping[str, TeacherState] = {}
         self._failures: Mapping[str, int] = {}
         self._calls = CallMetrics(tenants=tenants, reasons=reasons)
@@ -83,6 +85,7 @@ class Metrics:
 
     def host(self, teacher: str, read: ReadState) -> None:
         """`read` is called in the event loop, for each scrape: it must be quick, and return what does not change."""
+        self._teachers.add(teacher)
         self._readers[teacher] = read
 
     def forget(self, teacher: str) -> None:
@@ -98,7 +101,7 @@ class Metrics:
             self._calls.began(caller)
 
     def ended(self, outcome: Outcome) -> None:
-        teacher = outcome.teacher if outcome.teacher in self._readers else UNKNOWN
+        teacher = outcome.teacher if outcome.teacher in self._teachers else UNKNOWN
         with self._lock:
             self._calls.ended(outcome, teacher=teacher)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
 from http import HTTPStatus
+from typing import TypeVar
 
 from preceptor_server.errors import StartupError
 from preceptor_server.observability.config import ObserveConfig
@@ -15,12 +15,14 @@ from preceptor_server.observability.families import MEDIA_TYPE
 from preceptor_server.observability.health import Health
 from preceptor_server.observability.listener import Listener
 from preceptor_server.observability.metrics import Metrics
-from preceptor_server.observability.observer import Observer, Observers
+from preceptor_server.observability.observer import Observer, Observers, Outcome
 from preceptor_server.observability.pages import Page
 from preceptor_server.observability.tracing import NO_TRACING, Tracing
 from preceptor_server.observability.traffic import Traffic
 
 logger = logging.getLogger(__name__)
+
+OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
 _JSON = "application/json"
 _CLOSE_SECONDS = 2.0
@@ -30,14 +32,11 @@ _CLOSE_SECONDS = 2.0
 class Observatory:
     """One per server, made before the model is loaded."""
 
-    def __init__(self, config: ObserveConfig, *, version: str, observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, config: ObserveConfig, *, version: str) -> None:
         """Binds. Raises StartupError where the port is in use or OpenTelemetry is missing."""
         self.health = Health()
         self.metrics = Metrics(health=self.health, version=version, max_tenants=config.max_tenants)
         self.traffic = Traffic()
-        self.observers = Observers((self.metrics, self.traffic, *observers))
-        """To be told of every call."""
-        self.metrics.observe_failures(self.observers.failures)
         self.tracing = build_tracing(config, version=version)
         self._stuck_seconds = config.stuck_seconds
         self._watch: LoopWatch | None = None
@@ -49,6 +48,12 @@ class Observatory:
     def address(self) -> str | None:
         """Where it listens."""
         return None if self._listener is None else self._listener.address
+
+    def observers(self, *more: Observer[OutcomeT]) -> Observers[OutcomeT]:
+        """To be told of every call: metrics, traffic, and these. Their failures are counted; ask once."""
+        observers: Observers[OutcomeT] = Observers((self.metrics, self.traffic, *more))
+        self.metrics.observe_failures(observers.failures)
+        return observers
 
     def start(self) -> None:
         """From the server's event loop."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -79,28 +79,32 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchDone:
-    """One forward."""
+    """One forward: of a batch, of a slice of a large group, or of a group that the engine batches by itself."""
 
     num_groups: int
     num_tokens: int
-    """Tokens that it computed."""
+    """Of the groups, or of the slice, each prompt counted for each group."""
     num_reused_tokens: int
-    """Tokens that it did not have to compute: prefixes that groups share, or that the engine still had."""
+    """Of these, what was not computed: prefixes that groups share, or that the engine still had."""
     max_tokens: int
-    """Room of a batch; 0 where the engine makes its own batches."""
+    """Computed tokens of a full batch; 0 where the engine makes its own batches."""
     seconds: float
     reason: str
     """OK, or the reason of its error."""
     computed_by_tenant: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Tokens computed, by the tenant's name."""
+    """Tokens computed, by the tenant's name; they add up to num_tokens - num_reused_tokens."""
 
 
-class Observer(Protocol):
+OutcomeT = TypeVar("OutcomeT", bound=Outcome, contravariant=True)
+"""An Outcome, or one that holds more, for those who want it."""
+
+
+class Observer(Protocol[OutcomeT]):
     """Is told of calls."""
 
     def began(self, caller: Asker) -> None: ...
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: OutcomeT) -> None:
         """Once for each `began`."""
 
     def refused(self, refusal: Refusal) -> None:
@@ -113,10 +117,10 @@ class BatchObserver(Protocol):
     def batch_done(self, done: BatchDone) -> None: ...
 
 
-class Observers:
+class Observers(Generic[OutcomeT]):
     """Tells several observers, each whatever the others do. Itself an Observer."""
 
-    def __init__(self, observers: Sequence[Observer]) -> None:
+    def __init__(self, observers: Sequence[Observer[OutcomeT]]) -> None:
         self._observers = tuple(observers)
         self._failures: Counter[str] = Counter()
 
@@ -129,7 +133,7 @@ class Observers:
         for observer in self._observers:
             self._tell(observer, "began", partial(observer.began, caller))
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: OutcomeT) -> None:
         for observer in self._observers:
             self._tell(observer, "ended", partial(observer.ended, outcome))
 

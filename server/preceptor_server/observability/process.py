@@ -24,7 +24,7 @@ class ProcessMetrics:
         self._virtual = ReadGauge("process_virtual_memory_bytes", "Virtual memory.")
         self._open_fds = ReadGauge("process_open_fds", "Open file descriptors.")
         self._max_fds = ReadGauge("process_max_fds", "Most file descriptors that may be open.")
-        self._start = ReadGauge("process_start_time_seconds", "When the process began to count, in Unix time.")
+        self._start = ReadGauge("process_start_time_seconds", "When the server was made, in Unix time.")
         self._start.read({(): self._started})
 
     @property

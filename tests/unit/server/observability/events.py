@@ -61,7 +61,7 @@ def batch_done(
 ) -> BatchDone:
     return BatchDone(
         num_groups=3,
-        num_tokens=80,
+        num_tokens=100,
         num_reused_tokens=20,
         max_tokens=max_tokens,
         seconds=0.5,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import http.client
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -189,3 +191,40 @@ def test_stopping_ends_what_is_open_and_twice_is_fine() -> None:
         listener.stop()
         assert is_closed(connection)
     Listener(answer, host="127.0.0.1", port=0).stop()  # never started
+
+
+OUT_OF_DESCRIPTORS = """
+import logging, resource, sys
+from preceptor_server.observability.listener import Listener
+from preceptor_server.observability.pages import Page
+logging.basicConfig(stream=sys.stdout)
+listener = Listener(lambda path: Page(body=b"here"), host="127.0.0.1", port=0, max_connections=1000, read_seconds=60)
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+listener.start()
+print(listener.address, flush=True)
+sys.stdin.read()
+listener.stop()
+"""
+
+
+def test_without_file_descriptors_it_says_so_and_goes_on_once_there_are_some() -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-u", "-c", OUT_OF_DESCRIPTORS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        port = int(server.stdout.readline().rpartition(":")[2])
+        held = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(40)]
+        assert "observe cannot take a connection: [Errno 24]" in server.stdout.readline()
+        for connection in held:
+            connection.close()
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert connection.makefile("rb").read().endswith(b"here")
+        rest, _ = server.communicate(timeout=20)
+        assert len(rest.splitlines()) < 25, "at most a line a second"
+        assert server.returncode == 0
+    finally:
+        server.kill()
+        server.wait()

@@ -39,6 +39,13 @@ def test_a_callers_line_feed_makes_no_line_of_its_own() -> None:
     assert "\x1b" not in line
 
 
+def test_an_errors_text_begins_no_line_of_its_own() -> None:
+    first, *rest = TextFormatter().format(with_traceback("a\n2026-01-01 level=ERROR forged\x1b")).splitlines()
+    assert first.endswith("it failed")
+    assert all(line.startswith("    ") for line in rest)
+    assert rest[-1] == r"    2026-01-01 level=ERROR forged\x1b"
+
+
 def test_json_is_one_object_per_line_with_standard_keys() -> None:
     line = JsonFormatter().format(record("asked\nname=%s", "ü", tenant="acme", num_tokens=3))
     assert line.splitlines() == [line]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from preceptor_server.observability.health import Health
 from preceptor_server.observability.metrics import Metrics
-from preceptor_server.observability.observer import Observers, Refusal, Transport
+from preceptor_server.observability.observer import Observers, Outcome, Refusal, Transport
 
 from tests.unit.server.observability.events import SomeWaiting, batch_done, caller, outcome, state
 from tests.unit.server.observability.samples import Samples
@@ -200,7 +200,7 @@ def test_failures_of_observers_are_shown() -> None:
         ended = refused = began
 
     counted = metrics()
-    observers = Observers((Broken(), counted))
+    observers: Observers[Outcome] = Observers((Broken(), counted))
     counted.observe_failures(observers.failures)
     observers.began(caller())
     observers.ended(outcome())

@@ -7,9 +7,11 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import dataclass, fields
 
 from preceptor_server.observability.config import ObserveConfig
 from preceptor_server.observability.observatory import Observatory
+from preceptor_server.observability.observer import Asker, Observers, Outcome, Refusal
 from preceptor_server.observability.tracing import NO_TRACING
 
 from tests.unit.server.observability.events import SomeWaiting, caller, outcome, state
@@ -30,12 +32,13 @@ def observatory(config: ObserveConfig | None = None) -> Observatory:
 
 async def test_a_call_that_is_observed_is_seen_from_outside() -> None:
     made = observatory()
+    observers: Observers[Outcome] = made.observers()
     made.metrics.host("teacher", lambda: state({"acme": SomeWaiting(groups=4)}))
     made.start()
     assert made.address is not None
     try:
-        made.observers.began(caller())
-        made.observers.ended(outcome())
+        observers.began(caller())
+        observers.ended(outcome())
         status, text = await asyncio.to_thread(get, made.address, "/metrics")
         samples = Samples(text)
         assert status == 200
@@ -49,13 +52,14 @@ async def test_a_call_that_is_observed_is_seen_from_outside() -> None:
 
 async def test_a_busy_event_loop_is_scraped_and_its_queues_are_those_of_the_scrape_before() -> None:
     made, waiting = observatory(), {"acme": SomeWaiting(groups=4)}
+    observers: Observers[Outcome] = made.observers()
     made.metrics.host("teacher", lambda: state(dict(waiting)))
     made.start()
     assert made.address is not None
     try:
         await asyncio.to_thread(get, made.address, "/metrics")
         waiting["acme"] = SomeWaiting(groups=5)
-        made.observers.began(caller())
+        observers.began(caller())
         texts: list[bytes] = []
         asking = threading.Thread(target=lambda: texts.append(get(made.address or "", "/metrics")[1]))
         asking.start()
@@ -119,12 +123,43 @@ async def test_an_event_loop_that_stands_still_too_long_is_told_to_the_probe() -
 
 async def test_without_a_port_there_is_no_listener_and_calls_are_counted_all_the_same() -> None:
     made = observatory(ObserveConfig())
+    observers: Observers[Outcome] = made.observers()
     made.start()
-    made.observers.began(caller())
+    observers.began(caller())
     assert made.address is None
     assert Samples(made.metrics.render())["preceptor_requests_in_progress", {"tenant": "acme"}] == 1
     assert made.tracing is NO_TRACING
     await made.stop()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullOutcome(Outcome):
+    answer: str
+
+
+class Recording:
+    """An observer that wants more than the outcome, as the recorder of the HTTP side does."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+
+    def began(self, caller: Asker) -> None: ...
+
+    def ended(self, outcome: FullOutcome) -> None:
+        self.answers.append(outcome.answer)
+
+    def refused(self, refusal: Refusal) -> None: ...
+
+
+def test_an_observer_may_be_told_more_than_the_others() -> None:
+    made, recording = observatory(ObserveConfig()), Recording()
+    observers = made.observers(recording)
+    plain = outcome()
+    known = {name.name: getattr(plain, name.name) for name in fields(plain)}
+    observers.began(caller())
+    observers.ended(FullOutcome(**known, answer="42"))
+    assert recording.answers == ["42"]
+    assert made.traffic.num_positions == 7
 
 
 def test_it_imports_no_web_framework_no_model_library_and_no_opentelemetry() -> None:

@@ -43,7 +43,7 @@ class Raising(Listening):
 
 def test_all_are_told_of_all() -> None:
     first, second = Listening(), Listening()
-    observers = Observers((first, second))
+    observers: Observers[Outcome] = Observers((first, second))
     events = caller(), outcome(), REFUSAL
     observers.began(events[0])
     observers.ended(events[1])
@@ -53,7 +53,7 @@ def test_all_are_told_of_all() -> None:
 
 def test_one_that_raises_silences_no_other_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     listening = Listening()
-    observers = Observers((Raising(), listening))
+    observers: Observers[Outcome] = Observers((Raising(), listening))
     observers.began(caller())
     observers.ended(outcome())
     observers.refused(REFUSAL)
