@@ -23,8 +23,8 @@ class BatchMetrics:
         )
         self._occupancy = Histogram(
             "preceptor_batch_occupancy_ratio",
-            "Computed tokens of a batch over its room; above 1 for a group that is larger than a batch. None of engines "
-            "that make their own batches.",
+            "Computed tokens of a batch over its room; above 1 for a group that is larger than a batch. None of "
+            "engines that make their own batches.",
             ("teacher",),
             bounds=_RATIO_BOUNDS,
         )

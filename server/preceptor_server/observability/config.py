@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 from preceptor.settings import Section
 from pydantic import Field, field_validator, model_validator
 
-from preceptor_server.http.config import in_existing_folder
-from preceptor_server.reachable import refuse_public
+from preceptor_server.reachable import is_loopback
 
 _OF_THE_LISTENER = ("address_file", "allow_insecure", "stuck_seconds")
 
@@ -45,7 +44,9 @@ class ObserveConfig(Section):
     @field_validator("address_file")
     @classmethod
     def _has_a_folder(cls, address_file: Path | None) -> Path | None:
-        return in_existing_folder(address_file)
+        if address_file is not None and not address_file.parent.is_dir():
+            raise ValueError(f"folder {address_file.parent} does not exist: make it, or name another file")
+        return address_file
 
     @field_validator("otlp_endpoint")
     @classmethod
@@ -64,7 +65,11 @@ class ObserveConfig(Section):
     @model_validator(mode="after")
     def _check_listener(self) -> Self:
         if self.port is not None:
-            refuse_public(self.host, allow_insecure=self.allow_insecure)
+            if not is_loopback(self.host) and not self.allow_insecure:
+                raise ValueError(
+                    f"host={self.host} is reachable from elsewhere, and metrics are shown without keys and TLS: set "
+                    "host=127.0.0.1, or allow_insecure=true if the network is trusted"
+                )
             return self
         for name in ("host", *_OF_THE_LISTENER):
             if getattr(self, name) != type(self).model_fields[name].default:
