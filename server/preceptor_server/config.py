@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from preceptor_server.bind_address import refuse_public
 from preceptor_server.edges.http.config import HttpConfig, in_existing_folder
+from preceptor_server.observability.config import ObserveConfig
 from preceptor_server.tenants.config import AccessConfig, TlsConfig
 
 
@@ -245,6 +246,8 @@ class ServerConfig(BaseSettings):
     """Several teachers by name, each with an `engine`, and a `scheduler` and `limits` of its own where it needs them:
     [teachers.NAME.engine] in a file. They take the place of `teacher`, `engine`, `scheduler` and `limits`. SIGHUP has
     them read anew."""
+    observe: ObserveConfig = ObserveConfig()
+    """Metrics and probes on a port of their own, traces, logs."""
     objectives: dict[str, int] = Field(default_factory=dict)
     """Priorities by name: a caller that names one (preceptor-objective) has its groups scored before its tenant's
     others of lower priority. Any other name has priority 0."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from preceptor_server.alignment.aligner import Aligner, build_aligner
 from preceptor_server.alignment.chat_template import DEFAULT
@@ -16,6 +17,8 @@ from preceptor_server.engines.base import Engine
 from preceptor_server.engines.building import build_engine, load_teacher_tokenizer
 from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.hosted import HostedTeacher, with_turn_end
+from preceptor_server.observability.metrics import Metrics
+from preceptor_server.observability.state_metrics import TeacherState
 from preceptor_server.scheduler import Scheduler
 from preceptor_server.settling import settle_engine
 from preceptor_server.supervision import SupervisedEngine, supervise
@@ -33,12 +36,14 @@ class Hosting:
 
     teachers: Teachers
     on_health: OnHealth
+    metrics: Metrics
 
     async def add(self, name: str, settings: TeacherSettings) -> None:
         """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Raises
         StartupError, and leaves what serves as it is."""
         teacher = await load_teacher(name, settings)
         teacher.scheduler.start()
+        self.metrics.host(name, partial(_state_of, teacher))
         before = self.teachers.put(teacher)
         await self.on_health(name, True)
         if isinstance(teacher.engine, SupervisedEngine):
@@ -52,6 +57,7 @@ class Hosting:
         if teacher is not None:
             await self.on_health(name, False)
             await self._close(teacher)
+            self.metrics.forget(name)
 
     async def close(self) -> None:
         """Closes all of them. Calls that still wait are failed."""
@@ -68,6 +74,17 @@ class Hosting:
     async def _tell(self, teacher: HostedTeacher, *, is_alive: bool) -> None:
         if self.teachers.get(teacher.name) is teacher:  # not of one that was replaced
             await self.on_health(teacher.name, is_alive)
+
+
+def _state_of(teacher: HostedTeacher) -> TeacherState:
+    scheduler = teacher.scheduler
+    return TeacherState(
+        waiting_by_tenant=dict(scheduler.waiting_by_tenant()),
+        num_groups_in_flight=scheduler.num_groups_in_flight,
+        num_tokens_in_flight=scheduler.num_tokens_in_flight,
+        engine=teacher.info.engine,
+        revision=teacher.info.revision,
+    )
 
 
 async def load_teacher(name: str, settings: TeacherSettings) -> HostedTeacher:

@@ -8,6 +8,7 @@ from typing import Protocol
 from preceptor.wire import CALLER_METADATA_KEY
 
 from preceptor_server.callers import Caller, Transport
+from preceptor_server.serving import Notes
 from preceptor_server.tenants.config import AccessConfig
 from preceptor_server.tenants.directory import TenantDirectory
 from preceptor_server.tenants.keys import bearer_key
@@ -66,3 +67,8 @@ class Identity:
             weight=weight,
             priority=self._objectives.get(objective, 0),
         )
+
+
+def notes_of(headers: Mapping[str, str]) -> Notes:
+    """The trace that a call belongs to."""
+    return Notes(traceparent=headers.get("traceparent", ""), tracestate=headers.get("tracestate", ""))

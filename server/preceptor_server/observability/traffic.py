@@ -1,4 +1,4 @@
-"""Counts what is asked, by transport: for /v1/stats, and to know whether gRPC callers are at work."""
+"""Counts what is asked, by transport: for GET /v1/stats, and to know whether gRPC callers are at work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from preceptor_server.callers import Caller, Transport
-from preceptor_server.serving import OK, Outcome
+from preceptor_server.observability.observer import OK, Asker, Outcome, Refusal, Transport
 
 WINDOW_SECONDS = 10
 """Over which the throughput is taken."""
@@ -16,7 +15,7 @@ _BUSY_SECONDS = 2.0
 
 
 class Traffic:
-    """An observer of the ScoreService."""
+    """An Observer."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -27,6 +26,7 @@ class Traffic:
         """Seconds of the clock, and the positions that were scored in each."""
         self.num_requests = 0
         self.num_failed = 0
+        self.num_refused = 0
         self.num_positions = 0
 
     @property
@@ -46,7 +46,7 @@ class Traffic:
         ended = self._last_ended.get(transport)
         return self._in_flight[transport] > 0 or (ended is not None and self._clock() - ended < _BUSY_SECONDS)
 
-    def began(self, caller: Caller) -> None:
+    def began(self, caller: Asker) -> None:
         self.num_requests += 1
         self._in_flight[caller.transport] += 1
 
@@ -62,6 +62,9 @@ class Traffic:
             self._by_second.append((second, before))
             before = 0
         self._by_second.append((int(now), before + outcome.num_positions))
+
+    def refused(self, refusal: Refusal) -> None:  # noqa: ARG002  an Observer is given it
+        self.num_refused += 1
 
     def _forget(self, now: float) -> None:
         while self._by_second and self._by_second[0][0] <= now - WINDOW_SECONDS:

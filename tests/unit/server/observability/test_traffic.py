@@ -1,15 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
-from preceptor_server.callers import Caller, Transport
-from preceptor_server.calls import ScoreCall, TeacherIds
-from preceptor_server.edges.http.traffic import Traffic
-from preceptor_server.serving import NO_NOTES, OK, Outcome
-from preceptor_server.tenants.tenant import Tenant
+from preceptor_server.observability.observer import OK, Refusal, Transport
+from preceptor_server.observability.traffic import Traffic
 
-from tests.unit.server.scored_calls import columns_of, scored_call
-
-TENANT = Tenant(name="a")
+from tests.unit.server.observability.events import caller, outcome
 
 
 class World:
@@ -18,20 +12,9 @@ class World:
         self.traffic = Traffic(clock=lambda: self.now)
 
     def group(self, num_positions: int, *, transport: Transport = "grpc", reason: str = OK) -> None:
-        caller = Caller(tenant=TENANT, name="a", transport=transport)
-        self.traffic.began(caller)
-        call = ScoreCall(prompt=TeacherIds(ids_P=np.array([1])), responses=(), top_k=1, temperature=1.0)
-        self.traffic.ended(
-            Outcome(
-                caller=caller,
-                teacher="",
-                call=call,
-                scored=scored_call(columns_of([-1.0] * num_positions)) if reason == OK else None,
-                notes=NO_NOTES,
-                reason=reason,
-                total_seconds=0.0,
-            )
-        )
+        self.traffic.began(caller(transport=transport))
+        answered = num_positions if reason == OK else 0
+        self.traffic.ended(outcome(transport=transport, reason=reason, num_positions=answered))
 
 
 def test_everything_is_counted_of_both_transports() -> None:
@@ -39,8 +22,9 @@ def test_everything_is_counted_of_both_transports() -> None:
     world.group(10)
     world.group(5, transport="http")
     world.group(7, reason="QUEUE_FULL")
+    world.traffic.refused(Refusal(tenant="", transport="grpc", method="Score", reason="NO_KEY"))
     counted = world.traffic
-    assert (counted.num_requests, counted.num_failed, counted.num_positions) == (3, 1, 15)
+    assert (counted.num_requests, counted.num_failed, counted.num_positions, counted.num_refused) == (3, 1, 15, 1)
 
 
 def test_throughput_is_that_of_the_last_ten_seconds() -> None:
@@ -67,7 +51,7 @@ def test_a_young_server_divides_by_its_age() -> None:
 def test_a_transport_is_at_work_while_it_waits_and_shortly_after() -> None:
     world = World()
     assert not world.traffic.is_at_work("grpc")
-    world.traffic.began(Caller(tenant=TENANT, name="a", transport="grpc"))
+    world.traffic.began(caller())
     world.now += 1000.0
     assert world.traffic.is_at_work("grpc")
     assert not world.traffic.is_at_work("http")
