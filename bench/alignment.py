@@ -38,7 +38,7 @@ from preceptor_server.decoding import decode_score_request
 from preceptor_server.encoding import encode_score_response
 from preceptor_server.engines.hf import HfEngine
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.scoring import score_call
 from tokenizers import Tokenizer
 

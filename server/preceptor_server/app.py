@@ -29,7 +29,7 @@ from preceptor_server.hosted import HostedTeacher, with_turn_end
 from preceptor_server.http.config import HttpConfig
 from preceptor_server.reachable import joined
 from preceptor_server.readiness import SERVICE_NAME, Readiness
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.servicer import TeacherServicer
 from preceptor_server.serving import ScoreService
 from preceptor_server.settling import settle_engine

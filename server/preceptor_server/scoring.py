@@ -15,8 +15,10 @@ from preceptor_server.alignment.candidates import merged_teacher_ids, teacher_ca
 from preceptor_server.alignment.projection import num_teacher_tokens, project
 from preceptor_server.alignment.reading import Reading
 from preceptor_server.alignment.types import Alignment
+from preceptor_server.callers import Caller
 from preceptor_server.decoding import check_group_tokens
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.tenants.tenant import Tenant
 from preceptor_server.types import (
     ResponseColumns,
     ResponseToScore,
@@ -38,7 +40,8 @@ async def score_call(
         return ScoredCall(responses=excluded, revision=teacher.info.revision_of(call.adapter))
     if call.alignment is None:
         group = _group(call, call.responses, top_k=call.top_k)
-        scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds, weight=weight)
+        asking = _caller_of(caller, weight=weight)
+        scored = await teacher.scheduler.score(group, caller=asking, timeout_seconds=timeout_seconds)
         answers = tuple(ScoredResponse(columns=columns) for columns in scored.columns)
         return _scored_call(answers, scored)
     revision = teacher.info.revision_of(call.adapter)
@@ -55,8 +58,14 @@ async def score_call(
     check_group_tokens(group, teacher)
     if timeout_seconds is not None:
         timeout_seconds -= asyncio.get_running_loop().time() - started
-    scored = await teacher.scheduler.score(group, caller=caller, timeout_seconds=timeout_seconds, weight=weight)
+    asking = _caller_of(caller, weight=weight)
+    scored = await teacher.scheduler.score(group, caller=asking, timeout_seconds=timeout_seconds)
     return await asyncio.to_thread(_project, call, call.alignment, readings, scored)
+
+
+def _caller_of(name: str, *, weight: float) -> Caller:
+    """A tenant for each name."""
+    return Caller(tenant=Tenant(name=name, weight=weight), name=name, transport="grpc")
 
 
 def _group(call: ScoreCall, responses: Sequence[ResponseToScore], *, top_k: int) -> ScoreGroup:

@@ -12,7 +12,7 @@ from preceptor_server.app import add_services, bind, build_engine, build_server
 from preceptor_server.config import EngineConfig, ListenConfig, SchedulerConfig, ServerConfig
 from preceptor_server.engines.base import Engine
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.settling import settle_engine
 
 from tests.families.small import MAX_MODEL_LEN

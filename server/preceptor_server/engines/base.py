@@ -44,6 +44,30 @@ class FallsBack(Protocol):
 
 
 @runtime_checkable
+class Divides(Protocol):
+    """An engine that computes a large group slice by slice, so that others need not wait for all of it."""
+
+    def divide(self, group: ScoreGroup, *, max_tokens: int) -> Division:
+        """Slices of at most `max_tokens` computed tokens, where the model allows it. How a group is cut depends on the
+        group, `max_tokens` and the settings alone. Raises EngineOutOfMemoryError where no slicing fits."""
+
+
+class Division(Protocol):
+    """A group that is scored slice by slice, in order; other batches may run between two slices."""
+
+    @property
+    def next_tokens(self) -> int:
+        """Tokens that the next slice computes; 0 = done."""
+
+    async def advance(self) -> GroupColumns | None:
+        """Computes one slice; the columns after the last. Raises what `score` raises, and EngineUnavailableError where
+        the weights have changed since the first slice; it is closed then."""
+
+    def close(self) -> None:
+        """Frees what it holds; also when given up half way."""
+
+
+@runtime_checkable
 class Mortal(Protocol):
     """An engine whose model lives in processes that may end by themselves.
 

@@ -17,7 +17,7 @@ from preceptor_server.http.answers_about import InfoAnswer
 from preceptor_server.http.app import STATIC, build_app
 from preceptor_server.http.config import HttpConfig
 from preceptor_server.http.state import HttpState
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.serving import Caller, ScoreService
 from preceptor_server.types import GroupColumns, ScoreGroup
 from starlette.types import Message

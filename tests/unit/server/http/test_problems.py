@@ -12,7 +12,7 @@ import pytest
 from preceptor_server.config import LimitsConfig
 from preceptor_server.errors import DeadlinePassedError, EngineDiedError, EngineFailedError, QueueFullError, ServerError
 from preceptor_server.http.problems import STATUS_BY_CODE, body_field
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.status import CODE_BY_ERROR
 
 from tests.unit.server.hosting import hosted_teacher

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from preceptor_server.config import SchedulerConfig
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import ScoredGroup, ScoreGroup
 
+from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import group_of_size
 from tests.unit.server.scripted_engine import ScriptedEngine
 
@@ -48,7 +49,7 @@ async def begin(call: Coroutine[Any, Any, ScoredGroup]) -> asyncio.Task[ScoredGr
 
 async def occupy(engine: ScriptedEngine, scheduler: Scheduler) -> asyncio.Task[ScoredGroup]:
     """Keeps the engine busy with a batch, so that what follows waits in the queue."""
-    task = await begin(scheduler.score(group_of_size(2), caller="occupier"))
+    task = await begin(scheduler.score(group_of_size(2), caller=caller_of("occupier")))
     await engine.has_begun(1)
     return task
 

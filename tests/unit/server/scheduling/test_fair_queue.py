@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from preceptor_server.fair_queue import FairQueue
+from preceptor_server.scheduling.fair_queue import FairQueue
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from preceptor_server.admission import Admission
 from preceptor_server.errors import QueueFullError
+from preceptor_server.scheduling.admission import Admission
 
 
 def retry_delay(admission: Admission, num_tokens: int) -> float:

@@ -1,0 +1,1 @@
+"""Who may ask for what: tenants, their keys, rights and quotas, and TLS."""
