@@ -129,8 +129,8 @@ class Admission:
                 )
             if own.groups and own_now + more > _SHARE_OF_FREE * free:
                 raise self._full(
-                    f"{own_now} {what} of tenant {tenant.name!r} wait already, and {more} more would leave too little of "
-                    f"the server's max_queue_{what}={limit} to others",
+                    f"{own_now} {what} of tenant {tenant.name!r} wait already, and {more} more would leave too little "
+                    f"of the server's max_queue_{what}={limit} to others",
                     job,
                 )
 

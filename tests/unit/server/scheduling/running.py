@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from preceptor_server.config import SchedulerConfig
+from preceptor_server.scheduling.observers import BatchObserver
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import ScoredGroup, ScoreGroup
 
@@ -20,12 +21,20 @@ BATCH_TOKENS = 100
 
 @asynccontextmanager
 async def running(
-    engine: ScriptedEngine, *, max_queue_tokens: int = 10_000, batch_window_ms: float = 0.0
+    engine: ScriptedEngine,
+    *,
+    max_queue_tokens: int = 10_000,
+    batch_window_ms: float = 0.0,
+    bad_group_seconds: float = 300.0,
+    observers: Sequence[BatchObserver] = (),
 ) -> AsyncIterator[Scheduler]:
     config = SchedulerConfig(
-        max_batch_tokens=BATCH_TOKENS, max_queue_tokens=max_queue_tokens, batch_window_ms=batch_window_ms
+        max_batch_tokens=BATCH_TOKENS,
+        max_queue_tokens=max_queue_tokens,
+        batch_window_ms=batch_window_ms,
+        bad_group_seconds=bad_group_seconds,
     )
-    scheduler = Scheduler(engine, config)
+    scheduler = Scheduler(engine, config, observers=observers)
     scheduler.start()
     try:
         yield scheduler

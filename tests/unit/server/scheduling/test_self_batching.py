@@ -62,7 +62,7 @@ async def test_callers_share_the_room_fairly() -> None:
             calls.append(await begin(scheduler.score(group_of_size(size), caller=caller_of(caller))))
         engine.gate.set()
         await asyncio.gather(*calls)
-    assert sizes(engine.batches) == [[90], [91], [94], [92], [93]]
+    assert sizes(engine.batches) == [[90], [94], [91], [92], [93]], "a was served already, and b was not"
 
 
 async def test_batch_invariant_group_rides_with_nothing_else_in_flight() -> None:
@@ -226,7 +226,7 @@ async def test_nothing_is_left_over_of_500_groups_with_random_cancellations_and_
                 await asyncio.sleep(0.001)
         assert (scheduler.num_waiting, engine.num_inside) == (0, 0)
     # One that is cancelled before its first step never asks, and is not counted.
-    assert min(outcomes[name] for name in ("answered", "cancelled", "DeadlinePassedError", "EngineFailedError")) > 0
+    assert min(outcomes[name] for name in ("answered", "cancelled", "DeadlinePassedError", "BadGroupError")) > 0
     assert engine.most_tokens <= ROOM
     assert {task for task in asyncio.all_tasks() if task is not asyncio.current_task()} == set()
 
