@@ -14,9 +14,10 @@ from preceptor_server.scheduling.job import Job
 
 _MAX_ASIDE = 16
 """Entries that are passed over in the search for some that fit."""
-_MAX_OVERTAKEN = 3
-"""Batches that are filled past an entry. After them it ends a batch that it does not fit into, and is soon the first of
-one, where it fits whatever its size."""
+MAX_OVERTAKEN = 8
+"""Batches that are filled past an entry. After them it ends a batch that it does not fit into, and so becomes the first
+of one, where it fits whatever its size. Groups of random sizes up to 3/5 of a batch fill 95 % of it with 8, 91 % with 3,
+80 % with none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,7 +80,7 @@ class BatchTaker:
             elif draft.fits(job) and not self._divisions.divides(job):
                 self._queue.take(job, cost=draft.add(job))
                 num_overtaken = len(passed)
-            elif job.num_overtaken >= _MAX_OVERTAKEN:
+            elif job.num_overtaken >= MAX_OVERTAKEN:
                 break
             else:
                 self._queue.set_aside(job)

@@ -68,6 +68,11 @@ class FairQueue(Generic[QueuedT]):
         """Tenants that wait or still owe something."""
         return len(self._tenants)
 
+    def num_remembered_callers(self, tenant: str) -> int:
+        """Callers of that tenant that wait or still owe something."""
+        flow = self._tenants.get(tenant)
+        return 0 if flow is None else len(flow.callers)
+
     def push(self, entry: QueuedT) -> None:
         """One that was here before, as a group that is computed in slices, takes its old place among its caller's."""
         if not entry.order:
@@ -95,6 +100,7 @@ class FairQueue(Generic[QueuedT]):
         place = self._aside.pop(entry, None)
         if place is not None:
             self._leave_aside(*place)
+            place[0].callers.pass_nobody_over()
             self._settle(*place)
         return place is not None
 
@@ -107,22 +113,23 @@ class FairQueue(Generic[QueuedT]):
     def take(self, entry: QueuedT, *, cost: float) -> None:
         """Takes out an entry that waits, and charges its caller and its tenant."""
         tenant, caller = place = self._waiting.pop(entry)
-        self._tenants.serve(tenant)
-        tenant.callers.serve(caller)
+        tenant.callers.serve(caller, cost)
+        self._tenants.serve(tenant, cost)
         self._withdraw(entry, *place)
-        tenant.callers.charge(caller, cost)
-        self._tenants.charge(tenant, cost)
         self._settle(*place)
 
     def charge(self, caller: Caller, cost: float) -> None:
-        """What was served cost this much more than it was taken for (less, if negative). Nothing where the debt is
-        forgotten already."""
+        """What it was served cost this much more than it was taken for (less, if negative)."""
         tenant = self._tenants.get(caller.tenant.name)
         if tenant is None:
-            return
-        self._tenants.charge(tenant, cost)
+            tenant = _TenantFlow(caller.tenant.name)
+            self._tenants.indebt(tenant, cost, weight=caller.tenant.weight)
+        else:
+            self._tenants.charge(tenant, cost)
         flow = tenant.callers.get(caller.name)
-        if flow is not None:
+        if flow is None:
+            tenant.callers.indebt(_CallerFlow(caller.name), cost, weight=caller.weight)
+        else:
             tenant.callers.charge(flow, cost)
 
     def set_aside(self, entry: QueuedT) -> None:
@@ -131,6 +138,8 @@ class FairQueue(Generic[QueuedT]):
         self._aside[entry] = place
         tenant.num_aside += 1
         caller.num_aside += 1
+        self._tenants.pass_over(tenant)
+        tenant.callers.pass_over(caller)
         self._withdraw(entry, *place)
 
     def restore(self) -> None:
@@ -140,6 +149,8 @@ class FairQueue(Generic[QueuedT]):
             self._add(entry, caller, tenant)
             self._waiting[entry] = tenant, caller
             self._tenants.rejoin(tenant)
+            tenant.callers.pass_nobody_over()
+        self._tenants.pass_nobody_over()
         self._aside.clear()
 
     def pay_debts(self, cost: float) -> None:
