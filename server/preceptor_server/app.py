@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LAST_WORDS_SECONDS = 1.0
+"""After the schedulers have given up: how long their callers have to be told."""
+
 Reload = Callable[[], ServerConfig]
 """Reads the settings anew. Raises InvalidSettingsError."""
 
@@ -170,7 +173,12 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
     service = ScoreService(teachers, observers=parts.observers, tracing=observatory.tracing)
     servicer = TeacherServicer(service, WeightUpdates())
     readiness = Readiness(add_services(server, servicer), http, observatory.health)
-    hosting = Hosting(teachers=teachers, on_health=readiness.set, metrics=observatory.metrics)
+    hosting = Hosting(
+        teachers=teachers,
+        on_health=readiness.set,
+        metrics=observatory.metrics,
+        observe_batches=lambda observer: parts.observers.batches([observer]),
+    )
     following: asyncio.Task[None] | None = None
     try:
         for name, settings in config.hosted.items():
@@ -185,10 +193,11 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
         await stop.wait()
         logger.info("draining seconds=%g", config.listen.drain_seconds)
         await readiness.drain()
-        draining = [server.stop(config.listen.drain_seconds)]
+        seconds = config.listen.drain_seconds
+        stopping = [server.stop(seconds + _LAST_WORDS_SECONDS)]
         if http is not None:
-            draining.append(http.stop(config.listen.drain_seconds))
-        await asyncio.gather(*draining)
+            stopping.append(http.stop(seconds + _LAST_WORDS_SECONDS))
+        await asyncio.gather(hosting.drain(seconds), *stopping)
     finally:
         if following is not None:
             following.cancel()

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from preceptor_server.bind_address import refuse_public
 from preceptor_server.edges.http.config import HttpConfig, in_existing_folder
 from preceptor_server.observability.config import ObserveConfig
+from preceptor_server.scheduling.config import SchedulerConfig as SchedulerConfig
 from preceptor_server.tenants.config import AccessConfig, TlsConfig
 
 
@@ -151,17 +152,6 @@ class EngineConfig(Section):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}={getattr(self, name)} is not for kind=vllm: leave engine.{name} out")
         return self
-
-
-class SchedulerConfig(Section):
-    """How requests become batches."""
-
-    max_batch_tokens: int = Field(4096, ge=1)
-    """Tokens of one forward, a prefix that neighbours share counted once. A larger group has a forward of its own."""
-    max_queue_tokens: int = Field(1_000_000, ge=1)
-    """Tokens that may wait at once; beyond it callers are told to come back later."""
-    batch_window_ms: float = Field(2.0, ge=0)
-    """How long an idle server waits for company before it starts a batch that is not full, in milliseconds."""
 
 
 class LimitsConfig(Section):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from preceptor_server.alignment.aligner import Aligner, build_aligner
@@ -18,8 +18,9 @@ from preceptor_server.engines.building import build_engine, load_teacher_tokeniz
 from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.hosted import HostedTeacher, with_turn_end
 from preceptor_server.observability.metrics import Metrics
+from preceptor_server.observability.observer import BatchObserver
 from preceptor_server.observability.state_metrics import TeacherState
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.settling import settle_engine
 from preceptor_server.supervision import SupervisedEngine, supervise
 from preceptor_server.teachers import Teachers
@@ -37,11 +38,14 @@ class Hosting:
     teachers: Teachers
     on_health: OnHealth
     metrics: Metrics
+    observe_batches: Callable[[BatchObserver], BatchObserver] = field(default=lambda observer: observer)
+    """Isolates an observer of batches: whatever it raises, scoring goes on."""
 
     async def add(self, name: str, settings: TeacherSettings) -> None:
         """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Raises
         StartupError, and leaves what serves as it is."""
-        teacher = await load_teacher(name, settings)
+        observer = self.observe_batches(self.metrics.of_teacher(name))
+        teacher = await load_teacher(name, settings, observers=[observer])
         teacher.scheduler.start()
         self.metrics.host(name, partial(_state_of, teacher))
         before = self.teachers.put(teacher)
@@ -58,6 +62,11 @@ class Hosting:
             await self.on_health(name, False)
             await self._close(teacher)
             self.metrics.forget(name)
+
+    async def drain(self, seconds: float) -> None:
+        """Nothing new is taken by any of them. Returns once everything is answered; after `seconds` what is not is told
+        to go elsewhere."""
+        await asyncio.gather(*(teacher.scheduler.drain(seconds) for teacher in self.teachers.hosted))
 
     async def close(self) -> None:
         """Closes all of them. Calls that still wait are failed."""
@@ -87,7 +96,9 @@ def _state_of(teacher: HostedTeacher) -> TeacherState:
     )
 
 
-async def load_teacher(name: str, settings: TeacherSettings) -> HostedTeacher:
+async def load_teacher(
+    name: str, settings: TeacherSettings, *, observers: Sequence[BatchObserver] = ()
+) -> HostedTeacher:
     """A teacher that has passed its self-tests; its scheduler is not started. Raises StartupError."""
     tokenizer = await asyncio.to_thread(load_teacher_tokenizer, settings.engine)
     engine = supervise(build_engine(settings.engine, tokenizer))
@@ -103,7 +114,7 @@ async def load_teacher(name: str, settings: TeacherSettings) -> HostedTeacher:
             engine=engine,
             tokenizer=tokenizer,
             aligner=aligner,
-            scheduler=Scheduler(engine, settings.scheduler),
+            scheduler=Scheduler(engine, settings.scheduler, observers=observers),
             limits=settings.limits,
             max_queue_tokens=settings.scheduler.max_queue_tokens,
             weights_folder=settings.engine.weights_folder,

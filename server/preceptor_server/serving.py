@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from preceptor_server.callers import Caller
 from preceptor_server.calls import ScoreCall, ScoredCall
 from preceptor_server.errors import reason_of
-from preceptor_server.observability.observer import CANCELLED, OK, Outcome
+from preceptor_server.observability.observer import CANCELLED, OK, Observers, Outcome
+from preceptor_server.observability.tracing import NO_TRACING, Tracing
 from preceptor_server.scoring import Charged, score_call
 from preceptor_server.teachers import Teachers
 from preceptor_server.tenants.quotas import Quotas

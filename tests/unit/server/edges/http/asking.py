@@ -48,7 +48,7 @@ async def asking(
     teacher = teacher or tiny_teacher()
     state = HttpState(HttpConfig(port=0, **config))
     if hosts:
-        state.host(ScoreService(Teachers([teacher]), observers=state.observers))
+        state.host(ScoreService(Teachers([teacher]), observers=state.observatory.observers(state.recorder)))
         state.set_serving(True)
     teacher.scheduler.start()
     transport = httpx.ASGITransport(app=build_app(state), raise_app_exceptions=False)

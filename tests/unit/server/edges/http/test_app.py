@@ -18,7 +18,8 @@ from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.http.state import HttpState
 from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.observability.observer import Asker, Observers
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.serving import ScoreService
 from preceptor_server.teachers import Teachers
 from preceptor_server.tenants.tenant import Tenant
@@ -194,7 +195,7 @@ async def test_a_caller_that_goes_away_takes_its_queued_work_along() -> None:
         max_queue_tokens=1000,
     )
     state = HttpState(HttpConfig(port=0))
-    state.host(ScoreService(Teachers([teacher]), observers=state.observers))
+    state.host(ScoreService(Teachers([teacher]), observers=state.observatory.observers(state.recorder)))
     app = build_app(state)
     teacher.scheduler.start()
     first_leaves, second_leaves = asyncio.Event(), asyncio.Event()
@@ -211,22 +212,25 @@ async def test_a_caller_that_goes_away_takes_its_queued_work_along() -> None:
     await teacher.scheduler.stop()
     assert engine.num_tokens == [4]
     assert (state.traffic.num_requests, state.traffic.num_failed) == (2, 1)
-    assert 'outcome="CANCELLED"' in state.metrics.render().decode()
+    assert 'outcome="CANCELLED"' in state.observatory.metrics.render().decode()
 
 
 async def test_http_counts_as_one_caller_per_address_and_of_low_weight() -> None:
-    seen: list[Caller] = []
+    seen: list[Asker] = []
 
     class Watcher:
-        def began(self, caller: Caller) -> None:
+        def began(self, caller: Asker) -> None:
             seen.append(caller)
 
         def ended(self, outcome: object) -> None:
             """Not looked at."""
 
+        def refused(self, refusal: object) -> None:
+            """Not looked at."""
+
     teacher = tiny_teacher()
     async with asking(teacher, hosts=False, share=0.25) as asked:
-        asked.state.host(ScoreService(Teachers([teacher]), observers=[Watcher()]))
+        asked.state.host(ScoreService(Teachers([teacher]), observers=Observers([Watcher()])))
         await asked.topk(group())
     assert seen == [Caller(tenant=Tenant(name="peer:127.0.0.1"), name="http:127.0.0.1", transport="http", weight=0.25)]
 
