@@ -47,7 +47,7 @@ class Hosting:
         observer = self.observe_batches(self.metrics.of_teacher(name))
         teacher = await load_teacher(name, settings, observers=[observer])
         teacher.scheduler.start()
-        self.metrics.host(name, partial(_state_of, teacher))
+        self.metrics.host(name, partial(state_of, teacher))
         before = self.teachers.put(teacher)
         await self.on_health(name, True)
         if isinstance(teacher.engine, SupervisedEngine):
@@ -85,7 +85,8 @@ class Hosting:
             await self.on_health(teacher.name, is_alive)
 
 
-def _state_of(teacher: HostedTeacher) -> TeacherState:
+def state_of(teacher: HostedTeacher) -> TeacherState:
+    """What metrics show of a teacher at this moment."""
     scheduler = teacher.scheduler
     return TeacherState(
         waiting_by_tenant=dict(scheduler.waiting_by_tenant()),

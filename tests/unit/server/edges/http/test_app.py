@@ -84,13 +84,13 @@ async def test_stats_and_metrics_count_what_was_asked() -> None:
     assert (stats["queue_groups"], stats["queue_tokens"], stats["tokens_in_flight"]) == (0, 0, 0)
     assert (stats["is_serving"], stats["max_queue_tokens"]) == (True, 1_000_000)
     for line in (
-        'preceptor_requests_total{outcome="ok",transport="http"} 1.0',
-        'preceptor_requests_total{outcome="INVALID_FIELD",transport="http"} 1.0',
-        'preceptor_positions_total{transport="http"} 2.0',
-        'preceptor_requests_in_progress{transport="http"} 0.0',
-        'preceptor_request_seconds_count{transport="http"} 2.0',
-        "preceptor_queue_tokens 0.0",
-        "preceptor_is_serving 1.0",
+        'preceptor_requests_total{transport="http",tenant="anonymous",teacher="professor",outcome="ok"} 1',
+        'preceptor_requests_total{transport="http",tenant="anonymous",teacher="professor",outcome="INVALID_FIELD"} 1',
+        'preceptor_positions_total{transport="http",tenant="anonymous",teacher="professor"} 2',
+        'preceptor_requests_in_progress{transport="http",tenant="anonymous"} 0',
+        'preceptor_request_duration_seconds_count{transport="http",teacher="professor",outcome="ok"} 1',
+        'preceptor_tokens_in_flight{teacher="professor"} 0',
+        'preceptor_is_serving{teacher="professor"} 1',
     ):
         assert line in metrics.splitlines()
 

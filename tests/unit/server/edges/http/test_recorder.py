@@ -30,6 +30,7 @@ def outcome(
             request_id=name, prompt=Text(text=f"prompt of {name}"), responses=(response,), top_k=5, temperature=1.5
         ),
         scored=scored_call(columns_of(logprobs)) if reason == OK else None,
+        num_positions=len(logprobs) if reason == OK else 0,
         notes=notes or Notes(),
         reason=reason,
         total_seconds=0.25,
