@@ -5,6 +5,7 @@ PreceptorError
 ├── NotImplementedByServerError                the server knows the request and does not do this yet
 ├── TeacherUnavailableError (also ConnectionError)   no answer within the deadline, after every retry
 ├── MessageTooLargeError (also ValueError)     request or answer beyond the message limit
+├── GroupFailedError                           the teacher failed on this one group; others may well succeed
 ├── CorruptAnswerError                         the answer does not prove that it scored what was sent
 └── ReplicasDifferError (also ValueError)      servers that were named as one teacher host different ones
 """
@@ -44,6 +45,18 @@ class TeacherUnavailableError(PreceptorError, ConnectionError):
 class MessageTooLargeError(PreceptorError, ValueError):
     """Request or answer is larger than a message may be; the message says what to send less of, or which limit to
     raise."""
+
+
+class GroupFailedError(PreceptorError):
+    """The teacher failed while it worked on this group. Sending the same group again is likely to fail again; other
+    groups are not concerned."""
+
+    def __init__(self, message: str, *, reason: str = "", incident: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """What the server calls it, such as "BAD_GROUP"."""
+        self.incident = incident
+        """What stands beside the cause in the server's log: its id there, or else the server's own message."""
 
 
 class CorruptAnswerError(PreceptorError):

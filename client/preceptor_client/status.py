@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from preceptor.wire import ERROR_DOMAIN
 
 from preceptor_client.errors import (
+    GroupFailedError,
     InvalidRequestError,
     MessageTooLargeError,
     NotImplementedByServerError,
@@ -22,6 +23,8 @@ from preceptor_client.errors import (
 
 UNKNOWN_TOKENIZER = "UNKNOWN_TOKENIZER"
 """Reason of a refusal that handing over the tokenizer (again) cures."""
+_FAILURES_OF_A_GROUP = ("BAD_GROUP", "ENGINE_FAILED", "GROUP_TOO_LARGE", "INTERNAL")
+"""Reasons of INTERNAL by which the server says that it failed on what was sent."""
 _DETAILS_KEY = "grpc-status-details-bin"
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -41,6 +44,8 @@ class Failure:
     """UPPER_SNAKE_CASE; empty where the server did not write the error itself."""
     field: str = ""
     """The request's field at fault; empty where there is none."""
+    incident: str = ""
+    """The id under which the cause stands in the server's log; empty where it has none."""
     retry_after_seconds: float = 0.0
     """The server asks to wait at least this long before the next attempt."""
 
@@ -75,6 +80,7 @@ def read_failure(error: grpc.aio.AioRpcError) -> Failure:
         message=error.details() or "",
         reason=info.reason if is_ours else "",
         field=info.metadata.get("field", "") if is_ours else "",
+        incident=info.metadata.get("incident", "") if is_ours else "",
         retry_after_seconds=max(0.0, retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9),
     )
 
@@ -93,6 +99,8 @@ def exception_for(
             f"{message} (the request has {request_bytes} bytes, this client accepts messages of {max_message_bytes}): "
             f"{smaller}, or raise max_message_bytes on the side that refused"
         )
+    if failure.code is grpc.StatusCode.INTERNAL and failure.reason in _FAILURES_OF_A_GROUP:
+        return GroupFailedError(message, reason=failure.reason, incident=failure.incident or failure.message)
     if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED or failure.is_transient:
         return TeacherUnavailableError(message, code=failure.code.name, retry_after_seconds=failure.retry_after_seconds)
     return PreceptorError(message)
