@@ -2,9 +2,11 @@
 
 PreceptorError
 ├── InvalidRequestError (also ValueError)      the server refused the request; `field` and `reason` say why
+├── AccessDeniedError                          no key, a wrong one, or a right that is missing
 ├── NotImplementedByServerError                the server knows the request and does not do this yet
 ├── TeacherUnavailableError (also ConnectionError)   no answer within the deadline, after every retry
 ├── MessageTooLargeError (also ValueError)     request or answer beyond the message limit
+├── NotInCacheError                            offline, and the score cache lacks what was asked
 ├── CorruptAnswerError                         the answer does not prove that it scored what was sent
 └── ReplicasDifferError (also ValueError)      servers that were named as one teacher host different ones
 """
@@ -23,6 +25,15 @@ class InvalidRequestError(PreceptorError, ValueError):
         super().__init__(message)
         self.field = field
         self.reason = reason
+
+
+class AccessDeniedError(PreceptorError):
+    """The server does not know this caller, or does not let it do this. Asking again with this key will not help."""
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """UPPER_SNAKE_CASE, such as NO_KEY, EXPIRED_KEY or TEACHER_NOT_ALLOWED; empty where a proxy refused."""
 
 
 class NotImplementedByServerError(PreceptorError):
@@ -44,6 +55,10 @@ class TeacherUnavailableError(PreceptorError, ConnectionError):
 class MessageTooLargeError(PreceptorError, ValueError):
     """Request or answer is larger than a message may be; the message says what to send less of, or which limit to
     raise."""
+
+
+class NotInCacheError(PreceptorError):
+    """A score cache in the mode "offline" lacks what was asked, and no server may be asked for it."""
 
 
 class CorruptAnswerError(PreceptorError):
