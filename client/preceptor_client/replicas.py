@@ -197,9 +197,10 @@ class Replicas:
         call.num_attempts += 1
         member.num_in_flight += 1
         try:
-            # Also where the connection was lost in a quiet hour: another server may stand behind the next one.
-            if not (member.is_compared and member.replica.is_connected()):
-                await self._compare(member, call=call)
+            if not _is_known(member):
+                async with member.comparing:
+                    if not _is_known(member):
+                        await self._compare(member, call=call)
             result = await ask(member.replica, call.remaining)
         except TeacherUnavailableError as error:
             # A full queue says that it is there.
@@ -264,6 +265,11 @@ class Replicas:
                     address=nobody.address,
                 )
             )
+
+
+def _is_known(member: Member) -> bool:
+    """Not where the connection was lost in a quiet hour: another server may stand behind the next one."""
+    return member.is_compared and member.replica.is_connected()
 
 
 async def _ask_nothing(replica: Replica, seconds: float) -> None:
