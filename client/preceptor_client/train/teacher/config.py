@@ -67,8 +67,8 @@ class TeacherConfig(Section):
     cache_mode: Literal["use", "refresh", "offline"] = "use"
     """use: answer from the cache, ask for the rest and keep it. refresh: ask for everything and keep it. offline:
     answer from the cache alone, without a server, and stop at the first group that it lacks."""
-    cache_bytes: int = Field(1 << 30, ge=1 << 20)
-    """How large the cache may grow; what was not used for longest goes first."""
+    cache_bytes: int = Field(10 << 30, ge=1 << 20)
+    """How large the scores in the cache may grow; the least recently used leave first."""
     accept_other_tokenizer: bool = False
     """Train although the teacher's tokenizer has other ids or other tokens than the student's."""
     end_token_ids: tuple[int, ...] = ()
