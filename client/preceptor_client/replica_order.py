@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from preceptor_client.affinity import rendezvous_order
+from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.replica import Replica
 
 REST_SECONDS = 1.0
@@ -33,6 +34,8 @@ class Member:
     """Whether it was found to host the same teacher as the others, and has answered since."""
     comparing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it is compared, so that many calls at once cost one comparison."""
+    failure: TeacherUnavailableError | None = None
+    """Why it last gave no answer."""
     away_since: float | None = None
     """When it last gave no answer; None once it gave one again."""
 
