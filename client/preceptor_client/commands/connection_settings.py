@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
-from preceptor_client.options import ClientOptions
+from preceptor_client.tls import Pair
+
+
+class AccessOptions(TypedDict):
+    """Key and certificates, as arguments of a client."""
+
+    api_key_file: Path | None
+    insecure_key: bool
+    ca: Path | None
+    cert: Pair | None
 
 
 class ConnectionSettings(BaseSettings):
@@ -38,11 +48,11 @@ class ConnectionSettings(BaseSettings):
     cert_key: Path | None = None
     """PEM file of that certificate's private key."""
 
-    def access(self) -> ClientOptions:
-        """Key and certificates, as arguments of a client. Raises ValueError where one of a pair is missing."""
+    def access(self) -> AccessOptions:
+        """Raises ValueError where one of a pair is missing."""
         if (self.cert is None) != (self.cert_key is None):
             raise ValueError("--cert and --cert-key go together: give both, or neither")
-        return ClientOptions(
+        return AccessOptions(
             api_key_file=self.api_key_file,
             insecure_key=self.insecure_key,
             ca=self.ca,
