@@ -1,7 +1,8 @@
-"""Real runs whose teacher fails on a group of a step."""
+"""Real runs whose teacher fails on a group of a step, or is not there, and a cache answers in its place."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from preceptor.v1 import teacher_pb2
 from preceptor.wire import ERROR_DOMAIN
 
-from tests.integration.servers import RunningServer
+from tests.integration.servers import RunningServer, running_server
 from tests.integration.trainers import RunFiles, run_training, start_training, wait_for_steps, write_run
 from tests.tiny import save_tiny, tiny_llama
 
@@ -157,3 +158,39 @@ def test_the_limit_of_failed_groups_ends_a_run_saved_and_named(
     status, output = run_training(whole)
     assert status == 0, output
     assert files.losses() == whole.losses()
+
+
+def test_from_the_cache_a_run_trains_without_a_server_to_the_same_losses(
+    tiny_folder: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    cache = ("--teacher.cache", str(tmp_path / "scores.sqlite"))
+    with running_server(tmp_path / "server", "--engine.model", str(tiny_folder)) as server:
+        first = write_run(tmp_path / "first", student=student_folder, address=server.address, num_steps=NUM_STEPS)
+        measured = ("--evaluation.loss", "true", "--evaluation.every-steps", "4")
+        status, output = run_training(first, *cache, *measured)
+        assert status == 0, output
+    offline = (*cache, "--teacher.cache-mode", "offline", *measured)
+    again = write_run(tmp_path / "again", student=student_folder, address=server.address, num_steps=NUM_STEPS)
+    for name in ("train", "heldout"):
+        assert (tmp_path / "again" / f"{name}.jsonl").read_bytes() == (
+            tmp_path / "first" / f"{name}.jsonl"
+        ).read_bytes()
+    status, output = run_training(again, *offline)
+    assert status == 0, output
+    assert len(first.losses()) == NUM_STEPS
+    assert again.losses() == first.losses()
+    assert again.weights() == first.weights()
+    assert _heldout_losses(again) == _heldout_losses(first)
+    assert len(_heldout_losses(first)) == 3
+
+    # Two steps more are not in it: the run ends, saved, and goes on from there once there is a server.
+    status, output = run_training(again, *offline, "--run.num-steps", str(NUM_STEPS + 2))
+    assert status == 1
+    assert "Traceback" not in output
+    assert "preceptor train: offline: score cache " in output
+    assert len(again.losses()) == NUM_STEPS
+
+
+def _heldout_losses(files: RunFiles) -> list[float]:
+    lines = (files.directory / "metrics.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if row["kind"] == "heldout"]

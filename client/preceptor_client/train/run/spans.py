@@ -18,6 +18,8 @@ from typing import Any
 
 _NAME = "preceptor.train"
 _STEP = "preceptor.train.step"
+_SILENT = {"record_exception": False, "set_status_on_exception": False}
+"""An error's message may quote a prompt: spans hold its type alone."""
 
 
 def _load() -> Any:  # Any: a module that may not be there
@@ -44,10 +46,15 @@ class StepSpan:
         if TRACE is None:
             yield
             return
-        with TRACE.get_tracer(_NAME).start_as_current_span("train.step", attributes={_STEP: step}) as span:
+        tracer = TRACE.get_tracer(_NAME)
+        with tracer.start_as_current_span("train.step", attributes={_STEP: step}, **_SILENT) as span:
             self._context = TRACE.set_span_in_context(span)
             try:
                 yield
+            except BaseException as error:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(TRACE.StatusCode.ERROR)
+                raise
             finally:
                 self.answered()
 
@@ -57,7 +64,7 @@ class StepSpan:
         if TRACE is None:
             yield
             return
-        with TRACE.get_tracer(_NAME).start_as_current_span(name, context=self._context):
+        with TRACE.get_tracer(_NAME).start_as_current_span(name, context=self._context, **_SILENT):
             yield
 
     @contextmanager
@@ -69,7 +76,7 @@ class StepSpan:
             return
         if self._score is None:
             self._score = TRACE.get_tracer(_NAME).start_span("score", context=self._context)
-        with TRACE.use_span(self._score, end_on_exit=False):
+        with TRACE.use_span(self._score, end_on_exit=False, **_SILENT):
             yield
 
     def answered(self) -> None:
