@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from preceptor_client.credential import Credential
 from preceptor_client.tls import Pair, ssl_context
@@ -47,6 +48,16 @@ class Access:
     def authorization(self) -> tuple[tuple[str, str], ...]:
         """The entries of metadata, or headers, that carry the key; none without one."""
         return () if self.credential is None else (("authorization", self.credential.header()),)
+
+
+class AccessOptions(TypedDict, total=False):
+    """Keyword arguments of `find_access`, for what passes them on."""
+
+    api_key: str | None
+    api_key_file: Path | None
+    ca: Path | None
+    cert: Pair | None
+    insecure_key: bool
 
 
 def find_access(
