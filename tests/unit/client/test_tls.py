@@ -27,19 +27,23 @@ async def score(client: TeacherClient, *, seconds: float = 10) -> None:
 
 async def test_a_server_of_the_given_authority_gets_the_key(authority: Authority) -> None:
     teacher = ScriptedTeacher()
-    async with serving_by_tls(teacher, authority) as address:
-        async with TeacherClient(address, ca=authority.ca, api_key=KEY) as client:
-            await score(client)
+    async with (
+        serving_by_tls(teacher, authority) as address,
+        TeacherClient(address, ca=authority.ca, api_key=KEY) as client,
+    ):
+        await score(client)
     assert teacher.metadata[0]["authorization"] == f"Bearer {KEY}"
 
 
 async def test_a_server_of_another_authority_gets_nothing(authority: Authority, tmp_path: Path) -> None:
     teacher = ScriptedTeacher()
     other = Authority(tmp_path, name="other")
-    async with serving_by_tls(teacher, authority) as address:
-        async with TeacherClient(address, ca=other.ca, api_key=KEY, retry=QUICK) as client:
-            with pytest.raises(TeacherUnavailableError, match=r"(?i)certificate|handshake|ssl"):
-                await score(client, seconds=1)
+    async with (
+        serving_by_tls(teacher, authority) as address,
+        TeacherClient(address, ca=other.ca, api_key=KEY, retry=QUICK) as client,
+    ):
+        with pytest.raises(TeacherUnavailableError, match=r"(?i)certificate|handshake|ssl"):
+            await score(client, seconds=1)
     assert teacher.metadata == []
 
 
