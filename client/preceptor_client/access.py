@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from preceptor_client.channel import SECURE_SCHEME
 from preceptor_client.credential import Credential
 from preceptor_client.tls import Pair, ssl_context
 
@@ -34,6 +35,10 @@ class Access:
     def has_certificates(self) -> bool:
         """Whether every address is asked by TLS, whatever it begins with."""
         return self.ca is not None or self.cert is not None
+
+    def is_secure(self, address: str) -> bool:
+        """Whether a gRPC address is asked by TLS."""
+        return self.has_certificates or address.startswith(SECURE_SCHEME)
 
     def check(self, address: str, *, host: str, is_secure: bool) -> None:
         """Raises ValueError where the key would travel to another machine in plain text."""

@@ -14,7 +14,6 @@ from preceptor.wire import CALLER_METADATA_KEY
 from preceptor_client.access import Access
 from preceptor_client.breaker import CircuitBreaker
 from preceptor_client.channel import (
-    SECURE_SCHEME,
     checked_address,
     checked_caller,
     checked_value,
@@ -71,7 +70,7 @@ class Connection:
         refuse_unless_positive("max_concurrent_calls", max_concurrent_calls)
         refuse_unless_positive("max_bytes_in_flight", max_bytes_in_flight)
         self.address = without_scheme(checked_address(address))
-        self._is_secure = address.startswith(SECURE_SCHEME) or access.has_certificates
+        self._is_secure = access.is_secure(address)
         access.check(self.address, host=split_address(address)[0], is_secure=self._is_secure or transport is not None)
         self._access = access
         self._attempt_timeout_seconds = attempt_timeout_seconds

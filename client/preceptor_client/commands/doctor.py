@@ -108,6 +108,13 @@ async def check_addresses(settings: DoctorSettings) -> tuple[Check, ...]:
         addresses = checked_addresses(settings.address)
     except ValueError as error:
         return (Check(name="address", outcome=Outcome.FAIL, found=str(error), change="write --address HOST:PORT"),)
+    access = find_access(**settings.access())
+    try:
+        for address in addresses:
+            access.check(address, host=split_address(address)[0], is_secure=access.is_secure(address))
+    except ValueError as error:
+        change = "name the server's authority with --ca, write grpcs:// before --address, or add --insecure-key"
+        return (Check(name="address", outcome=Outcome.FAIL, found=str(error), change=change),)
     resolved = [check_address(address) for address in addresses]
     if len(addresses) == 1 or any(check.outcome is Outcome.FAIL for check in resolved):
         return tuple(resolved)
