@@ -86,6 +86,8 @@ class Connection:
         self._on_retry = on_retry
         self._is_patient = is_patient
         self._channel: grpc.aio.Channel | None = None
+        self._was_connected = False
+        self._num_losses = 0
         self._is_closed = False
 
     async def call(
@@ -110,7 +112,12 @@ class Connection:
         async def attempt(seconds: float) -> AnswerT:
             # Of this very moment: a key may have been replaced since, and a span is the call's own.
             metadata = (*self._metadata, *self._access.authorization(), *trace_entries())
-            return await method(self._stub())(request, timeout=seconds, metadata=metadata)
+            try:
+                return await method(self._stub())(request, timeout=seconds, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._num_losses += 1
+                raise
 
         call = RetryingCall(
             address=self.address,
@@ -135,7 +142,17 @@ class Connection:
             return not self._is_closed
         if self._channel is None:
             return False
-        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        is_connected = self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        if self._was_connected and not is_connected:
+            self._num_losses += 1
+        self._was_connected = is_connected
+        return is_connected
+
+    @property
+    def num_losses(self) -> int:
+        """How often the connection was found lost, by whom it was looked at or by a call."""
+        self.is_connected()
+        return self._num_losses
 
     async def close(self) -> None:
         """Cancels what is in flight. Closing twice is fine."""

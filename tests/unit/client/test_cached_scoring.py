@@ -7,6 +7,7 @@ import dataclasses
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -52,7 +53,7 @@ def assert_same(one: GroupScores, other: GroupScores) -> None:
 
 async def test_what_was_asked_before_is_not_asked_again_and_is_the_same(cache: ScoreCache) -> None:
     transport = InMemory()
-    options = {"score_masks": [[1, 0, 1], None], "candidate_ids": [np.array([[4, 5]] * 3), None]}
+    options: dict[str, Any] = {"score_masks": [[1, 0, 1], None], "candidate_ids": [np.array([[4, 5]] * 3), None]}
     async with TeacherClient(ADDRESS, transport=transport, cache=cache) as client:
         first = await client.score(Text("hello"), [[7, 8, 9], [10]], top_k=4, request_id="a", **options)
         again = await client.score(Text("hello"), [[7, 8, 9], [10]], top_k=4, request_id="b", **options)
