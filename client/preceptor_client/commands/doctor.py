@@ -19,6 +19,7 @@ from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor.wire import LogprobDtype
 from rich.console import Console
 
+from preceptor_client.access import find_access
 from preceptor_client.channel import checked_addresses, split_address
 from preceptor_client.commands import checks
 from preceptor_client.commands.checks import Check, Outcome, Workload
@@ -42,8 +43,12 @@ def run(arguments: list[str]) -> int:
     """Runs the command; returns the exit status: 0 unless a check failed."""
     try:
         settings = load_settings(DoctorSettings, arguments, program=PROGRAM)
+        find_access(**settings.access())
     except InvalidSettingsError as error:
         complain(str(error))
+        return INVALID_SETTINGS
+    except ValueError as error:  # a key or a certificate that cannot be used
+        complain(f"{PROGRAM}: {error}")
         return INVALID_SETTINGS
     found = asyncio.run(examine(settings))
     if settings.as_json:
