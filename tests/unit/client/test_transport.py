@@ -47,7 +47,7 @@ async def test_every_call_is_answered_without_a_network() -> None:
 
 async def test_a_transports_errors_are_those_of_a_server() -> None:
     transport = InMemory()
-    async with TeacherClient("nobody:1", transport=transport, retry=QUICK, timeout_seconds=0.2) as client:
+    async with TeacherClient("nobody:1", transport=transport, retry=QUICK, timeout_seconds=2) as client:
         transport.failure = TransportError(grpc.StatusCode.INVALID_ARGUMENT, "no", reason="BAD", field="top_k")
         with pytest.raises(InvalidRequestError, match="INVALID_ARGUMENT: no") as caught:
             await client.info()
