@@ -59,7 +59,7 @@ def score_span(group: GroupRequest) -> Iterator[ScoreSpan]:
     if trace is None:
         yield ScoreSpan()
         return
-    attributes = {
+    attributes: dict[str, Any] = {  # Any: what OpenTelemetry takes
         "gen_ai.operation.name": "score",
         "gen_ai.provider.name": "preceptor",
         "gen_ai.request.model": group.teacher,
