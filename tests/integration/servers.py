@@ -15,7 +15,13 @@ from pathlib import Path
 MAY_UPDATE_WEIGHTS = ("--access.anonymous-rights", '["score", "register", "look", "update_weights"]')
 """For servers without keys whose callers replace weights."""
 START_SECONDS = 90
+REPOSITORY = Path(__file__).parents[2]
 STOP_SECONDS = 30
+
+
+def python_path() -> str:
+    """PYTHONPATH of a server, on which it finds the engines in tests/engines, wherever it is started from."""
+    return os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @dataclass(slots=True)
@@ -50,7 +56,7 @@ def start_server(folder: Path, *arguments: str, port: int = 0, start_seconds: fl
             ],
             stdout=output,
             stderr=output,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         )
     deadline = time.monotonic() + start_seconds
     while not address_file.exists():
@@ -80,5 +86,5 @@ def run_server_to_its_end(*arguments: str, timeout_seconds: float = START_SECOND
         capture_output=True,
         text=True,
         timeout=timeout_seconds,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"},
     )

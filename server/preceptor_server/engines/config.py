@@ -61,7 +61,7 @@ class HfConfig(_Pretrained):
     gguf_file: str | None = None
     """kind=hf: name of a GGUF file inside the model's folder, when the weights come as one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """kind=hf: where the model runs; auto takes CUDA when there is one."""
+    """Where the model runs; auto takes CUDA when there is one. Only kind=hf."""
     packing: Literal["auto", "packed", "sequential"] = "auto"
     """kind=hf. packed: all groups of a batch in one forward, shared prefixes once. sequential: one forward per
     response, for architectures that packing does not fit (state-space layers, attention of their own). auto: packed

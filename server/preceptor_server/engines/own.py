@@ -1,4 +1,4 @@
-"""An engine of the user's own: finds and checks the class that `engine.kind` names before anything is loaded; makes it."""
+"""An engine of the user's own: finds, checks and makes the class that `engine.kind` names."""
 
 from __future__ import annotations
 
