@@ -17,6 +17,7 @@ from preceptor.own_class import (
 from preceptor_server.engines.base import Engine, UpdatesWeights
 from preceptor_server.engines.config import OwnEngineConfig
 from preceptor_server.errors import ServerError, StartupError, said
+from preceptor_server.selftest import TOLERANCE_NATS
 from preceptor_server.types import EngineInfo
 
 MAX_MODEL_LEN, TOKENIZER_SIZE = "max_model_len", "tokenizer_size"
@@ -76,3 +77,5 @@ def load_own_engine(engine: Engine, *, kind: str) -> None:
         raise StartupError(f"engine.kind={kind!r} cannot be loaded: {said(error)}") from error
     if not isinstance(info, EngineInfo):
         raise StartupError(f"engine.kind={kind!r}: info() must return preceptor_server.types.EngineInfo, not {info!r}")
+    if info.dtype not in TOLERANCE_NATS:
+        raise StartupError(f"engine.kind={kind!r}: info().dtype={info.dtype!r} must be {' or '.join(TOLERANCE_NATS)}")
