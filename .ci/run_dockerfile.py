@@ -70,7 +70,8 @@ def serve_once(entrypoint: list[str], work: Path, environment: dict[str, str]) -
     """Starts the entrypoint with the fake engine on a port of the kernel's choice, waits for it, ends it."""
     subprocess.run([*entrypoint, "--help"], env=environment, cwd=work, check=True, stdout=subprocess.DEVNULL)
     address_file = work / "address"
-    arguments = ["--engine.kind", "fake", "--listen.host", "127.0.0.1", "--listen.port", "0"]
+    shutil.copy(REPOSITORY / "tests" / "engines" / "fake.py", work)
+    arguments = ["--engine.kind", "fake:FakeEngine", "--listen.host", "127.0.0.1", "--listen.port", "0"]
     server = subprocess.Popen(
         [*entrypoint, *arguments, "--listen.address-file", str(address_file)], env=environment, cwd=work
     )

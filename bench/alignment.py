@@ -34,9 +34,10 @@ from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import TokenArray, encode_token_ids, token_dtype_for
 from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.callers import Caller
-from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
+from preceptor_server.config import LimitsConfig, SchedulerConfig
 from preceptor_server.edges.grpc.decoding import decode_score_request
 from preceptor_server.edges.grpc.encoding import encode_score_response
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduling.scheduler import Scheduler
@@ -63,7 +64,7 @@ def to_ids(ids: TokenArray) -> pb.TokenIds:
 async def measure_scoring(vocabularies: dict[str, Vocabulary]) -> dict[str, float]:
     """Median seconds of a group by way."""
     own, stranger = vocabularies["SmolLM2"], vocabularies["Gemma"]
-    engine = HfEngine(EngineConfig(model=str(smollm2_folder()), gguf_file=SMOLLM2_FILE))
+    engine = HfEngine(HfConfig(model=str(smollm2_folder()), gguf_file=SMOLLM2_FILE))
     engine.load()
     scheduler = Scheduler(engine, SchedulerConfig(batch_window_ms=0))
     scheduler.start()

@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two processes share the c
 import numpy as np
 import torch
 from preceptor_client import TeacherClient, TeacherIds
-from preceptor_server.config import EngineConfig
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.types import ResponseToScore, ScoreGroup
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -112,7 +112,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 def measure(folder: str, address: str) -> dict[str, dict[str, float]]:
     """Median positions per second by workload and way."""
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF_FILE, dtype=torch.float32).eval()
-    engine = HfEngine(EngineConfig(model=folder, gguf_file=GGUF_FILE))
+    engine = HfEngine(HfConfig(model=folder, gguf_file=GGUF_FILE))
     engine.load()
     results: dict[str, dict[str, float]] = {}
     for name, groups in workloads().items():

@@ -13,14 +13,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from preceptor_server.config import EngineConfig
 
 from bench.engine import GGUF_FILE, workloads
 from bench.workers import Answer, Request, serve
 
 
-def hf_engine(config: EngineConfig) -> Any:  # Any: of the tree that is measured, whichever that is
-    """The engine, from its module in this tree, else from the module that it had in older ones."""
+def hf_config(**settings: str) -> Any:  # Any: of the tree that is measured, whichever that is
+    """The engine's settings, from their module in this tree, else from the one that they had in older ones."""
+    try:
+        return importlib.import_module("preceptor_server.engines.config").HfConfig(**settings)
+    except ModuleNotFoundError:
+        return importlib.import_module("preceptor_server.config").EngineConfig(**settings)
+
+
+def hf_engine(config: Any) -> Any:  # Any: as above
+    """The engine, likewise."""
     try:
         module = importlib.import_module("preceptor_server.engines.hf.engine")
     except ModuleNotFoundError:
@@ -30,7 +37,7 @@ def hf_engine(config: EngineConfig) -> Any:  # Any: of the tree that is measured
 
 def prepare(folder: str) -> Callable[[Request], Answer]:
     """Loads the model; the answer to {"workload": name} is its seconds, and the sum of the sampled logprobs."""
-    engine = hf_engine(EngineConfig(model=folder, gguf_file=GGUF_FILE))
+    engine = hf_engine(hf_config(model=folder, gguf_file=GGUF_FILE))
     engine.load()
     batches = workloads()
 

@@ -26,6 +26,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.engines.fake import fake_arguments
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two processes share the cores: none may spin
 
@@ -167,8 +169,7 @@ def figures(alone: Measured, beside: Measured) -> dict[str, float]:
 def engine_arguments(engine: str) -> list[str]:
     if engine == "smollm2":
         return ["--engine.model", str(gguf_folder()), "--engine.gguf-file", GGUF_FILE]
-    seconds = str(FAKE_SECONDS_PER_TOKEN)
-    return ["--engine.kind", "fake", "--engine.fake-vocabulary-size", "500", "--engine.fake-seconds-per-token", seconds]
+    return fake_arguments(vocabulary_size=500, seconds_per_token=FAKE_SECONDS_PER_TOKEN)
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ from playwright.sync_api import CDPSession, Page, sync_playwright
 from bench.machine import describe_machine
 from tests.browser.browsing import launched
 from tests.browser.conftest import http_server
+from tests.engines.fake import fake_arguments
 from tests.tiny import save_tiny, tiny_llama
 
 NUM_CLICKS = 20
@@ -118,7 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = save_tiny(Path(name) / "tokenizer", tiny_llama())
-        fake = ["--engine.kind", "fake", "--engine.tokenizer", str(folder), "--engine.max-model-len", "65536"]
+        fake = [*fake_arguments(), "--engine.tokenizer", str(folder), "--engine.max-model-len", "65536"]
         with (
             http_server(Path(name) / "server", *fake) as (_, address),
             sync_playwright() as playwright,

@@ -22,7 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 from preceptor_server.callers import Caller
-from preceptor_server.config import EngineConfig, SchedulerConfig
+from preceptor_server.config import SchedulerConfig
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.tenants.tenant import Tenant
@@ -65,7 +66,7 @@ class HfInProcess:
     """Measures the engine and the scheduler."""
 
     def __init__(self, model: str, dtype: str) -> None:
-        config = EngineConfig.model_validate({"model": model, "dtype": dtype, "head_dtype": "model"})
+        config = HfConfig.model_validate({"model": model, "dtype": dtype, "head_dtype": "model"})
         self._engine = HfEngine(config)
         self._engine.load()
 

@@ -69,11 +69,11 @@ def preceptor_server_command(settings: ServerSettings, *, engine: str, path: str
         *("--listen.port", "0", "--log-level", "WARNING"),
     ]
     if path is not None:
-        command += ["--engine.vllm.path", path, "--engine.max-model-len", str(settings.max_model_len)]
+        command += ["--engine.path", path, "--engine.max-model-len", str(settings.max_model_len)]
         arguments: dict[str, bool | float] = {"enforce_eager": settings.is_eager}
         if settings.gpu_memory_share is not None:
             arguments["gpu_memory_utilization"] = settings.gpu_memory_share
-        command += ["--engine.vllm.arguments", json.dumps(arguments)]
+        command += ["--engine.arguments", json.dumps(arguments)]
     return command
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
@@ -85,24 +87,29 @@ def is_misplaced_truth(annotation: object, value: object) -> bool:
 
 
 def _lines(mistake: ErrorDetails, settings_type: type[BaseModel], *, before: Location = ()) -> Iterator[str]:
-    location = (*before, *mistake["loc"])
-    key = ".".join(map(str, location))
-    section = _model_at(settings_type, location)
-    if mistake["type"] == "missing" and section is not None:
-        yield from _missing_section(section, settings_type, location)
+    place = _place_of((*before, *mistake["loc"]), settings_type)
+    key = ".".join(map(str, place.location))
+    if mistake["type"] == "missing" and place.section is not None:
+        yield from _missing_section(place.section, settings_type, (*before, *mistake["loc"]))
     elif mistake["type"] == "missing":
         yield f"{key}: is not set, and has no default"
     elif mistake["type"] == "extra_forbidden":
-        around = _model_at(settings_type, location[:-1])
-        known = list(around.model_fields) if around else []
-        yield f"{key}: there is no such setting{_hint(str(location[-1]), known, before=location[:-1])}"
-    elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type") and section is not None:
+        yield _unknown(key, place)
+    elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type") and place.section is not None:
         yield f"{key}: is a table of settings, [{key}]{_given(mistake['input'])}"
     else:
         words = _WORDS.get(mistake["type"]) or words_of(mistake)
         words = words.replace("Input should be", "must be").replace("String should have at least 1 character", _EMPTY)
-        names_itself = not key or words.startswith(f"{key}.")  # a check across fields
+        names_itself = not key or words.startswith((f"{key}.", f"{key}="))  # a check across fields
         yield words if names_itself else f"{key}: {words}{_given(mistake['input'])}"
+
+
+def _unknown(key: str, place: _Place) -> str:
+    name = str(place.location[-1])
+    if others := [tag for tag, section in place.choice.items() if name in section.model_fields]:
+        return f"{key} is not a setting of {place.tag}, but of {' and '.join(others)}: leave it out"
+    known = list(place.around.model_fields) if place.around else []
+    return f"{key}: there is no such setting{_hint(name, known, before=place.location[:-1])}"
 
 
 _EMPTY = "must not be empty"
@@ -130,22 +137,67 @@ def _hint(name: str, known: Iterable[str], *, before: Location = ()) -> str:
     return f"; did you mean {'.'.join(map(str, (*before, meant[0])))}?" if meant else ""
 
 
-def _model_at(settings_type: type[BaseModel], location: Location) -> type[BaseModel] | None:
-    """The table of settings at a place; None where there is a single setting, or nothing."""
-    found = settings_type
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A place among the settings."""
+
+    location: Location
+    """As the user writes it: pydantic's, without the tags of a choice."""
+    section: type[BaseModel] | None
+    """The table of settings that stands there, of a choice the first; None where there is a single setting, or
+    nothing."""
+    around: type[BaseModel] | None
+    """The table in which it stands."""
+    tag: str
+    """Where that table is one of a choice: which."""
+    choice: Mapping[str, type[BaseModel]]
+    """The tables of that choice, by their tags."""
+
+
+def _place_of(location: Location, settings_type: type[BaseModel]) -> _Place:
+    here: Any = settings_type  # Any: whatever stands behind a field's colon
+    around: type[BaseModel] | None = None
+    written: list[int | str] = []
+    tag, choice = "", dict[str, type[BaseModel]]()
     for part in location:
-        field = found.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return None
-        found = field.annotation
-    return found
+        sections = _sections(here)
+        if len(sections) > 1 and part in sections:
+            tag, choice, here = str(part), sections, sections[str(part)]
+            continue
+        if here not in choice.values():
+            tag, choice = "", {}
+        written.append(part)
+        around = next(iter(sections.values()), None)
+        if around is not None:
+            field = around.model_fields.get(str(part))
+            here = field.annotation if field else None
+        else:
+            here = get_args(here)[1] if get_origin(here) is dict else None
+    section = next(iter(_sections(here).values()), None)
+    return _Place(location=tuple(written), section=section, around=around, tag=tag, choice=choice)
+
+
+def _sections(annotation: Any) -> dict[str, type[BaseModel]]:  # Any: whatever stands behind a field's colon
+    """The tables of settings that may stand there, by their tags: one, "", where there is no choice."""
+    if isinstance(annotation, type):
+        return {"": annotation} if issubclass(annotation, BaseModel) else {}
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        tags = [one.tag for one in metadata if isinstance(one, Tag)]
+        return dict(zip(tags, _sections(inner).values(), strict=True)) if tags else _sections(inner)
+    if get_origin(annotation) in (Union, UnionType):
+        return {tag: section for part in get_args(annotation) for tag, section in _sections(part).items()}
+    return {}
 
 
 def _options(settings_type: type[BaseModel], *, before: str = "--") -> Iterator[str]:
-    for name in settings_type.model_fields:
+    for name, field in settings_type.model_fields.items():
         option = before + name.replace("_", "-")
-        section = _model_at(settings_type, (name,))
-        yield from [option] if section is None else _options(section, before=f"{option}.")
+        sections = _sections(field.annotation)
+        if not sections:
+            yield option
+        for section in sections.values():
+            yield from _options(section, before=f"{option}.")
 
 
 def _takes(annotation: Any, kind: type) -> bool:  # Any: whatever stands behind a field's colon

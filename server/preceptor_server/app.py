@@ -22,6 +22,7 @@ from preceptor_server.edges.grpc.servicer import TeacherServicer
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.identity import Identity
 from preceptor_server.edges.readiness import Readiness
+from preceptor_server.engines.building import check_engine_class
 from preceptor_server.errors import ForbiddenError, QuotaExceededError, ServerError, UnauthenticatedError, reason_of
 from preceptor_server.hosting import Hosting
 from preceptor_server.observability.observatory import Observatory
@@ -57,6 +58,8 @@ async def serve(config: ServerConfig, *, reload: Reload | None = None) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, changed.set)
 
+    for settings in config.hosted.values():
+        check_engine_class(settings.engine)
     directory = TenantDirectory(config.access)
     if any(settings.engine.weights_folder for settings in config.hosted.values()):
         _tell_update_rights(config)

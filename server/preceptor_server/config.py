@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from preceptor.settings import Section
-from pydantic import DirectoryPath, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from preceptor_server.bind_address import refuse_public
 from preceptor_server.edges.http.config import HttpConfig, in_existing_folder
+from preceptor_server.engines.config import SETTINGS_BY_KIND, EngineConfig, VllmConfig
 from preceptor_server.observability.config import ObserveConfig
 from preceptor_server.scheduling.config import SchedulerConfig as SchedulerConfig
 from preceptor_server.tenants.config import AccessConfig, TlsConfig
@@ -51,107 +51,6 @@ class ListenConfig(Section):
     @classmethod
     def _has_a_folder(cls, address_file: Path | None) -> Path | None:
         return in_existing_folder(address_file)
-
-
-class VllmConfig(Section):
-    """How vLLM is run, where engine.kind is vllm."""
-
-    path: Literal["auto", "fast", "stock"] = "auto"
-    """fast: columns are computed inside vLLM's workers, of response rows only, prompts come from its cache, every
-    temperature and candidate works; needs a model that vLLM implements. stock: vLLM's own prompt logprobs, on any
-    version: temperature 1, no candidates, no entropies, slower. auto: fast where it works, else stock, with a warning
-    that says why."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """vLLM's engine arguments by their own names, such as {"tensor_parallel_size": 4, "enable_lora": true,
-    "gpu_memory_utilization": 0.9, "distributed_executor_backend": "ray"}."""
-    max_tokens_in_flight: int | None = Field(None, ge=1)
-    """Tokens handed to vLLM at once; the rest waits here, where callers share fairly. Default: four of its batches."""
-
-
-class EngineConfig(Section):
-    """The model that answers."""
-
-    kind: Literal["hf", "vllm", "fake"] = "hf"
-    """hf: a causal language model run by transformers. vllm: large models, many GPUs (see engine.vllm). fake: a
-    deterministic stand-in without weights, for tests."""
-    model: str = ""
-    """Hub id or folder of the model. Required for hf and vllm."""
-    vllm: VllmConfig = VllmConfig()
-    """How vLLM is run, where engine.kind is vllm."""
-    gguf_file: str | None = None
-    """Name of a GGUF file inside that folder, when the weights come as one."""
-    tokenizer: str | None = None
-    """Hub id or folder of the tokenizer. Default: the model's; the fake engine has none."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the weights and of the forward."""
-    head_dtype: Literal["float32", "model"] = "float32"
-    """Precision of the output head. In bfloat16 a logit near 20 is off by up to 0.06 nats and near ties swap."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs; auto takes CUDA when there is one."""
-    packing: Literal["auto", "packed", "sequential"] = "auto"
-    """packed: all groups of a batch in one forward, shared prefixes once. sequential: one forward per response, for
-    architectures that packing does not fit (state-space layers, attention of their own). auto: packed where the
-    start-up self-test finds it right, else sequential, with a warning that says why."""
-    self_test_seconds: float = Field(60.0, ge=0)
-    """How long the start-up self-test may take over sequences past the windows, chunks and rope thresholds of the
-    model's config, in seconds; those that would take longer are left out, and named in a warning."""
-    max_model_len: int | None = Field(None, ge=4)
-    """Longest prompt + response, in tokens. Default: what the model's own config says."""
-    rows_per_head_chunk: int = Field(256, ge=1)
-    """Response rows whose logits exist at once: memory is this times the vocabulary, times 4 bytes (12 on a GPU)."""
-    max_batch_bytes: int | None = Field(None, ge=1)
-    """Memory that a forward may take beside the model, and as much again what is kept of groups that are computed in
-    slices, in bytes, by an estimate. What would take more is computed in several forwards, or refused before it
-    starts. Default: two fifths of what is free on the device once the model is loaded."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Only for models whose code you have read."""
-    weights_folder: DirectoryPath | None = None
-    """Folder of which UpdateWeights takes new weights and adapters, while the server serves. Default: none, and
-    UpdateWeights is off: there are no keys, so whoever reaches the server could choose among what lies there."""
-    fake_vocabulary_size: int = Field(256, ge=2)
-    """Vocabulary of the fake engine; raised to its tokenizer's when it has one."""
-    fake_seconds_per_token: float = Field(0.0, ge=0)
-    """How long the fake engine takes per token, in seconds."""
-    fake_dies_after_groups: int | None = Field(None, ge=1)
-    """For tests: the fake engine batches by itself, and dies at the group after this many, the start-up self-test's
-    among them, as often as it is started."""
-    fake_entropies: bool = True
-    """Whether the fake engine computes entropies; for tests of teachers that do not."""
-    fake_temperature: bool = True
-    """Whether the fake engine applies temperatures other than 1; for tests of teachers that do not."""
-    fake_candidates: bool = True
-    """Whether the fake engine scores ids that the caller names; for tests of teachers that do not."""
-
-    @field_validator("model", "tokenizer")
-    @classmethod
-    def _expand_home(cls, name: str | None) -> str | None:
-        """As the shell does, for names in files; a hub id has no such character."""
-        return os.path.expanduser(name) if name else name
-
-    @model_validator(mode="after")
-    def _check_model(self) -> Self:
-        if self.kind != "fake" and not self.model:
-            raise ValueError("model is required: set engine.model to a hub id or a folder")
-        return self
-
-    @model_validator(mode="after")
-    def _check_fake(self) -> Self:
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        changed = [name for name in defaults if name.startswith("fake_") and getattr(self, name) != defaults[name]]
-        if changed and self.kind != "fake":
-            raise ValueError(f"{changed[0]} is for kind=fake, not for {self.kind}: leave engine.{changed[0]} out")
-        return self
-
-    @model_validator(mode="after")
-    def _check_kind(self) -> Self:
-        if self.kind != "vllm":
-            if self.vllm != VllmConfig():
-                raise ValueError(f"vllm is set, but kind={self.kind}: set engine.kind=vllm, or leave engine.vllm out")
-            return self
-        for name in ("gguf_file", "device", "packing", "self_test_seconds", "max_batch_bytes"):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name}={getattr(self, name)} is not for kind=vllm: leave engine.{name} out")
-        return self
 
 
 class LimitsConfig(Section):
@@ -193,10 +92,10 @@ class TeacherSettings(Section):
             )
         for name in ("max_batch_tokens", "batch_window_ms"):
             default = SchedulerConfig.model_fields[name].default
-            if self.engine.kind == "vllm" and getattr(self.scheduler, name) != default:
+            if isinstance(self.engine, VllmConfig) and getattr(self.scheduler, name) != default:
                 raise ValueError(
                     f"scheduler.{name} is not for engine.kind=vllm, which makes its own batches: leave it out, and set "
-                    "max_num_batched_tokens in engine.vllm.arguments where its batches shall be of another size"
+                    "max_num_batched_tokens in engine.arguments where its batches shall be of another size"
                 )
         return self
 
@@ -226,8 +125,9 @@ class ServerConfig(BaseSettings):
     """TLS of gRPC and of HTTP."""
     http: HttpConfig = HttpConfig()
     """The debug API over HTTP, and its page."""
-    engine: EngineConfig | None = None
-    """The model that answers. Required, unless `teachers` names several."""
+    engine: EngineConfig | None = Field(
+        None, description=f"The model that answers. Required, unless `teachers` names several. {SETTINGS_BY_KIND}"
+    )
     scheduler: SchedulerConfig = SchedulerConfig()
     """How requests become batches."""
     limits: LimitsConfig = LimitsConfig()

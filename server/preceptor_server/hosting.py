@@ -14,7 +14,7 @@ from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.config import TeacherSettings
 from preceptor_server.engines.base import Engine
-from preceptor_server.engines.building import build_engine, load_teacher_tokenizer
+from preceptor_server.engines.building import build_engine, check_engine_class, load_engine, load_teacher_tokenizer
 from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.hosted import HostedTeacher, with_turn_end
 from preceptor_server.observability.metrics import Metrics
@@ -101,9 +101,10 @@ async def load_teacher(
     name: str, settings: TeacherSettings, *, observers: Sequence[BatchObserver] = ()
 ) -> HostedTeacher:
     """A teacher that has passed its self-tests; its scheduler is not started. Raises StartupError."""
+    await asyncio.to_thread(check_engine_class, settings.engine)
     tokenizer = await asyncio.to_thread(load_teacher_tokenizer, settings.engine)
     engine = supervise(build_engine(settings.engine, tokenizer))
-    await asyncio.to_thread(engine.load)
+    await asyncio.to_thread(load_engine, engine, settings.engine)
     aligner: Aligner | None = None
     try:
         check_vocabularies(engine, tokenizer)

@@ -16,16 +16,19 @@ import pytest
 from preceptor_client import BlockingTeacherClient, TeacherIds
 
 from tests.cluster.test_ray_replicas import LAUNCHER, START_SECONDS
+from tests.engines.fake import fake_arguments
+from tests.integration.servers import python_path
 
 pytestmark = pytest.mark.ray
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
-FAKE = ["--", "--engine.kind", "fake"]
+FAKE = ["--", *fake_arguments()]
 
 
 @pytest.fixture
 def nodes() -> Iterator[Any]:  # Any: Ray's types are not there where mypy runs
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["PYTHONPATH"] = python_path()  # the nodes' processes inherit it, and so does a server there
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})

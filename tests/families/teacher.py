@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from preceptor_server.config import EngineConfig, LimitsConfig, ListenConfig, SchedulerConfig
+from preceptor_server.config import LimitsConfig, ListenConfig, SchedulerConfig
 from preceptor_server.edges.grpc.server import add_services, bind, build_server
 from preceptor_server.edges.grpc.servicer import TeacherServicer
 from preceptor_server.engines.base import Engine
 from preceptor_server.engines.building import build_engine
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.serving import ScoreService
@@ -39,7 +40,7 @@ class RunningTeacher:
 @asynccontextmanager
 async def running_teacher(folder: Path) -> AsyncIterator[RunningTeacher]:
     """For the length of the block. Raises StartupError where the server refuses to start."""
-    engine = build_engine(EngineConfig(model=str(folder), device="cpu", max_model_len=MAX_MODEL_LEN), None)
+    engine = build_engine(HfConfig(model=str(folder), device="cpu", max_model_len=MAX_MODEL_LEN), None)
     try:
         packing = await _start(engine)
         async with _serving(engine) as address:

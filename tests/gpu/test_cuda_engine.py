@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from preceptor_server.config import EngineConfig
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.types import GroupColumns, ResponseToScore, ScoreGroup
 
@@ -39,7 +39,7 @@ def groups() -> list[ScoreGroup]:
 
 
 def score(folder: Path, device: str, dtype: str) -> list[GroupColumns]:
-    engine = HfEngine(EngineConfig.model_validate({"model": str(folder), "device": device, "dtype": dtype}))
+    engine = HfEngine(HfConfig.model_validate({"model": str(folder), "device": device, "dtype": dtype}))
     engine.load()
     try:
         return asyncio.run(engine.score(groups()))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from preceptor_client import cli
 
+from tests.engines.fake import fake_arguments
 from tests.integration.example_runs import ExampleRuns
 from tests.integration.servers import RunningServer, running_server
 from tests.integration.tool_pupil import save_stranger
@@ -25,7 +26,7 @@ def hf_server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="session")
 def fake_server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The fake engine with the tiny tokenizer, behind a real socket."""
-    arguments = ["--engine.kind", "fake", "--engine.tokenizer", str(tiny_folder)]
+    arguments = [*fake_arguments(), "--engine.tokenizer", str(tiny_folder)]
     with running_server(tmp_path_factory.mktemp("fake"), *arguments) as server:
         yield server
 

@@ -15,7 +15,13 @@ from pathlib import Path
 MAY_UPDATE_WEIGHTS = ("--access.anonymous-rights", '["score", "register", "look", "update_weights"]')
 """For servers without keys whose callers replace weights."""
 START_SECONDS = 90
+REPOSITORY = Path(__file__).parents[2]
 STOP_SECONDS = 30
+
+
+def python_path() -> str:
+    """PYTHONPATH of a server, on which it finds the engines in tests/engines, wherever it is started from."""
+    return os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @dataclass(slots=True)
@@ -37,8 +43,11 @@ class RunningServer:
         self.process.wait(STOP_SECONDS)
 
 
-def start_server(folder: Path, *arguments: str, port: int = 0, start_seconds: float = START_SECONDS) -> RunningServer:
-    """Starts a server and waits until it answers. Raises AssertionError with its log where it does not."""
+def start_server(
+    folder: Path, *arguments: str, port: int = 0, start_seconds: float = START_SECONDS, cwd: Path | None = None
+) -> RunningServer:
+    """Starts a server, in the folder `cwd`, and waits until it answers. Raises AssertionError with its log where it
+    does not."""
     folder.mkdir(parents=True, exist_ok=True)
     address_file, log = folder / "address", folder / "server.log"
     address_file.unlink(missing_ok=True)
@@ -50,7 +59,8 @@ def start_server(folder: Path, *arguments: str, port: int = 0, start_seconds: fl
             ],
             stdout=output,
             stderr=output,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         )
     deadline = time.monotonic() + start_seconds
     while not address_file.exists():
@@ -63,9 +73,11 @@ def start_server(folder: Path, *arguments: str, port: int = 0, start_seconds: fl
 
 
 @contextmanager
-def running_server(folder: Path, *arguments: str, start_seconds: float = START_SECONDS) -> Iterator[RunningServer]:
+def running_server(
+    folder: Path, *arguments: str, start_seconds: float = START_SECONDS, cwd: Path | None = None
+) -> Iterator[RunningServer]:
     """A server for the length of the block."""
-    server = start_server(folder, *arguments, start_seconds=start_seconds)
+    server = start_server(folder, *arguments, start_seconds=start_seconds, cwd=cwd)
     try:
         yield server
     finally:
@@ -73,12 +85,15 @@ def running_server(folder: Path, *arguments: str, start_seconds: float = START_S
             server.kill()
 
 
-def run_server_to_its_end(*arguments: str, timeout_seconds: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
+def run_server_to_its_end(
+    *arguments: str, timeout_seconds: float = START_SECONDS, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs a server that is expected to refuse to start."""
     return subprocess.run(
         [sys.executable, "-m", "preceptor_server.cli", *arguments],
         capture_output=True,
         text=True,
         timeout=timeout_seconds,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"},
     )

@@ -17,13 +17,14 @@ from preceptor_client import TeacherClient, TeacherIds
 from preceptor_client.retry import RetryEvent
 from preceptor_client.status import Failure, read_failure
 
+from tests.engines.mortal_fake import mortal_fake_arguments
 from tests.integration.servers import RunningServer, running_server
 
 SELF_TEST_GROUPS = 4
 SECONDS = 60
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-DYING = ["--engine.kind", "fake", "--engine.fake-dies-after-groups", str(SELF_TEST_GROUPS + 1)]
+DIES_AFTER = SELF_TEST_GROUPS + 1
 """One group is answered in every life; the next one kills."""
 
 
@@ -58,8 +59,8 @@ async def failure_of(channel: grpc.aio.Channel, *, num_tokens: int) -> Failure:
 async def test_what_is_in_flight_is_told_health_follows_and_a_client_simply_gets_its_answer(tmp_path: Path) -> None:
     events: list[RetryEvent] = []
     # Two groups of 400 tokens take two seconds each: whichever comes second kills the other.
-    slow = ["--engine.fake-seconds-per-token", "0.005"]
-    with running_server(tmp_path, *DYING, *slow) as server:
+    slow = mortal_fake_arguments(dies_after_groups=DIES_AFTER, seconds_per_token=0.005)
+    with running_server(tmp_path, *slow) as server:
         async with (
             channel_to(server) as channel,
             TeacherClient(server.address, timeout_seconds=SECONDS, on_retry=events.append) as client,
@@ -92,7 +93,7 @@ async def test_what_is_in_flight_is_told_health_follows_and_a_client_simply_gets
 
 
 async def test_sigterm_ends_a_server_whose_engine_is_dead(tmp_path: Path) -> None:
-    with running_server(tmp_path, *DYING) as server:
+    with running_server(tmp_path, *mortal_fake_arguments(dies_after_groups=DIES_AFTER)) as server:
         async with channel_to(server) as channel, TeacherClient(server.address) as client:
             health = Health(channel)
             await health.becomes(SERVING)

@@ -18,6 +18,7 @@ import pytest
 from preceptor.wire import LogprobDtype
 from preceptor_client import GroupScores, TeacherClient, Text
 
+from tests.engines.fake import fake_arguments
 from tests.integration.trainers import RunFiles, run_training, write_run
 from tests.integration.two_sided import TwoSided, two_sided
 from tests.interruptible import started
@@ -123,7 +124,7 @@ async def test_tail_lists_who_asked_for_what_over_both_sides(teacher: TwoSided) 
 
 
 def test_a_server_that_does_not_record_says_how_it_would(tiny_folder: Path, tmp_path: Path) -> None:
-    arguments = ["--engine.kind", "fake", "--engine.tokenizer", str(tiny_folder)]
+    arguments = [*fake_arguments(), "--engine.tokenizer", str(tiny_folder)]
     with two_sided(tmp_path, *arguments) as silent:
         refused = preceptor("tail", silent.url)
         assert (refused.returncode, refused.stdout) == (1, "")
@@ -131,7 +132,7 @@ def test_a_server_that_does_not_record_says_how_it_would(tiny_folder: Path, tmp_
 
 
 async def test_tail_goes_on_with_a_server_that_was_started_again(tiny_folder: Path, tmp_path: Path) -> None:
-    arguments = ["--engine.kind", "fake", "--engine.tokenizer", str(tiny_folder), "--http.record", "10"]
+    arguments = [*fake_arguments(), "--engine.tokenizer", str(tiny_folder), "--http.record", "10"]
     follower = None
     try:
         with two_sided(tmp_path / "first", *arguments) as first:

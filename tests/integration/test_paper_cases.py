@@ -23,7 +23,6 @@ from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds
 from preceptor_server.config import LimitsConfig, SchedulerConfig
-from preceptor_server.engines.fake import dense_columns
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.scoring import score_call
@@ -31,6 +30,7 @@ from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, Re
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tests.engines.fake import dense_columns
 from tests.unit.server.preparing import CALLER
 
 ENDOFTEXT, IM_END = "<|endoftext|>", "<|im_end|>"

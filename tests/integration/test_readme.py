@@ -16,6 +16,7 @@ from preceptor_client.cli import COMMANDS
 from preceptor_client.train.data.loading import load_examples
 from preceptor_client.train.run.config import RunConfig
 from preceptor_server.config import ServerConfig
+from preceptor_server.engines.config import HfConfig, VllmConfig
 
 from deploy.local.data import write_examples
 from tests.integration.servers import RunningServer
@@ -86,7 +87,9 @@ def test_the_readme_names_every_client_command() -> None:
 )
 def test_the_server_commands_of_the_readme_have_settings_that_load(command: str, engine: str) -> None:
     config = load_settings(ServerConfig, shlex.split(command)[1:], program="preceptor-server")
-    assert (config.hosted["teacher"].engine.kind, config.hosted["teacher"].engine.model) == (engine, "path/to/model")
+    settings = config.hosted["teacher"].engine
+    assert isinstance(settings, HfConfig | VllmConfig)
+    assert (settings.kind, settings.model) == (engine, "path/to/model")
     assert f"{config.listen.host}:{config.listen.port}" == ADDRESS
 
 
@@ -141,7 +144,9 @@ def test_the_settings_of_the_demo_load(tmp_path: Path) -> None:
         ServerConfig, ["@", str(REPOSITORY / "deploy/local/teacher.toml"), "--engine.model", "x"], program="demo"
     )
     assert run_config.teacher.name == server_config.teacher
-    assert run_config.student.gguf_file == server_config.hosted["teacher"].engine.gguf_file
+    engine = server_config.hosted["teacher"].engine
+    assert isinstance(engine, HfConfig)
+    assert run_config.student.gguf_file == engine.gguf_file
     assert len(load_examples(str(tmp_path / "train.jsonl"))) == 40
     heldout = load_examples(str(tmp_path / "heldout.jsonl"))
     assert [example.answer for example in heldout if "Norway" in str(example.prompt)] == ["Oslo"]

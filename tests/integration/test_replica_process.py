@@ -15,10 +15,17 @@ import pytest
 from preceptor_client import BlockingTeacherClient
 
 from deploy.ray.server_process import ServerProcess, State, backoff_seconds
+from tests.engines.fake import fake_arguments
+from tests.integration.servers import python_path
 
 REPOSITORY = Path(__file__).parents[2]
-FAKE = ["--engine.kind", "fake"]
+FAKE = fake_arguments()
 SECONDS = 90
+
+
+@pytest.fixture(autouse=True)
+def _engines_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", python_path())
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from preceptor_client import RetryPolicy, TeacherClient, TeacherIds
 from preceptor_client.errors import TeacherUnavailableError
 
+from tests.engines.fake import fake_arguments
 from tests.integration.servers import RunningServer, run_server_to_its_end, running_server
 
 SERVICE = "preceptor.v1.TeacherService"
@@ -50,7 +51,7 @@ def test_health_and_reflection_are_served(hf_server: RunningServer) -> None:
 
 async def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(tmp_path: Path) -> None:
     # A second for the group below. By its tokens: the start-up self-test waits for each of its own too.
-    slow = ["--engine.kind", "fake", "--engine.fake-seconds-per-token", "0.01"]
+    slow = fake_arguments(seconds_per_token=0.01)
     with running_server(tmp_path, *slow) as server:
         async with TeacherClient(server.address) as client:
             in_flight = asyncio.create_task(client.score(TeacherIds([1] * 97), [[3, 4, 5]], top_k=2))
@@ -68,7 +69,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(tmp_pa
 
 
 async def test_overload_is_told_with_a_delay_and_memory_stays_bounded(tmp_path: Path) -> None:
-    arguments = ["--engine.kind", "fake", "--engine.fake-seconds-per-token", "0.02"]
+    arguments = fake_arguments(seconds_per_token=0.02)
     arguments += ["--scheduler.max-queue-tokens", "20", "--limits.max-group-tokens", "20"]
     arguments += ["--scheduler.max-batch-tokens", "5"]
     codes: list[str] = []
@@ -85,7 +86,7 @@ async def test_overload_is_told_with_a_delay_and_memory_stays_bounded(tmp_path: 
 
 
 async def test_a_cancelled_group_never_costs_a_forward(tmp_path: Path) -> None:
-    arguments = ["--engine.kind", "fake", "--engine.fake-seconds-per-token", "0.01", "--log-level", "DEBUG"]
+    arguments = [*fake_arguments(seconds_per_token=0.01), "--log-level", "DEBUG"]
     with running_server(tmp_path, *arguments, "--scheduler.max-batch-tokens", "5") as server:
         async with TeacherClient(server.address) as client:
             first = asyncio.create_task(client.score(TeacherIds([1] * 48), [[4, 5]], top_k=2))
@@ -105,10 +106,10 @@ async def test_a_cancelled_group_never_costs_a_forward(tmp_path: Path) -> None:
         (["--engine.model", "./no-such-folder"], 1, "engine.model: no folder './no-such-folder'"),
         ([], 2, "set engine.model to a hub id or a folder"),
         (["--engine.kind", "hf"], 2, "set engine.model to a hub id or a folder"),
-        (["--engine.kind", "fake", "--scheduler.max-batch-tokens", "many"], 2, "scheduler.max_batch_tokens"),
-        (["--engine.kind", "fake", "--listen.host", "0.0.0.0"], 2, "allow_insecure"),
+        ([*fake_arguments(), "--scheduler.max-batch-tokens", "many"], 2, "scheduler.max_batch_tokens"),
+        ([*fake_arguments(), "--listen.host", "0.0.0.0"], 2, "allow_insecure"),
         (["@", "missing.toml"], 2, "missing.toml does not exist"),
-        (["--engine.kind", "fake", "--engine.tokenizer", "./nowhere"], 1, "engine.tokenizer: no folder './nowhere'"),
+        ([*fake_arguments(), "--engine.tokenizer", "./nowhere"], 1, "engine.tokenizer: no folder './nowhere'"),
     ],
 )
 def test_what_cannot_work_is_told_in_words_and_without_a_traceback(
@@ -122,7 +123,7 @@ def test_what_cannot_work_is_told_in_words_and_without_a_traceback(
 
 def test_an_unknown_key_in_a_toml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "teacher.toml"
-    path.write_text('[engine]\nkind = "fake"\nmodle = "x"\n')
+    path.write_text('[engine]\nmodel = "m"\nmodle = "x"\n')
     result = run_server_to_its_end("@", str(path))
     assert (result.returncode, "engine.modle" in result.stderr) == (2, True)
 
@@ -140,5 +141,5 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(tiny_folder: Path) -> 
 
 def test_two_servers_never_share_a_port_in_silence(fake_server: RunningServer) -> None:
     port = fake_server.address.split(":")[1]
-    result = run_server_to_its_end("--engine.kind", "fake", "--listen.port", port)
+    result = run_server_to_its_end(*fake_arguments(), "--listen.port", port)
     assert (result.returncode, "is the port in use?" in result.stderr) == (1, True)

@@ -24,10 +24,10 @@ from preceptor_server.alignment.reader import Reader
 from preceptor_server.alignment.segmenter import Segmenter
 from preceptor_server.alignment.specials import align
 from preceptor_server.alignment.types import Alignment
-from preceptor_server.engines.fake import dense_columns
 from preceptor_server.types import ResponseToScore
 from tokenizers import Tokenizer
 
+from tests.engines.fake import dense_columns
 from tests.unit.server.alignment.tokenizers_for_tests import SPECIALS, metaspace_bpe, plain_unigram, small_bpe
 
 K = 4

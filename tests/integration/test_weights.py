@@ -18,6 +18,7 @@ from preceptor_client import GroupScores, TeacherClient, TeacherIds, WeightUpdat
 from preceptor_client.errors import InvalidRequestError
 from safetensors.torch import load_file, save_file
 
+from tests.engines.fake import fake_arguments
 from tests.integration.servers import MAY_UPDATE_WEIGHTS, RunningServer, running_server
 from tests.tiny import save_tiny, tiny_llama
 
@@ -184,7 +185,7 @@ async def test_what_the_document_types_works_on_a_teacher_with_adapters(tmp_path
     for name, seed in (("step-100", 7), ("law-3", 8)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "seed").write_text(str(seed))
-    settings = ["--engine.kind", "fake", "--engine.weights-folder", str(tmp_path), *MAY_UPDATE_WEIGHTS]
+    settings = [*fake_arguments(), "--engine.weights-folder", str(tmp_path), *MAY_UPDATE_WEIGHTS]
     commands = document_commands("preceptor weights")
     assert len(commands) == 3
     with running_server(tmp_path / "server", *settings) as server:
@@ -222,8 +223,7 @@ async def ask_the_adapter(address: str) -> None:
 
 
 async def test_teacher_without_entropies_scores_all_else(tmp_path: Path) -> None:
-    settings = ["--engine.kind", "fake", "--engine.fake-entropies", "false"]
-    with running_server(tmp_path, *settings) as server:
+    with running_server(tmp_path, *fake_arguments(computes_entropies=False)) as server:
         async with TeacherClient(server.address) as client:
             assert not (await client.info()).teachers[0].capabilities.entropies
             scores = await client.score(TeacherIds([1, 2]), [[3, 4], [5]], top_k=4)

@@ -64,7 +64,7 @@ def test_light_side_imports_nothing_heavy(module: str) -> None:
 
 
 def test_settings_and_queues_of_the_server_import_neither_a_model_library_nor_grpc() -> None:
-    modules = ("config", "cli", "errors", "types", "callers", "scheduling.scheduler", "selftest", "engines.fake")
+    modules = ("config", "cli", "errors", "types", "callers", "scheduling.scheduler", "selftest", "engines.own")
     names = ", ".join(f"preceptor_server.{module}" for module in modules)
     assert loaded_after_importing(names, (*HEAVY, "grpc", "google.protobuf", "preceptor_client")) == []
 
@@ -94,3 +94,12 @@ def test_protobuf_lives_in_the_edges_of_the_server() -> None:
         name = file.relative_to(root).as_posix()
         imports = re.findall(r"^(?:from|import) (preceptor\.v1|google\.protobuf|google\.rpc)", file.read_text(), re.M)
         assert not imports or name.startswith(PROTOBUF_IN_THE_SERVER), f"{name} imports {imports[0]}"
+
+
+def test_the_server_holds_no_stand_ins_for_tests() -> None:
+    """The fake engines are engines of one's own, tests/engines, as a user's would be."""
+    root = ROOT / "server"
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    assert any(path.name == "own.py" for path in files), "no sources found: the test would prove nothing"
+    offenders = [str(path.relative_to(ROOT)) for path in files if b"fake" in path.read_bytes().lower()]
+    assert offenders == []

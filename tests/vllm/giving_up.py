@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import psutil
-from preceptor_server.config import EngineConfig, SchedulerConfig, VllmConfig
+from preceptor_server.config import SchedulerConfig
+from preceptor_server.engines.config import VllmConfig
 from preceptor_server.engines.vllm.engine import VllmEngine
 from preceptor_server.errors import DeadlinePassedError
 from preceptor_server.scheduling.scheduler import Scheduler
@@ -51,11 +52,7 @@ async def give_up(scheduler: Scheduler, group: ScoreGroup, seed: int) -> str:
 async def main(model: str) -> None:
     # A cache that the first round fills: what memory grows by afterwards is not the cache.
     arguments = json.loads(engine_arguments(block_size=32, kv_cache_memory_bytes=16 << 20))
-    engine = VllmEngine(
-        EngineConfig(
-            kind="vllm", model=model, max_model_len=MAX_MODEL_LEN, vllm=VllmConfig(path="fast", arguments=arguments)
-        )
-    )
+    engine = VllmEngine(VllmConfig(model=model, max_model_len=MAX_MODEL_LEN, path="fast", arguments=arguments))
     await asyncio.to_thread(engine.load)
     scheduler = Scheduler(engine, SchedulerConfig())
     scheduler.start()

@@ -34,11 +34,11 @@ def vllm_server(
     """A server for the length of the block; its log lies in `folder`."""
     with running_server(
         folder,
-        *("--engine.kind", "vllm", "--engine.model", str(model), "--engine.dtype", dtype, "--engine.vllm.path", path),
+        *("--engine.kind", "vllm", "--engine.model", str(model), "--engine.dtype", dtype, "--engine.path", path),
         *(
             "--engine.max-model-len",
             str(MAX_MODEL_LEN),
-            "--engine.vllm.arguments",
+            "--engine.arguments",
             engine_arguments(**(arguments or {})),
         ),
         *more,

@@ -156,7 +156,7 @@ FAILING_STARTS: list[tuple[bool, list[str], dict[str, int], str]] = [
     (False, ["--engine.max-model-len", "99999"], {}, "engine.max_model_len"),
     (False, [], {"kv_cache_memory_bytes": 1 << 10}, "too little memory for vLLM's KV cache"),
     (False, [], {"tensor_parallel_size": 3}, "tensor_parallel_size"),
-    (False, [], {"no_such_argument": 1}, "engine.vllm.arguments.no_such_argument"),
+    (False, [], {"no_such_argument": 1}, "engine.arguments.no_such_argument"),
 ]
 
 
@@ -175,7 +175,7 @@ def test_a_start_that_must_fail_names_the_setting_to_change(
         folder = config_of(tmp_path / "unknown", architectures=["NobodyKnowsForCausalLM"], model_type="llama")
     done = run_server_to_its_end(
         *("--listen.port", "0", "--engine.kind", "vllm", "--engine.model", str(folder), *more),
-        *("--engine.vllm.arguments", engine_arguments(**arguments)),
+        *("--engine.arguments", engine_arguments(**arguments)),
         timeout_seconds=START_SECONDS,
     )
     last = done.stderr.strip().splitlines()[-1]
@@ -191,7 +191,7 @@ def test_the_fast_path_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch
     monkeypatch.setenv("VLLM_PLUGINS", "others")
     done = run_server_to_its_end(
         *("--listen.port", "0", "--engine.kind", "vllm", "--engine.model", str(model)),
-        *("--engine.vllm.path", "fast", "--engine.vllm.arguments", engine_arguments()),
+        *("--engine.path", "fast", "--engine.arguments", engine_arguments()),
         timeout_seconds=START_SECONDS,
     )
     assert "VLLM_PLUGINS=others leaves out the plugin preceptor" in done.stderr.strip().splitlines()[-1]

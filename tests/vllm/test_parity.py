@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from preceptor.wire import LogprobDtype
 from preceptor_client import ResponseScores, TeacherClient, TeacherIds
-from preceptor_server.config import EngineConfig
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
@@ -123,8 +123,8 @@ async def score_all(address: str, groups: Sequence[ScoreGroup]) -> list[Columns]
     return [answer.responses for answer in answers]
 
 
-def by_hf(model: Path, groups: Sequence[ScoreGroup], **settings: Any) -> list[GroupColumns]:  # Any: of EngineConfig
-    engine = HfEngine(EngineConfig(model=str(model), **settings))
+def by_hf(model: Path, groups: Sequence[ScoreGroup], **settings: Any) -> list[GroupColumns]:  # Any: of HfConfig
+    engine = HfEngine(HfConfig(model=str(model), **settings))
     engine.load()
     answers = [asyncio.run(engine.score([group]))[0] for group in groups]
     engine.close()

@@ -913,7 +913,7 @@ class TeacherInfo(_message.Message):
     revision: _builtins.str
     """Identifies the weights: changes whenever the numbers may."""
     engine: _builtins.str
-    """"hf", "vllm" or "fake"."""
+    """"hf", "vllm", or what an engine of the operator's own calls itself."""
     model: _builtins.str
     """The model as configured: a hub id or the last part of a folder's path."""
     dtype: _builtins.str

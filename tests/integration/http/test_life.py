@@ -14,13 +14,15 @@ import pytest
 from preceptor.wire import LogprobDtype
 from preceptor_client import TeacherClient, TeacherIds
 
+from tests.engines.fake import fake_arguments
+from tests.engines.mortal_fake import mortal_fake_arguments
 from tests.integration.http.serving import SECONDS, Body, free_port, running_both
 from tests.integration.servers import run_server_to_its_end, start_server
 
-FAKE = ["--engine.kind", "fake"]
+FAKE = fake_arguments()
 GROUP: Body = {"prompt": {"teacher_ids": [1, 2]}, "responses": [{"ids": [3, 4, 5]}], "top_k": 2}
 LONG: Body = GROUP | {"responses": [{"ids": [3] * 98}]}
-SLOW = [*FAKE, "--engine.fake-seconds-per-token", "0.02"]
+SLOW = fake_arguments(seconds_per_token=0.02)
 """LONG takes two seconds. So does the self-test, more or less."""
 
 
@@ -106,7 +108,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_lets_go_of_who_only_waits(
 
 async def test_readiness_follows_an_engine_that_dies_and_comes_back(tmp_path: Path) -> None:
     # As in test_dying_engine.py: four groups of the self-test, one is answered in every life, the next one kills.
-    with running_both(tmp_path, *FAKE, "--engine.fake-dies-after-groups", "5") as both:
+    with running_both(tmp_path, *mortal_fake_arguments(dies_after_groups=5)) as both:
         async with both.async_client() as client:
             assert (await client.post("/v1/topk", json=GROUP)).status_code == 200
             died = await client.post("/v1/topk", json=GROUP)
@@ -142,7 +144,7 @@ async def test_a_caller_that_hangs_up_never_costs_a_forward(tmp_path: Path) -> N
 
 async def test_a_long_response_with_a_large_support_is_answered_in_every_form(tmp_path: Path) -> None:
     ids = [(7 * index) % 500 for index in range(4096)]
-    arguments = [*FAKE, "--engine.fake-vocabulary-size", "500", "--engine.max-model-len", "5000"]
+    arguments = [*fake_arguments(vocabulary_size=500), "--engine.max-model-len", "5000"]
     body: Body = {"prompt": {"teacher_ids": [1]}, "responses": [{"ids": ids}], "top_k": 64}
     with running_both(tmp_path, *arguments) as both:
         async with both.async_client() as client, TeacherClient(both.server.address) as teacher:

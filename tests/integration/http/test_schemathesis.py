@@ -28,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from tests.engines.fake import fake_arguments
 from tests.integration.http.serving import BothWays, running_both
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "40"))
@@ -47,7 +48,7 @@ SEEN: Counter[tuple[str, int]] = Counter()
 @pytest.fixture(scope="module")
 def both(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BothWays]:
     named = f'{{"student": "{tiny_folder}"}}'
-    arguments = ["--engine.kind", "fake", "--engine.tokenizer", str(tiny_folder), "--http.tokenizers", named]
+    arguments = [*fake_arguments(), "--engine.tokenizer", str(tiny_folder), "--http.tokenizers", named]
     arguments += ["--http.record", "50", "--http.share", "1"]
     with running_both(tmp_path_factory.mktemp("described"), *arguments) as running:
         yield running

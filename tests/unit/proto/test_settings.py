@@ -10,6 +10,8 @@ from preceptor_server.config import ServerConfig
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tests.engines.fake import fake_arguments
+
 
 class OvenConfig(Section):
     """The oven."""
@@ -293,7 +295,7 @@ def test_help_shows_the_docstrings_and_ends_well(
 
 
 def test_settings_of_the_server_survive_being_written_as_json_and_read_again() -> None:
-    config = load_settings(ServerConfig, ["--engine.kind", "fake", "--limits.max-top-k", "7"], program="p")
+    config = load_settings(ServerConfig, [*fake_arguments(), "--limits.max-top-k", "7"], program="p")
     again = ServerConfig.model_validate(dump_settings(config))
     assert again == config
     assert again.limits.max_top_k == 7

@@ -8,21 +8,22 @@ from typing import Any
 
 from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
-from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
-from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.config import LimitsConfig, SchedulerConfig
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import EngineInfo
 from tokenizers import processors
 
+from tests.engines.fake import FakeEngine
 from tests.tiny import tiny_tokenizer
 
 
 class DescribedEngine(FakeEngine):
     """The fake engine, which says of itself what a test wants it to."""
 
-    def __init__(self, config: EngineConfig, **says: Any) -> None:  # Any: the fields of EngineInfo
-        super().__init__(config)
+    def __init__(self, *, vocabulary_size: int, max_model_len: int | None = None, **says: Any) -> None:
+        """`says`: the fields of EngineInfo."""
+        super().__init__(vocabulary_size=vocabulary_size, max_model_len=max_model_len)
         self._says = says
 
     def info(self) -> EngineInfo:
@@ -42,9 +43,9 @@ def hosted_teacher(
     adapters: dict[str, str] | None = None,
     weights_folder: Path | None = None,
 ) -> HostedTeacher:
-    config = EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size, max_model_len=max_model_len)
     engine = DescribedEngine(
-        config,
+        vocabulary_size=vocabulary_size,
+        max_model_len=max_model_len,
         applies_temperature=applies_temperature,
         is_batch_invariant_on_request=is_batch_invariant_on_request,
         scores_candidates=scores_candidates,

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 from preceptor.settings import InvalidSettingsError, load_settings
-from preceptor_server.config import EngineConfig, ServerConfig
+from preceptor_server.config import ServerConfig
+from preceptor_server.engines.config import EngineConfig, HfConfig, OwnEngineConfig
+
+from tests.engines.fake import FAKE_KIND, fake_arguments
 
 REPOSITORY = Path(__file__).parents[3]
 SHIPPED = sorted(path for folder in ("deploy", "studies") for path in (REPOSITORY / folder).rglob("teacher*.toml"))
 
-FAKE = ["--engine.kind", "fake"]
+FAKE = fake_arguments()
 
 
 def load(*arguments: str) -> ServerConfig:
@@ -47,11 +50,11 @@ def engine_of(config: ServerConfig) -> EngineConfig:
 
 def test_hf_is_the_default_engine_and_takes_a_model() -> None:
     config = load("--engine.model", "/models/tiny")
-    assert (engine_of(config).kind, engine_of(config).model) == ("hf", "/models/tiny")
+    assert engine_of(config) == HfConfig(model="/models/tiny")
 
 
-def test_fake_needs_no_model() -> None:
-    assert engine_of(load(*FAKE)).model == ""
+def test_an_engine_of_ones_own_needs_no_model() -> None:
+    assert engine_of(load(*FAKE)) == OwnEngineConfig(kind=FAKE_KIND)
 
 
 def test_engine_has_no_default() -> None:
@@ -90,16 +93,15 @@ def test_queue_as_large_as_the_largest_group_is_enough() -> None:
 def test_value_out_of_bounds_is_named(option: str, value: str) -> None:
     key = option.replace("-", "_").replace(".", r"\.")
     with pytest.raises(InvalidSettingsError, match=rf"(?m)^  {key}: "):
-        load(*FAKE, f"--{option}={value}")
+        load("--engine.model", "m", f"--{option}={value}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine.model", "m", "--engine.fake-entropies", "false"], "fake_entropies is for kind=fake, not for hf"),
         (
             ["--engine.kind", "vllm", "--engine.model", "m", "--scheduler.max-batch-tokens", "9"],
-            "scheduler.max_batch_tokens is not for engine.kind=vllm, .* set max_num_batched_tokens in engine.vllm.arg",
+            "scheduler.max_batch_tokens is not for engine.kind=vllm, .* set max_num_batched_tokens in engine.arg",
         ),
         (
             ["--engine.kind", "vllm", "--engine.model", "m", "--scheduler.batch-window-ms", "9"],
@@ -121,17 +123,17 @@ def test_address_file_in_a_folder_that_is_missing_is_told_before_the_model_is_lo
 
 
 def test_environment_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRECEPTOR_SERVER_ENGINE__KIND", "fake")
+    monkeypatch.setenv("PRECEPTOR_SERVER_ENGINE__KIND", FAKE_KIND)
     monkeypatch.setenv("PRECEPTOR_SERVER_LISTEN__PORT", "0")
     config = load()
-    assert (engine_of(config).kind, config.listen.port) == ("fake", 0)
+    assert (engine_of(config).kind, config.listen.port) == (FAKE_KIND, 0)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_shipped_settings_of_a_teacher_load(path: Path) -> None:
     written = tomllib.loads(path.read_text())
     # A file may leave its model's folder to whoever starts the server.
-    is_complete = "model" in written["engine"] or written["engine"].get("kind") == "fake"
+    is_complete = "model" in written["engine"]
     config = load("@", str(path), *([] if is_complete else ["--engine.model", "/models/theirs"]))
     resolved = engine_of(config).model_dump(mode="json")
     for name, value in written["engine"].items():

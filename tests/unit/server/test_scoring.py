@@ -14,8 +14,7 @@ from preceptor_server.alignment.handover import Registration
 from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds
-from preceptor_server.config import EngineConfig, LimitsConfig, SchedulerConfig
-from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.config import LimitsConfig, SchedulerConfig
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.scoring import score_call
@@ -24,6 +23,7 @@ from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from tests.engines.fake import FakeEngine
 from tests.unit.server.alignment.tokenizers_for_tests import byte_level, gemma_like
 from tests.unit.server.groups import response_of
 from tests.unit.server.hosting import hosted_teacher
@@ -43,7 +43,7 @@ class NarrowEngine(FakeEngine):
     """Answers no more than `max_top_k` tokens, and notes what it was asked."""
 
     def __init__(self, max_top_k: int | None) -> None:
-        super().__init__(EngineConfig(kind="fake"), vocabulary_size=TEACHER.vocabulary_size)
+        super().__init__(vocabulary_size=TEACHER.vocabulary_size)
         self.groups: list[ScoreGroup] = []
         self._max_top_k = max_top_k
         self._adapters["maths"] = 3

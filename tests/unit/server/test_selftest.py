@@ -6,17 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from preceptor.wire import LogprobArray, TokenArray
-from preceptor_server.config import EngineConfig
-from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.selftest import TOLERANCE_NATS, check_engine
 from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ScoreGroup
+
+from tests.engines.fake import FakeEngine
 
 Distortion = Callable[[list[GroupColumns]], list[GroupColumns]]
 
 
 def fake_engine(*, vocabulary_size: int = 256, max_model_len: int = 4096) -> FakeEngine:
-    return FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size, max_model_len=max_model_len))
+    return FakeEngine(vocabulary_size=vocabulary_size, max_model_len=max_model_len)
 
 
 class DistortedEngine:
@@ -208,7 +208,7 @@ async def test_engine_that_batches_by_itself_is_checked_with_groups_side_by_side
 
 
 async def test_engine_that_computes_no_entropies_passes_without_them() -> None:
-    assert await check_engine(FakeEngine(EngineConfig(kind="fake", fake_entropies=False))) < 1e-5
+    assert await check_engine(FakeEngine(computes_entropies=False)) < 1e-5
 
 
 async def test_entropies_that_an_engine_says_it_does_not_compute_do_not_pass() -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from preceptor.wire import LogprobArray, TokenArray
 from preceptor_server.canaries import threshold_batch
-from preceptor_server.config import EngineConfig
-from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.settling import settle_engine
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
+
+from tests.engines.fake import FakeEngine
 
 MAX_MODEL_LEN = 4096
 BEFORE = 60
@@ -30,7 +30,7 @@ class EngineWithThresholds:
         wrong_beside: int | None = None,
         raises: Exception | None = None,
     ) -> None:
-        self._engine = FakeEngine(EngineConfig(kind="fake", max_model_len=MAX_MODEL_LEN))
+        self._engine = FakeEngine(max_model_len=MAX_MODEL_LEN)
         self._thresholds = thresholds
         self._wrong_beyond = wrong_beyond
         self._wrong_beside = wrong_beside
@@ -144,7 +144,7 @@ async def test_an_engine_without_thresholds_is_asked_no_more_than_the_short_test
 
 @pytest.mark.parametrize("threshold", [2, 3, 5, 60, 4000, MAX_MODEL_LEN - 1])
 def test_a_threshold_batch_has_sequences_on_both_sides_and_stays_in_the_context(threshold: int) -> None:
-    info = FakeEngine(EngineConfig(kind="fake", max_model_len=MAX_MODEL_LEN)).info()
+    info = FakeEngine(max_model_len=MAX_MODEL_LEN).info()
     lengths = [
         len(group.prompt_ids_P) + len(one.ids_T)
         for group in threshold_batch(info, threshold)

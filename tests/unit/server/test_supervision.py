@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from preceptor.wire import LogprobArray, TokenArray
-from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import Engine, Mortal, UpdatesWeights
-from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.errors import EngineDiedError, EngineUnavailableError, WeightUpdateError
 from preceptor_server.supervision import Backoff, SupervisedEngine, supervise
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 
+from tests.engines.fake import FakeEngine
 from tests.unit.server.groups import group_of
 
 QUICK = Backoff(first_seconds=0.001, max_seconds=0.004)
@@ -37,7 +36,7 @@ class MortalEngine:
         self.most_at_once = 0
         self._at_once = 0
         self._death = asyncio.Event()
-        self._fake = FakeEngine(EngineConfig(kind="fake"))
+        self._fake = FakeEngine()
 
     def die(self) -> None:
         self._death.set()
@@ -286,7 +285,7 @@ async def test_death_before_supervision_starts_is_noticed_when_it_does() -> None
 
 
 def test_engine_that_cannot_die_is_left_as_it_is() -> None:
-    engine = FakeEngine(EngineConfig(kind="fake"))
+    engine = FakeEngine()
     assert supervise(engine) is engine
     assert not isinstance(engine, Mortal)
 

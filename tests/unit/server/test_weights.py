@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import Restore
-from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.errors import (
     InvalidRequestError,
     NotYetImplementedError,
@@ -24,6 +22,7 @@ from preceptor_server.hosted import HostedTeacher
 from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup
 from preceptor_server.weights import WeightUpdateCall, WeightUpdates, find_folder
 
+from tests.engines.fake import FakeEngine
 from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import group_of
 from tests.unit.server.hosting import hosted_teacher
@@ -74,7 +73,7 @@ async def test_new_weights_answer_from_then_on_and_both_revisions_are_told(teach
     assert teacher.info.revision == "fake-300-1"
     after = await score(teacher)
     assert (before.revision, after.revision) == ("fake-300", "fake-300-1")
-    fresh = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=300, max_model_len=64))
+    fresh = FakeEngine(vocabulary_size=300, max_model_len=64)
     assert teacher.weights_folder is not None
     await fresh.load_weights(teacher.weights_folder / "step-1")
     expected = (await fresh.score([GROUP]))[0][0]
@@ -198,7 +197,7 @@ class BrokenWeights(FakeEngine):
 
 
 def broken_engine() -> BrokenWeights:
-    return BrokenWeights(EngineConfig(kind="fake", fake_vocabulary_size=300, max_model_len=64))
+    return BrokenWeights(vocabulary_size=300, max_model_len=64)
 
 
 async def test_weights_that_fail_the_self_test_make_way_for_the_old_ones(teacher: HostedTeacher) -> None:
@@ -230,7 +229,7 @@ class SlowWeights(FakeEngine):
     """Loading takes until `gate` opens; notes how many loads were going on at once."""
 
     def __init__(self) -> None:
-        super().__init__(EngineConfig(kind="fake", fake_vocabulary_size=300, max_model_len=64))
+        super().__init__(vocabulary_size=300, max_model_len=64)
         self.gate, self.begun = asyncio.Event(), asyncio.Event()
         self.num_loading = self.most_loading = 0
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from preceptor_server.config import EngineConfig
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.masks import UnsupportedAttentionError
 from preceptor_server.engines.hf.memory import ModelShape, shape_of
 from preceptor_server.engines.hf.parting import PartedModel, UnknownHeadError
@@ -28,7 +28,7 @@ from preceptor_server.errors import StartupError, said
 class LoadedModel:
     """Body and head of one model, to be called separately."""
 
-    def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
+    def __init__(self, model: PreTrainedModel, config: HfConfig) -> None:
         self._model = model
         self._config = config
         self._parted = _part(model, config)
@@ -128,7 +128,7 @@ class LoadedModel:
             self.use_attention(before)
 
 
-def _part(model: PreTrainedModel, config: EngineConfig) -> PartedModel:
+def _part(model: PreTrainedModel, config: HfConfig) -> PartedModel:
     dtype = torch.float32 if config.head_dtype == "float32" else model.dtype
     try:
         return PartedModel(model, head_dtype=dtype)
@@ -139,7 +139,7 @@ def _part(model: PreTrainedModel, config: EngineConfig) -> PartedModel:
         raise StartupError(f"engine.model: {name} cannot read a single token: {said(error)}") from error
 
 
-def _max_model_len(model: PreTrainedModel, config: EngineConfig) -> int:
+def _max_model_len(model: PreTrainedModel, config: HfConfig) -> int:
     longest = _longest_context(model.config.get_text_config())
     if config.max_model_len is None and longest is None:
         raise StartupError("engine.max_model_len: the model's config does not say how long its context is: set it")
@@ -167,7 +167,7 @@ def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(sorted(ids)) if isinstance(ids, list) else (ids,)
 
 
-def _revision_of(model: PreTrainedModel, config: EngineConfig) -> str:
+def _revision_of(model: PreTrainedModel, config: HfConfig) -> str:
     """First 16 hex digits of a SHA-256 over all weights, the model's config, and the precision they are used in."""
     digest = hashlib.sha256(f"{type(model).__name__} {config.dtype} head={config.head_dtype}".encode())
     digest.update(json.dumps(computed_config(model), sort_keys=True, default=str).encode())

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from preceptor.wire import LogprobArray, TokenArray
 
-from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import Restore
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.causal_lm import LoadedModel
 from preceptor_server.engines.hf.division import HfDivision, KeptBudget
 from preceptor_server.engines.hf.forwards import Forwards, PackedForwards, SequentialForwards
@@ -44,7 +44,7 @@ _LONGEST_EAGER_TOKENS = 1024
 class HfEngine:
     """transformers behind the Engine protocol."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: HfConfig) -> None:
         self._config = config
         self._model: LoadedModel | None = None
         self._forwards: Forwards | None = None

@@ -17,14 +17,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from preceptor_server.config import EngineConfig
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.causal_lm import LoadedModel
 from preceptor_server.errors import StartupError, said
 
 logger = logging.getLogger(__name__)
 
 
-def load_model(config: EngineConfig) -> LoadedModel:
+def load_model(config: HfConfig) -> LoadedModel:
     """Loads the model that `config` names. Raises StartupError where it does not exist or does not fit."""
     started = time.perf_counter()
     device = _device(config)
@@ -38,7 +38,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     return loaded
 
 
-def _load(config: EngineConfig) -> PreTrainedModel:
+def _load(config: HfConfig) -> PreTrainedModel:
     """With every weight that the architecture has: transformers draws at random what a checkpoint lacks."""
     try:
         # Any: with output_loading_info it is a pair, which transformers' types do not say.
@@ -62,7 +62,7 @@ def _load(config: EngineConfig) -> PreTrainedModel:
     return model
 
 
-def _auto_class(config: EngineConfig) -> type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
+def _auto_class(config: HfConfig) -> type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
     """A model of texts, or the one of texts and images whose texts it reads."""
     if config.gguf_file is not None:
         return AutoModelForCausalLM
@@ -77,7 +77,7 @@ def _auto_class(config: EngineConfig) -> type[AutoModelForCausalLM] | type[AutoM
     return AutoModelForCausalLM
 
 
-def _device(config: EngineConfig) -> torch.device:
+def _device(config: HfConfig) -> torch.device:
     has_cuda = torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
         raise StartupError("engine.device=cuda, but torch finds no CUDA device: set engine.device=cpu")

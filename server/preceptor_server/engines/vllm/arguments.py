@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any, Literal
 
-from preceptor_server.config import EngineConfig
+from preceptor_server.engines.config import VllmConfig
 from preceptor_server.engines.vllm.rows import ROWS_PER_CHUNK
 from preceptor_server.errors import StartupError
 
@@ -15,9 +15,9 @@ OURS = {
     "max_model_len": "engine.max_model_len",
     "trust_remote_code": "engine.trust_remote_code",
     "tokenizer": "engine.tokenizer",
-    "runner": "engine.vllm.path",
-    "convert": "engine.vllm.path",
-    "scheduler_cls": "engine.vllm.path",
+    "runner": "engine.path",
+    "convert": "engine.path",
+    "scheduler_cls": "engine.path",
     "skip_tokenizer_init": None,
 }
 """Arguments that follow from other settings, and which; None where there is nothing to set."""
@@ -25,23 +25,23 @@ OURS = {
 Path = Literal["fast", "stock"]
 
 
-def vllm_arguments(config: EngineConfig, *, path: Path, known: set[str]) -> dict[str, Any]:
+def vllm_arguments(config: VllmConfig, *, path: Path, known: set[str]) -> dict[str, Any]:
     """Keyword arguments for `AsyncEngineArgs`, of which `known` are the names.
 
     Raises StartupError where an argument is unknown, or follows from another setting.
     """
-    given = dict(config.vllm.arguments)
+    given = dict(config.arguments)
     for name in given:
         if name in OURS:
             setting = OURS[name]
             raise StartupError(
-                f"engine.vllm.arguments.{name}: "
+                f"engine.arguments.{name}: "
                 + (f"set {setting} instead" if setting else "the server decides it: leave it out")
             )
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise StartupError(
-                f"engine.vllm.arguments.{name}: this vLLM has no such engine argument"
+                f"engine.arguments.{name}: this vLLM has no such engine argument"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
     overrides = dict(given.pop("hf_overrides", {}))
@@ -68,7 +68,7 @@ def vllm_arguments(config: EngineConfig, *, path: Path, known: set[str]) -> dict
     return {"disable_log_stats": True, **given, **ours}
 
 
-def max_top_k(config: EngineConfig) -> int | None:
+def max_top_k(config: VllmConfig) -> int | None:
     """The user's own `max_logprobs`, which bounds K; None where there is none, or it says so."""
-    limit = config.vllm.arguments.get("max_logprobs", -1)
+    limit = config.arguments.get("max_logprobs", -1)
     return None if limit == -1 else int(limit)

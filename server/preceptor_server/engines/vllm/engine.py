@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from preceptor.wire import LogprobArray, TokenArray
 
-from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import Restore
+from preceptor_server.engines.config import VllmConfig
 from preceptor_server.engines.vllm.adapters import Adapter, Adapters
 from preceptor_server.engines.vllm.arguments import max_top_k
 from preceptor_server.engines.vllm.asking import Asking, all_of, death_told, died, lora_request
@@ -40,7 +40,7 @@ _ResultT = TypeVar("_ResultT")
 class VllmEngine:
     """vLLM behind the Engine protocol."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: VllmConfig) -> None:
         self._config = config
         self._log = ProcessLog()
         self._vllm: StartedVllm | None = None
@@ -66,7 +66,7 @@ class VllmEngine:
         model, scheduler = vllm.config.model_config, vllm.config.scheduler_config
         # The stock path needs room for the token that vLLM insists on generating.
         max_model_len = model.max_model_len if is_fast else model.max_model_len - 1
-        in_flight = self._config.vllm.max_tokens_in_flight or _BATCHES_IN_FLIGHT * scheduler.max_num_batched_tokens
+        in_flight = self._config.max_tokens_in_flight or _BATCHES_IN_FLIGHT * scheduler.max_num_batched_tokens
         return EngineInfo(
             engine="vllm",
             model=self._config.model if not Path(self._config.model).is_dir() else Path(self._config.model).name,
@@ -85,7 +85,7 @@ class VllmEngine:
             batches_itself=True,
             max_tokens_in_flight=in_flight,
             adapters=self._adapters.revisions(base=self._revision),
-            remedy=f"Try engine.vllm.path={'stock' if is_fast else 'fast'}, or engine.kind=hf",
+            remedy=f"Try engine.path={'stock' if is_fast else 'fast'}, or engine.kind=hf",
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
@@ -123,7 +123,7 @@ class VllmEngine:
     async def load_adapter(self, name: str, folder: Path) -> None:
         if self._loaded.config.lora_config is None:
             raise WeightUpdateError(
-                "adapter", "the server was started without adapters: set engine.vllm.arguments.enable_lora=true"
+                "adapter", "the server was started without adapters: set engine.arguments.enable_lora=true"
             )
         adapter = self._adapters.draft(name, folder)
         try:

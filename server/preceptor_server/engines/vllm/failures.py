@@ -11,16 +11,16 @@ _REASONS = (
     (
         r"less than desired GPU memory utilization",
         "other processes hold too much of the GPU's memory: end them, or lower "
-        "engine.vllm.arguments.gpu_memory_utilization",
+        "engine.arguments.gpu_memory_utilization",
     ),
     (
         r"[Nn]o available memory for the cache|KV cache is needed|KV cache memory|kv_cache_memory|than the available",
-        "there is too little memory for vLLM's KV cache: raise engine.vllm.arguments.gpu_memory_utilization or "
+        "there is too little memory for vLLM's KV cache: raise engine.arguments.gpu_memory_utilization or "
         "kv_cache_memory_bytes, or lower engine.max_model_len",
     ),
     (
         r"out of memory|OutOfMemory|can't allocate memory",
-        "vLLM ran out of memory: lower engine.vllm.arguments.gpu_memory_utilization or max_num_batched_tokens, or "
+        "vLLM ran out of memory: lower engine.arguments.gpu_memory_utilization or max_num_batched_tokens, or "
         "raise tensor_parallel_size",
     ),
     (
@@ -34,7 +34,7 @@ _REASONS = (
     (
         r"assert inputs\.dtype in \[torch\.float16",
         "on a GPU vLLM's adapters take half precision only: set engine.dtype=bfloat16, or leave "
-        "engine.vllm.arguments.enable_lora out",
+        "engine.arguments.enable_lora out",
     ),
     (
         r"head_dtype different from the model dtype",
@@ -42,7 +42,7 @@ _REASONS = (
     ),
     (
         r"tensor.parallel|num_attention_heads.*divisible|[Ww]orld size",
-        "engine.vllm.arguments.tensor_parallel_size does not fit the model or this machine",
+        "engine.arguments.tensor_parallel_size does not fit the model or this machine",
     ),
 )  # fmt: skip
 

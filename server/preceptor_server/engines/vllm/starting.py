@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from preceptor_server.config import EngineConfig
+from preceptor_server.engines.config import VllmConfig
 from preceptor_server.engines.vllm.arguments import Path, vllm_arguments
 from preceptor_server.engines.vllm.failures import startup_error
 from preceptor_server.engines.vllm.plugin import RAY_VARIABLES, SERVER_PID, SWITCH
@@ -37,7 +37,7 @@ class StartedVllm:
     """vLLM's VllmConfig, resolved."""
 
 
-def start_vllm(config: EngineConfig, log: ProcessLog) -> StartedVllm:
+def start_vllm(config: VllmConfig, log: ProcessLog) -> StartedVllm:
     """Raises StartupError, with the setting to change."""
     _set_environment(config)
     try:
@@ -49,19 +49,17 @@ def start_vllm(config: EngineConfig, log: ProcessLog) -> StartedVllm:
         ) from error
     if _is_plugin_left_out():
         logger.warning("VLLM_PLUGINS leaves out preceptor: vLLM's processes would outlive this server, were it killed")
-    if config.vllm.path != "stock":
+    if config.path != "stock":
         try:
             return _start(config, "fast", log)
         except NoFastPathError as reason:
-            if config.vllm.path == "fast":
-                raise StartupError(
-                    f"engine.vllm.path=fast is not possible: {reason}. Set it to auto or stock"
-                ) from None
+            if config.path == "fast":
+                raise StartupError(f"engine.path=fast is not possible: {reason}. Set it to auto or stock") from None
             logger.warning("vllm takes the stock path: temperature 1, no candidates, no entropies: %s", reason)
     return _start(config, "stock", log)
 
 
-def _set_environment(config: EngineConfig) -> None:
+def _set_environment(config: VllmConfig) -> None:
     # vLLM's own lines belong to stderr, as the server's do, and the library reports to nobody.
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -75,7 +73,7 @@ def _is_plugin_left_out() -> bool:
     return allowed is not None and "preceptor" not in allowed.split(",")
 
 
-def _start(config: EngineConfig, path: Path, log: ProcessLog) -> StartedVllm:
+def _start(config: VllmConfig, path: Path, log: ProcessLog) -> StartedVllm:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 

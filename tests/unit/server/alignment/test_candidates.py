@@ -17,9 +17,9 @@ from preceptor_server.alignment.one_to_one import read_one_to_one
 from preceptor_server.alignment.projection import num_teacher_tokens, project
 from preceptor_server.alignment.reading import Reading
 from preceptor_server.alignment.types import END, NO_PLACE, Alignment
-from preceptor_server.engines.fake import dense_columns
 from preceptor_server.types import ResponseColumns, ResponseToScore
 
+from tests.engines.fake import dense_columns
 from tests.unit.server.alignment.alignments import alignment_of
 from tests.unit.server.candidate_groups import assert_agrees_with_support
 from tests.unit.server.groups import response_of

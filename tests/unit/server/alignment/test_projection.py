@@ -16,9 +16,9 @@ from preceptor.wire import PositionStatus, VocabularyRelation
 from preceptor_server.alignment.projection import Projected, num_teacher_tokens, project
 from preceptor_server.alignment.reading import Conversion, Reading
 from preceptor_server.alignment.types import END, IMPOSSIBLE, NO_PLACE, Alignment
-from preceptor_server.engines.fake import dense_columns
 from preceptor_server.types import ResponseColumns, ResponseToScore
 
+from tests.engines.fake import dense_columns
 from tests.unit.server.alignment.alignments import alignment_of
 
 V, U = 23, 11

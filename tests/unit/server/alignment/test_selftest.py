@@ -14,13 +14,13 @@ from preceptor_server.alignment.reading import Reading
 from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.alignment.types import Alignment
-from preceptor_server.config import EngineConfig, LimitsConfig
-from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.config import LimitsConfig
 from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from tests.engines.fake import FakeEngine
 from tests.unit.server.alignment.tokenizers_for_tests import byte_level, gemma_like, llama2_like, unigram, with_nfc
 
 
@@ -38,7 +38,7 @@ class LateEngine(FakeEngine):
 
 
 def fake(engine: type[FakeEngine] = FakeEngine, *, vocabulary_size: int) -> FakeEngine:
-    return engine(EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size))
+    return engine(vocabulary_size=vocabulary_size)
 
 
 def aligner_of(tokenizer_json: str, *, vocabulary_size: int = 0) -> tuple[Aligner, int]:

@@ -23,12 +23,12 @@ from preceptor_server.alignment.specials import align
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.alignment.token_table import padded
 from preceptor_server.alignment.types import NO_PLACE, Alignment, TeacherVocabulary
-from preceptor_server.engines.fake import dense_columns
 from preceptor_server.errors import InvalidRequestError
 from preceptor_server.types import ResponseToScore
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from tests.engines.fake import dense_columns
 from tests.unit.server.alignment.brute_force import BruteForce, Library, Score
 from tests.unit.server.alignment.tokenizers_for_tests import FAMILIES, WITHOUT_BYTES
 

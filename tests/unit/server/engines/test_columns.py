@@ -5,9 +5,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from preceptor_server.engines.columns import CPU_BLOCK_ROWS, TILE, ChunkColumns, columns_of, top_k_ids
-from preceptor_server.engines.fake import dense_columns
 from preceptor_server.types import ResponseColumns
 
+from tests.engines.fake import dense_columns
 from tests.unit.server.groups import response_of
 
 # R = rows of the chunk, V = vocabulary size, K = support size

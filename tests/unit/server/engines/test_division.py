@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import Division
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.errors import EngineOutOfMemoryError, EngineUnavailableError
 from preceptor_server.types import GroupColumns, ScoreGroup
@@ -36,8 +36,8 @@ __all__ = ["folder_of", "llama"]  # fixtures
 FolderOf = Callable[[str], Path]
 
 
-def config_of(folder: Path, **options: Any) -> EngineConfig:  # Any: settings of the engine
-    return EngineConfig.model_validate({"model": str(folder), **options})
+def config_of(folder: Path, **options: Any) -> HfConfig:  # Any: settings of the engine
+    return HfConfig.model_validate({"model": str(folder), **options})
 
 
 async def finished(division: Division) -> GroupColumns:

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from preceptor_server.config import EngineConfig
-from preceptor_server.engines.fake import FakeEngine
 
+from tests.engines.fake import FakeEngine
 from tests.unit.server.candidate_groups import assert_all_agree_with_support, with_candidates
 from tests.unit.server.groups import group_of, random_batch, response_of
 
 
 def fake_engine(vocabulary_size: int = 50) -> FakeEngine:
-    return FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=vocabulary_size))
+    return FakeEngine(vocabulary_size=vocabulary_size)
 
 
 async def test_reference_is_a_distribution_after_every_token() -> None:
@@ -66,8 +65,7 @@ async def test_groups_are_answered_in_the_order_of_the_batch() -> None:
 
 @pytest.mark.parametrize(("of_tokenizer", "vocabulary_size"), [(None, 50), (20, 50), (259, 259)])
 def test_vocabulary_grows_to_the_tokenizers(of_tokenizer: int | None, vocabulary_size: int) -> None:
-    config = EngineConfig(kind="fake", fake_vocabulary_size=50)
-    assert FakeEngine(config, vocabulary_size=of_tokenizer).info().vocabulary_size == vocabulary_size
+    assert FakeEngine(vocabulary_size=50, tokenizer_size=of_tokenizer).info().vocabulary_size == vocabulary_size
 
 
 def test_revision_tells_vocabularies_apart() -> None:

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pytest
 import torch
 from preceptor.wire import PositionStatus, TokenArray
-from preceptor_server.config import EngineConfig
-from preceptor_server.engines.fake import dense_columns
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.errors import StartupError
 from preceptor_server.types import GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 from transformers import PreTrainedModel
 
+from tests.engines.fake import dense_columns
 from tests.tiny import save_tiny, tiny_llama
 from tests.unit.server.candidate_groups import assert_all_agree_with_support, with_candidates
 from tests.unit.server.engines.architectures import (
@@ -62,7 +62,7 @@ def llama(folder_of: FolderOf) -> Path:
 
 
 @asynccontextmanager
-async def loaded(config: EngineConfig) -> AsyncIterator[HfEngine]:
+async def loaded(config: HfConfig) -> AsyncIterator[HfEngine]:
     engine = HfEngine(config)
     try:
         engine.load()
@@ -151,7 +151,7 @@ def assert_bit_equal(a: GroupColumns, b: GroupColumns) -> None:
 @pytest.mark.parametrize("packing", ["packed", "sequential"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 async def test_batch_equals_the_plain_model(architecture: str, packing: str, folder_of: FolderOf) -> None:
-    config = EngineConfig.model_validate({"model": str(folder_of(architecture)), "packing": packing})
+    config = HfConfig.model_validate({"model": str(folder_of(architecture)), "packing": packing})
     batch = mixed_batch()
     async with loaded(config) as engine:
         answers = await engine.score(batch)
@@ -165,9 +165,7 @@ async def test_reference_is_the_plain_model_and_leaves_the_engine_as_it_was(
 ) -> None:
     ids = np.random.default_rng(1).integers(0, VOCABULARY_SIZE, 40)
     batch = mixed_batch()[:1]
-    async with loaded(
-        EngineConfig.model_validate({"model": str(folder_of(architecture)), "packing": packing})
-    ) as engine:
+    async with loaded(HfConfig.model_validate({"model": str(folder_of(architecture)), "packing": packing})) as engine:
         before = await engine.score(batch)
         reference_TV = await engine.reference_logprobs(ids)
         after = await engine.score(batch)
@@ -177,7 +175,7 @@ async def test_reference_is_the_plain_model_and_leaves_the_engine_as_it_was(
 
 async def test_random_batches_equal_the_plain_model(llama: Path) -> None:
     logprobs_of = plain_logprobs(random_model("llama"))
-    async with loaded(EngineConfig(model=str(llama))) as engine:
+    async with loaded(HfConfig(model=str(llama))) as engine:
         for seed in range(12):
             batch = random_batch(np.random.default_rng(seed), vocabulary_size=VOCABULARY_SIZE)
             assert_matches_oracle(batch, await engine.score(batch), logprobs_of)
@@ -190,7 +188,7 @@ async def test_candidates_equal_the_plain_model_however_the_rows_are_cut(
 ) -> None:
     options = {"model": str(llama), "packing": packing, "rows_per_head_chunk": rows_per_head_chunk}
     batch = with_candidates(mixed_batch(), np.random.default_rng(8), vocabulary_size=VOCABULARY_SIZE)
-    async with loaded(EngineConfig.model_validate(options)) as engine:
+    async with loaded(HfConfig.model_validate(options)) as engine:
         answers = await engine.score(batch)
     assert_matches_oracle(batch, answers, plain_logprobs(random_model("llama")))
     assert_all_agree_with_support(batch, answers)
@@ -199,7 +197,7 @@ async def test_candidates_equal_the_plain_model_however_the_rows_are_cut(
 async def test_only_the_group_that_names_candidates_gets_them_and_no_other_number_changes(llama: Path) -> None:
     plain = mixed_batch()
     batch = [*plain[:-1], *with_candidates(plain[-1:], np.random.default_rng(3), vocabulary_size=VOCABULARY_SIZE)]
-    async with loaded(EngineConfig(model=str(llama))) as engine:
+    async with loaded(HfConfig(model=str(llama))) as engine:
         without, answers = await engine.score(plain), await engine.score(batch)
     assert_all_agree_with_support(batch, answers)
     for a, b in zip(without, answers, strict=True):
@@ -209,7 +207,7 @@ async def test_only_the_group_that_names_candidates_gets_them_and_no_other_numbe
 @pytest.mark.parametrize("packing", ["packed", "sequential"])
 async def test_group_in_company_equals_the_group_alone(packing: str, llama: Path) -> None:
     batch = mixed_batch()
-    async with loaded(EngineConfig.model_validate({"model": str(llama), "packing": packing})) as engine:
+    async with loaded(HfConfig.model_validate({"model": str(llama), "packing": packing})) as engine:
         together = await engine.score(batch)
         alone = [(await engine.score([group]))[0] for group in batch]
     for a, b in zip(together, alone, strict=True):
@@ -219,7 +217,7 @@ async def test_group_in_company_equals_the_group_alone(packing: str, llama: Path
 
 async def test_same_group_alone_twice_is_bit_equal_whatever_came_between(llama: Path) -> None:
     batch = mixed_batch()
-    async with loaded(EngineConfig(model=str(llama))) as engine:
+    async with loaded(HfConfig(model=str(llama))) as engine:
         first = (await engine.score([batch[3]]))[0]
         await engine.score(batch)
         second = (await engine.score([batch[3]]))[0]
@@ -229,20 +227,20 @@ async def test_same_group_alone_twice_is_bit_equal_whatever_came_between(llama: 
 @pytest.mark.parametrize("rows_per_head_chunk", [1, 7, 1000])
 async def test_size_of_the_head_chunk_changes_nothing(rows_per_head_chunk: int, llama: Path) -> None:
     batch = mixed_batch()
-    async with loaded(EngineConfig(model=str(llama), rows_per_head_chunk=rows_per_head_chunk)) as engine:
+    async with loaded(HfConfig(model=str(llama), rows_per_head_chunk=rows_per_head_chunk)) as engine:
         answers = await engine.score(batch)
     assert_matches_oracle(batch, answers, plain_logprobs(random_model("llama")))
 
 
 async def test_info_says_what_was_loaded(llama: Path) -> None:
-    async with loaded(EngineConfig(model=str(llama), device="cpu")) as engine:
+    async with loaded(HfConfig(model=str(llama), device="cpu")) as engine:
         info = engine.info()
     assert (info.engine, info.model, info.dtype, info.device) == ("hf", "llama", "float32", "cpu")
     assert (info.vocabulary_size, info.max_model_len, info.end_token_ids) == (VOCABULARY_SIZE, MAX_MODEL_LEN, (2,))
 
 
 async def test_context_may_be_set_shorter(llama: Path) -> None:
-    async with loaded(EngineConfig(model=str(llama), max_model_len=100)) as engine:
+    async with loaded(HfConfig(model=str(llama), max_model_len=100)) as engine:
         assert engine.info().max_model_len == 100
 
 
@@ -251,7 +249,7 @@ async def test_bfloat16_stays_within_half_a_nat_of_float32_with_the_same_rounded
     for weight in model.parameters():
         weight.data = weight.data.bfloat16().float()
     logprobs_of = plain_logprobs(model)
-    config = EngineConfig(model=str(llama), dtype="bfloat16")
+    config = HfConfig(model=str(llama), dtype="bfloat16")
     batch = [group for group in mixed_batch() if group.temperature == 1]
     async with loaded(config) as engine:
         answers = await engine.score(batch)
@@ -264,22 +262,22 @@ async def test_bfloat16_stays_within_half_a_nat_of_float32_with_the_same_rounded
             np.testing.assert_allclose(actual.entropies_N, expected.entropies_N, atol=0.5)
 
 
-async def revision_of(config: EngineConfig) -> str:
+async def revision_of(config: HfConfig) -> str:
     async with loaded(config) as engine:
         return engine.info().revision
 
 
 async def test_revision_is_the_same_when_loaded_again_and_however_packed(llama: Path) -> None:
     revisions = {
-        await revision_of(EngineConfig(model=str(llama))),
-        await revision_of(EngineConfig(model=str(llama))),
-        await revision_of(EngineConfig(model=str(llama), packing="sequential")),
+        await revision_of(HfConfig(model=str(llama))),
+        await revision_of(HfConfig(model=str(llama))),
+        await revision_of(HfConfig(model=str(llama), packing="sequential")),
     }
     assert len(revisions) == 1
 
 
 async def test_revision_changes_with_one_number_of_any_weight(llama: Path, tmp_path: Path) -> None:
-    revisions = {await revision_of(EngineConfig(model=str(llama)))}
+    revisions = {await revision_of(HfConfig(model=str(llama)))}
     model = random_model("llama")
     names = [name for name, _ in model.named_parameters()]
     for name in (names[0], names[len(names) // 2], names[-1]):
@@ -289,20 +287,20 @@ async def test_revision_changes_with_one_number_of_any_weight(llama: Path, tmp_p
         model.save_pretrained(tmp_path / name)
         with torch.no_grad():
             weight.view(-1)[-1] -= 1e-3
-        revisions.add(await revision_of(EngineConfig(model=str(tmp_path / name))))
+        revisions.add(await revision_of(HfConfig(model=str(tmp_path / name))))
     assert len(revisions) == 4
 
 
 async def test_revision_changes_with_the_precision_of_weights_and_head(llama: Path) -> None:
     revisions = {
-        await revision_of(EngineConfig(model=str(llama))),
-        await revision_of(EngineConfig(model=str(llama), dtype="bfloat16")),
-        await revision_of(EngineConfig(model=str(llama), dtype="bfloat16", head_dtype="model")),
+        await revision_of(HfConfig(model=str(llama))),
+        await revision_of(HfConfig(model=str(llama), dtype="bfloat16")),
+        await revision_of(HfConfig(model=str(llama), dtype="bfloat16", head_dtype="model")),
     }
     assert len(revisions) == 3
 
 
-def load(config: EngineConfig) -> None:
+def load(config: HfConfig) -> None:
     engine = HfEngine(config)
     try:
         engine.load()
@@ -312,23 +310,23 @@ def load(config: EngineConfig) -> None:
 
 def test_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"^engine\.model: there is no folder '.*nowhere'"):
-        load(EngineConfig(model=str(tmp_path / "nowhere")))
+        load(HfConfig(model=str(tmp_path / "nowhere")))
 
 
 def test_folder_without_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"engine\.model: .* cannot be loaded"):
-        load(EngineConfig(model=str(tmp_path)))
+        load(HfConfig(model=str(tmp_path)))
 
 
 def test_cuda_without_cuda_is_told(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(StartupError, match=r"engine\.device=cuda, .*set engine\.device=cpu"):
-        load(EngineConfig(model=str(llama), device="cuda"))
+        load(HfConfig(model=str(llama), device="cuda"))
 
 
 def test_context_beyond_the_models_own_is_told(llama: Path) -> None:
     with pytest.raises(StartupError, match=r"engine\.max_model_len=257 is beyond the model's own 256"):
-        load(EngineConfig(model=str(llama), max_model_len=257))
+        load(HfConfig(model=str(llama), max_model_len=257))
 
 
 POISON = 77
@@ -347,7 +345,7 @@ def poisoned(tmp_path: Path) -> Path:
 
 
 async def score(folder: Path, *batch: ScoreGroup) -> list[GroupColumns]:
-    async with loaded(EngineConfig(model=str(folder))) as engine:
+    async with loaded(HfConfig(model=str(folder))) as engine:
         return await engine.score(batch)
 
 
@@ -404,7 +402,7 @@ def test_the_revision_changes_with_what_the_config_makes_of_the_same_weights(tmp
     other = save_tiny(tmp_path / "other", model)
     revisions = []
     for folder in (plain, other, plain):
-        engine = HfEngine(EngineConfig(model=str(folder)))
+        engine = HfEngine(HfConfig(model=str(folder)))
         engine.load()
         revisions.append(engine.info().revision)
         engine.close()
@@ -416,7 +414,7 @@ def test_the_revision_changes_with_what_the_config_makes_of_the_same_weights(tmp
     ("packing", "remedy"), [("packed", "set engine.packing to auto or sequential"), ("auto", ""), ("sequential", "")]
 )
 def test_a_wrong_forward_is_told_with_what_to_change(packing: str, remedy: str, folder_of: FolderOf) -> None:
-    engine = HfEngine(EngineConfig.model_validate({"model": str(folder_of("llama")), "packing": packing}))
+    engine = HfEngine(HfConfig.model_validate({"model": str(folder_of("llama")), "packing": packing}))
     engine.load()
     assert engine.info().remedy.endswith(remedy)
     engine.close()

@@ -3,20 +3,17 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import Mortal
-from preceptor_server.engines.mortal_fake import MortalFakeEngine
 from preceptor_server.errors import EngineDiedError
 
+from tests.engines.mortal_fake import MortalFakeEngine
 from tests.unit.server.groups import group_of, group_of_size
 
 GROUP = group_of([1], [2, 3])
 
 
 def mortal_engine(*, dies_after: int, seconds_per_token: float = 0.0) -> MortalFakeEngine:
-    return MortalFakeEngine(
-        EngineConfig(kind="fake", fake_dies_after_groups=dies_after, fake_seconds_per_token=seconds_per_token)
-    )
+    return MortalFakeEngine(dies_after_groups=dies_after, seconds_per_token=seconds_per_token)
 
 
 async def test_it_answers_so_many_groups_and_dies_at_the_next_until_it_is_loaded_again() -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import UpdatesWeights
-from preceptor_server.engines.fake import FakeEngine
+from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.errors import WeightUpdateError
 from preceptor_server.types import GroupColumns
 from safetensors.torch import load_file, save_file
 
+from tests.engines.fake import FakeEngine
 from tests.tiny import tiny_llama
 from tests.unit.server.engines.architectures import ARCHITECTURES, random_model
 from tests.unit.server.groups import group_of
@@ -28,7 +28,7 @@ GROUP = group_of([7, 8, 9], [10, 11, 12, 13], [14], top_k=5)
 
 @asynccontextmanager
 async def loaded(folder: Path, **settings: object) -> AsyncIterator[HfEngine]:
-    engine = HfEngine(EngineConfig.model_validate({"model": str(folder), **settings}))
+    engine = HfEngine(HfConfig.model_validate({"model": str(folder), **settings}))
     try:
         engine.load()
         yield engine
@@ -220,7 +220,7 @@ def seed_folder(folder: Path, seed: object) -> Path:
 
 
 async def test_fake_weights_and_adapters_shift_what_is_answered(tmp_path: Path) -> None:
-    engine = FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=50))
+    engine = FakeEngine(vocabulary_size=50)
     assert isinstance(engine, UpdatesWeights)
     three, five = seed_folder(tmp_path / "three", 3), seed_folder(tmp_path / "five", 5)
     own = await engine.score([GROUP])
@@ -246,7 +246,7 @@ async def test_fake_weights_and_adapters_shift_what_is_answered(tmp_path: Path) 
 
 @pytest.mark.parametrize("seed", ["", "x", "1.5"])
 async def test_fake_weights_that_are_none_are_refused(tmp_path: Path, seed: str) -> None:
-    engine = FakeEngine(EngineConfig(kind="fake"))
+    engine = FakeEngine()
     with pytest.raises(WeightUpdateError, match="bad holds no file 'seed'"):
         await engine.load_weights(seed_folder(tmp_path / "bad", seed))
     assert engine.info().revision == "fake-256"

@@ -10,13 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from preceptor_server.callers import Caller
-from preceptor_server.config import EngineConfig, SchedulerConfig
+from preceptor_server.config import SchedulerConfig
 from preceptor_server.edges.http.answers import StatsAnswer
 from preceptor_server.edges.http.answers_about import InfoAnswer
 from preceptor_server.edges.http.app import STATIC, build_app
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.http.state import HttpState
-from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.observability.observer import Asker, Observers
 from preceptor_server.scheduling.scheduler import Scheduler
@@ -26,6 +25,7 @@ from preceptor_server.tenants.tenant import Tenant
 from preceptor_server.types import GroupColumns, ScoreGroup
 from starlette.types import Message
 
+from tests.engines.fake import FakeEngine
 from tests.tiny import tiny_tokenizer
 from tests.unit.server.edges.http.asking import asking, group, problem, tiny_teacher
 
@@ -136,7 +136,7 @@ class SlowEngine(FakeEngine):
     """Waits until it is told to go on, and remembers what it was given."""
 
     def __init__(self) -> None:
-        super().__init__(EngineConfig(kind="fake", fake_vocabulary_size=300))
+        super().__init__(vocabulary_size=300)
         self.go_on, self.begun = asyncio.Event(), asyncio.Event()
         self.num_tokens: list[int] = []
 

@@ -6,7 +6,9 @@ import pytest
 from preceptor.settings import InvalidSettingsError, load_settings
 from preceptor_server.config import ServerConfig
 
-FAKE = ["--engine.kind", "fake"]
+from tests.engines.fake import fake_arguments
+
+FAKE = fake_arguments()
 
 
 def load(*arguments: str) -> ServerConfig:

@@ -3,17 +3,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from preceptor_server.config import EngineConfig, VllmConfig
+from preceptor_server.engines.config import VllmConfig
 from preceptor_server.engines.vllm.arguments import max_top_k, vllm_arguments
 from preceptor_server.errors import StartupError
-from pydantic import ValidationError
 
 KNOWN = {"model", "dtype", "tensor_parallel_size", "gpu_memory_utilization", "max_logprobs", "hf_overrides"}
 
 
-def config(**settings: Any) -> EngineConfig:
-    arguments = settings.pop("arguments", {})
-    return EngineConfig(kind="vllm", model="some/model", vllm=VllmConfig(arguments=arguments), **settings)
+def config(**settings: Any) -> VllmConfig:
+    return VllmConfig(model="some/model", **settings)
 
 
 def test_arguments_of_the_user_reach_vllm_beside_the_servers_own() -> None:
@@ -43,9 +41,9 @@ def test_overrides_of_the_user_are_kept() -> None:
     ("arguments", "message"),
     [
         ({"tensor_paralel_size": 2}, "no such engine argument; did you mean tensor_parallel_size?"),
-        ({"qqq": 2}, "engine.vllm.arguments.qqq: this vLLM has no such engine argument$"),
-        ({"dtype": "auto"}, "engine.vllm.arguments.dtype: set engine.dtype instead"),
-        ({"runner": "pooling"}, "set engine.vllm.path instead"),
+        ({"qqq": 2}, "engine.arguments.qqq: this vLLM has no such engine argument$"),
+        ({"dtype": "auto"}, "engine.arguments.dtype: set engine.dtype instead"),
+        ({"runner": "pooling"}, "set engine.path instead"),
         ({"skip_tokenizer_init": False}, "the server decides it: leave it out"),
     ],
 )
@@ -57,19 +55,3 @@ def test_an_argument_that_is_not_the_users_is_refused_by_name(arguments: dict[st
 @pytest.mark.parametrize(("arguments", "limit"), [({}, None), ({"max_logprobs": -1}, None), ({"max_logprobs": 20}, 20)])
 def test_the_users_max_logprobs_bounds_k(arguments: dict[str, Any], limit: int | None) -> None:
     assert max_top_k(config(arguments=arguments)) == limit
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"kind": "vllm", "model": "m", "device": "cpu"}, "device=cpu is not for kind=vllm"),
-        ({"kind": "vllm", "model": "m", "gguf_file": "w.gguf"}, "gguf_file=w.gguf is not for kind=vllm"),
-        ({"kind": "vllm", "model": "m", "packing": "sequential"}, "packing=sequential is not for kind=vllm"),
-        ({"kind": "vllm", "model": "m", "self_test_seconds": 5}, r"self_test_seconds=5\.0 is not for kind=vllm"),
-        ({"kind": "vllm"}, "model is required"),
-        ({"kind": "hf", "model": "m", "vllm": {"path": "fast"}}, "set engine.kind=vllm, or leave engine.vllm out"),
-    ],
-)
-def test_settings_that_would_not_be_honoured_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        EngineConfig(**settings)

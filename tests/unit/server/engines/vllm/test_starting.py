@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from preceptor_server.config import EngineConfig
+from preceptor_server.engines.config import VllmConfig
 from preceptor_server.engines.vllm import starting
 
 TRITON = "TRITON_F32_DEFAULT"
@@ -18,7 +18,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, *, dtype: str, given: str | None =
         monkeypatch.delenv(name)
     if given is not None:
         monkeypatch.setenv(TRITON, given)
-    starting._set_environment(EngineConfig.model_validate({"kind": "vllm", "model": "m", "dtype": dtype}))
+    starting._set_environment(VllmConfig.model_validate({"model": "m", "dtype": dtype}))
     return os.environ.get(TRITON)
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
-from preceptor_server.config import EngineConfig
-from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.engines.vllm.fast import FastRequest
 from preceptor_server.engines.vllm.rows import (
     FINITE,
@@ -20,11 +18,13 @@ from preceptor_server.engines.vllm.rows import (
     row_width,
 )
 
+from tests.engines.fake import FakeEngine
+
 VOCABULARY_SIZE = 61
 
 
 def fake_engine() -> FakeEngine:
-    return FakeEngine(EngineConfig(kind="fake", fake_vocabulary_size=VOCABULARY_SIZE))
+    return FakeEngine(vocabulary_size=VOCABULARY_SIZE)
 
 
 def answer(request: FastRequest, *, num_cached: int = 0) -> RowAnswer:

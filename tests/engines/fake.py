@@ -3,6 +3,7 @@
 What stands for weights, or for an adapter, is a folder with a file `seed` that holds a whole number. The logits after a
 prefix depend on it and on the prefix's last token and length, so a shifted or mixed-up answer shows. Columns are
 computed densely, sorted in full: an oracle of their definition, independent of the code that other engines share.
+A server is started with it by `fake_arguments`, a teacher is built with it from `fake_config`.
 """
 
 # T = tokens of a response, N = its scored positions, V = vocabulary size, K = support size, C = candidates per position
@@ -10,6 +11,7 @@ computed densely, sorted in full: an oracle of their definition, independent of 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from preceptor.wire import LogprobArray, PositionStatus, TokenArray
-
-from preceptor_server.config import EngineConfig
 from preceptor_server.engines.base import Restore
+from preceptor_server.engines.config import OwnEngineConfig
 from preceptor_server.errors import WeightUpdateError
 from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 
+FAKE_KIND = "tests.engines.fake:FakeEngine"
 _MAX_MODEL_LEN = 4096
 _SPREAD = 4.0
 """Half the range of the logits: wide enough that the support differs from prefix to prefix."""
@@ -36,9 +38,24 @@ _RADIANS_PER_SEED = 0.7
 class FakeEngine:
     """Logits out of a sine."""
 
-    def __init__(self, config: EngineConfig, *, vocabulary_size: int | None = None) -> None:
-        self._config = config
-        self._vocabulary_size = max(config.fake_vocabulary_size, vocabulary_size or 0)
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int = 256,
+        tokenizer_size: int | None = None,
+        max_model_len: int | None = None,
+        seconds_per_token: float = 0.0,
+        applies_temperature: bool = True,
+        scores_candidates: bool = True,
+        computes_entropies: bool = True,
+    ) -> None:
+        """The vocabulary is raised to the tokenizer's where there is one."""
+        self._vocabulary_size = max(vocabulary_size, tokenizer_size or 0)
+        self._max_model_len = max_model_len or _MAX_MODEL_LEN
+        self._seconds_per_token = seconds_per_token
+        self._applies_temperature = applies_temperature
+        self._scores_candidates = scores_candidates
+        self._computes_entropies = computes_entropies
         self._seed = 0
         self._adapters: dict[str, int] = {}
 
@@ -54,15 +71,15 @@ class FakeEngine:
             dtype="float32",
             device="cpu",
             vocabulary_size=self._vocabulary_size,
-            max_model_len=self._config.max_model_len or _MAX_MODEL_LEN,
+            max_model_len=self._max_model_len,
             end_token_ids=(0,),
-            applies_temperature=self._config.fake_temperature,
-            scores_candidates=self._config.fake_candidates,
-            computes_entropies=self._config.fake_entropies,
+            applies_temperature=self._applies_temperature,
+            scores_candidates=self._scores_candidates,
+            computes_entropies=self._computes_entropies,
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
-        await asyncio.sleep(self._config.fake_seconds_per_token * sum(group.num_tokens for group in batch))
+        await asyncio.sleep(self._seconds_per_token * sum(group.num_tokens for group in batch))
         num_logits = self._vocabulary_size * sum(len(one.ids_T) for group in batch for one in group.responses)
         if num_logits > _MAX_LOGITS_ON_LOOP:
             return await asyncio.to_thread(self._score_batch, batch)
@@ -105,7 +122,7 @@ class FakeEngine:
             logits_TV = self._logits(ids[first + start : first + stop], adapter=group.adapter, first=first + start)
             blocks.append(dense_columns(logits_TV / group.temperature, _cut(response, start, stop), top_k=group.top_k))
         columns = _joined(blocks)
-        return columns if self._config.fake_entropies else replace(columns, entropies_N=None)
+        return columns if self._computes_entropies else replace(columns, entropies_N=None)
 
     def _logits(self, token_ids: TokenArray, *, adapter: str, first: int = 0) -> npt.NDArray[np.float64]:
         """After each of `token_ids`, of which `first` others came before."""
@@ -118,6 +135,18 @@ class FakeEngine:
             + seed * _RADIANS_PER_SEED
         )  # fmt: skip
         return logits
+
+
+def fake_config(
+    *, max_model_len: int | None = None, tokenizer: str | None = None, **options: int | float | bool
+) -> OwnEngineConfig:
+    """Settings of a server's fake engine; `options` are the constructor's arguments."""
+    return OwnEngineConfig(kind=FAKE_KIND, max_model_len=max_model_len, tokenizer=tokenizer, options=dict(options))
+
+
+def fake_arguments(**options: int | float | bool) -> list[str]:
+    """The command line of a server with the fake engine."""
+    return ["--engine.kind", FAKE_KIND, *(["--engine.options", json.dumps(options)] if options else [])]
 
 
 def dense_columns(

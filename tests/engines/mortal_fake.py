@@ -1,28 +1,43 @@
-"""The fake engine as a model in processes of its own would be: it batches by itself, and it dies. For tests."""
+"""The fake engine as a model in processes of its own would be: it batches by itself, and it dies."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from preceptor_server.config import EngineConfig
-from preceptor_server.engines.fake import FakeEngine
 from preceptor_server.errors import EngineDiedError
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 
+from tests.engines.fake import FakeEngine
+
+MORTAL_FAKE_KIND = "tests.engines.mortal_fake:MortalFakeEngine"
 RETRY_SECONDS = 0.2
 """When to ask again what was in flight."""
 _MAX_TOKENS_IN_FLIGHT = 1000
 
 
 class MortalFakeEngine(FakeEngine):
-    """Dies at the group after `fake_dies_after_groups` of them, with all that is in flight, until closed and loaded."""
+    """Dies at the group after `dies_after_groups` of them, the start-up self-test's among them, with all that is in
+    flight, until closed and loaded."""
 
-    def __init__(self, config: EngineConfig, *, vocabulary_size: int | None = None) -> None:
-        super().__init__(config, vocabulary_size=vocabulary_size)
-        assert config.fake_dies_after_groups is not None, "else it is a plain FakeEngine"
-        self._lifetime = self._num_groups_left = config.fake_dies_after_groups
+    def __init__(
+        self,
+        *,
+        dies_after_groups: int,
+        vocabulary_size: int = 256,
+        tokenizer_size: int | None = None,
+        max_model_len: int | None = None,
+        seconds_per_token: float = 0.0,
+    ) -> None:
+        super().__init__(
+            vocabulary_size=vocabulary_size,
+            tokenizer_size=tokenizer_size,
+            max_model_len=max_model_len,
+            seconds_per_token=seconds_per_token,
+        )
+        self._lifetime = self._num_groups_left = dies_after_groups
         self._death = asyncio.Event()
 
     def load(self) -> None:
@@ -51,3 +66,9 @@ class MortalFakeEngine(FakeEngine):
 
     async def wait_until_dead(self) -> None:
         await self._death.wait()
+
+
+def mortal_fake_arguments(*, dies_after_groups: int, **options: int | float) -> list[str]:
+    """The command line of a server with it."""
+    given = {"dies_after_groups": dies_after_groups, **options}
+    return ["--engine.kind", MORTAL_FAKE_KIND, "--engine.options", json.dumps(given)]
