@@ -19,7 +19,8 @@ from preceptor.wire import TokenArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from preceptor_server.alignment.chat_template import MAX_SECONDS, ChatTemplate, limited
-from preceptor_server.alignment.text_bound import bound_of
+from preceptor_server.alignment.render_process import RenderProcess
+from preceptor_server.alignment.text_bound import bound_of, too_long
 from preceptor_server.alignment.text_pieces import can_be_cut, pieces_of
 from preceptor_server.errors import InvalidRequestError, StartupError
 
@@ -42,13 +43,13 @@ class TeacherTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
-        self._template = ChatTemplate(tokenizer)
+        self.template = ChatTemplate(tokenizer)
         self.json: str = self._backend.to_str()
-        self.chat_template = self._template.text
-        self.template_names = self._template.names
+        self.chat_template = self.template.text
+        self.template_names = self.template.names
         """Of several chat templates; the default one is used."""
         self.has_chat_template = self.chat_template is not None
-        self.takes_chat_arguments = self._template.text_with_tools is not None
+        self.takes_chat_arguments = self.template.text_with_tools is not None
         """Whether there is a template for tools and template arguments; it may still refuse them."""
         with limited(MAX_SECONDS):
             self.turn_end_id = turn_end_id(tokenizer)
@@ -125,6 +126,12 @@ class TeacherTokenizer:
             raise InvalidRequestError(field, "holds half of a surrogate pair, which is no text") from error
         return np.asarray(ids, np.int64)
 
+    def build_renderer(self) -> RenderProcess | None:
+        """A process that renders chats; None where there is no template, and where this tokenizer renders in a way of
+        its own, which that process does not know."""
+        is_own = type(self._tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
+        return None if self._tokenizer.chat_template is None or is_own else RenderProcess(self._tokenizer)
+
     def texts_of(self, ids: Sequence[int]) -> list[str]:
         """Each id by itself as text, as well as the tokenizer can tell."""
         return [str(self._tokenizer.decode([token_id])) for token_id in ids]
@@ -138,18 +145,9 @@ class TeacherTokenizer:
         arguments: Mapping[str, Json] | None = None,
     ) -> TokenArray:
         """Ids of a conversation in the teacher's own template, as ChatTemplate.render writes it."""
-        text = self._template.render(messages, tools=tools, arguments=arguments, field=field)
+        text = self.template.render(messages, tools=tools, arguments=arguments, field=field)
         # The template writes the special tokens that it wants.
         return self.encode(text, add_special_tokens=False, field=field)
-
-
-def too_long(field: str, room_tokens: int) -> InvalidRequestError:
-    """What a prompt is told that does not fit, whichever way that became certain."""
-    return InvalidRequestError(
-        field,
-        f"has more of the teacher's tokens than the {room_tokens} that there is room for: shorten it",
-        reason="BEYOND_CONTEXT",
-    )
 
 
 def load_tokenizer(

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import BPE, Model
+from tokenizers.models import Model
 
 from preceptor_server.alignment.byte_level import ALPHABET, from_alphabet
 from preceptor_server.alignment.continuation import flat_steps, state_of
 from preceptor_server.alignment.tokenizer_file import Json
+from preceptor_server.errors import InvalidRequestError
 
 SHRINKS_BY = {"NFC": 9, "NFD": 3, "NFKC": 12, "NFKD": 4}
 """At least the factor by which a normal form of Unicode may shorten UTF-8: that of decomposing one character, times
@@ -50,8 +51,15 @@ class TextBound:
 
     weights_RB: npt.NDArray[np.float64]
     """No rows where there is no bound. A negative weight is of a character that may take a byte before it along."""
+    longest_bytes: int = 0
+    """Of one token, where the tokenizer neither shortens nor drops text."""
     why_none: str = ""
     """The step of the tokenizer for which there is no bound; empty where there is one."""
+
+    def least_tokens_of(self, counts_B: npt.NDArray[np.int64]) -> int:
+        """The same of a text of which only these numbers of bytes are known."""
+        margins_R = np.minimum(self.weights_RB.min(axis=1, initial=0.0), 0.0)
+        return _floor(float(((self.weights_RB * counts_B).sum(axis=1) + margins_R).max(initial=0.0)))
 
     def least_tokens(self, text: str, *, stop_above: int) -> int:
         """A text has no fewer tokens than this. Ends as soon as that is more than `stop_above`."""
@@ -94,7 +102,16 @@ def bound_of(tokenizer: Tokenizer, *, vocabulary: Collection[str]) -> TextBound:
         # Such tokens take any amount of white space beside them along.
         for values in (list(_WHITE), list(_LEADS_OF_WHITE), _CONTINUATIONS):
             weights_RB[:, values] = np.minimum(weights_RB[:, values], 0.0)
-    return TextBound(weights_RB=weights_RB)
+    return TextBound(weights_RB=weights_RB, longest_bytes=int(lengths_B.max()) * factor)
+
+
+def too_long(field: str, room_tokens: int) -> InvalidRequestError:
+    """What a prompt is told that does not fit, whichever way that became certain."""
+    return InvalidRequestError(
+        field,
+        f"has more of the teacher's tokens than the {room_tokens} that there is room for: shorten it",
+        reason="BEYOND_CONTEXT",
+    )
 
 
 def _weights(lengths_B: npt.NDArray[np.int64], *, factor: int, lacking: Collection[int]) -> npt.NDArray[np.float64]:
@@ -119,9 +136,6 @@ def _lacking_bytes(model: Model, vocabulary: Collection[str], *, is_byte_level: 
         return [byte for byte in range(256) if ALPHABET[byte] not in vocabulary and byte not in _NEVER_IN_UTF8]
     if getattr(model, "byte_fallback", False) and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256)):
         return ()
-    is_bpe = isinstance(model, BPE)
-    if is_bpe and getattr(model, "unk_token", None) in vocabulary and not getattr(model, "fuse_unk", True):
-        return ()  # one for each character
     has_space = " " in vocabulary or SPACE_SIGN.decode() in vocabulary
     plain = {byte for byte in range(0x80) if chr(byte) in vocabulary} | ({_SPACE} if has_space else set())
     return [byte for byte in range(256) if byte not in plain]
