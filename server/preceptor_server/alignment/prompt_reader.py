@@ -16,7 +16,7 @@ from preceptor_server.alignment.render_worker import TOO_LONG
 from preceptor_server.alignment.segmenter import Segmenter
 from preceptor_server.alignment.sent_chat import FIELD, SentChat, check_sizes, read_chat
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
-from preceptor_server.alignment.text_bound import too_long
+from preceptor_server.alignment.too_long import too_long
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.alignment.workbench import Turn, Workbench
 from preceptor_server.errors import InvalidRequestError

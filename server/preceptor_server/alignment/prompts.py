@@ -11,7 +11,7 @@ import numpy as np
 from preceptor.wire import TokenArray
 
 from preceptor_server.alignment.student_text import StudentText
-from preceptor_server.alignment.text_bound import too_long
+from preceptor_server.alignment.too_long import too_long
 from preceptor_server.alignment.types import NO_PLACE, Alignment, TokenKind
 from preceptor_server.errors import InvalidRequestError
 

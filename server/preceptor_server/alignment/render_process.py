@@ -16,8 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-import orjson
-
 from preceptor_server.alignment.chat_template import MAX_SECONDS, WritesChats
 from preceptor_server.alignment.render_worker import LENGTH_BYTES, REFUSAL
 from preceptor_server.alignment.sent_chat import SentChat
@@ -50,6 +48,8 @@ class RenderProcess:
     def render(self, chat: SentChat, *, max_bytes: int | None, field: str, turn: Turn) -> str:
         """The conversation as the teacher reads it. Raises InvalidRequestError, whose reason is TOO_LONG where it has
         more than `max_bytes`, and DeadlinePassedError where nobody waits any more."""
+        import orjson  # a server without HTTP imports it only for chats that are large
+
         try:
             job = orjson.dumps({"chat": chat, "max_bytes": max_bytes, "field": field})
         except TypeError as error:  # what the library says of half of a surrogate pair

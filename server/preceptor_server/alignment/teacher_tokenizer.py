@@ -20,8 +20,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from preceptor_server.alignment.chat_template import MAX_SECONDS, ChatTemplate, limited
 from preceptor_server.alignment.render_process import RenderProcess
-from preceptor_server.alignment.text_bound import bound_of, too_long
+from preceptor_server.alignment.text_bound import bound_of
 from preceptor_server.alignment.text_pieces import can_be_cut, pieces_of
+from preceptor_server.alignment.too_long import too_long
 from preceptor_server.errors import InvalidRequestError, StartupError
 
 

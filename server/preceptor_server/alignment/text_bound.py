@@ -21,7 +21,6 @@ from tokenizers.models import Model
 from preceptor_server.alignment.byte_level import ALPHABET, from_alphabet
 from preceptor_server.alignment.continuation import flat_steps, state_of
 from preceptor_server.alignment.tokenizer_file import Json
-from preceptor_server.errors import InvalidRequestError
 
 SHRINKS_BY = {"NFC": 9, "NFD": 3, "NFKC": 12, "NFKD": 4}
 """At least the factor by which a normal form of Unicode may shorten UTF-8: that of decomposing one character, times
@@ -103,15 +102,6 @@ def bound_of(tokenizer: Tokenizer, *, vocabulary: Collection[str]) -> TextBound:
         for values in (list(_WHITE), list(_LEADS_OF_WHITE), _CONTINUATIONS):
             weights_RB[:, values] = np.minimum(weights_RB[:, values], 0.0)
     return TextBound(weights_RB=weights_RB, longest_bytes=int(lengths_B.max()) * factor)
-
-
-def too_long(field: str, room_tokens: int) -> InvalidRequestError:
-    """What a prompt is told that does not fit, whichever way that became certain."""
-    return InvalidRequestError(
-        field,
-        f"has more of the teacher's tokens than the {room_tokens} that there is room for: shorten it",
-        reason="BEYOND_CONTEXT",
-    )
 
 
 def _weights(lengths_B: npt.NDArray[np.int64], *, factor: int, lacking: Collection[int]) -> npt.NDArray[np.float64]:
