@@ -15,6 +15,7 @@ import grpc
 from preceptor import __version__
 from preceptor.settings import InvalidSettingsError, dump_settings
 
+from preceptor_server.alignment.workbench import Workbench
 from preceptor_server.callers import Caller
 from preceptor_server.config import ServerConfig
 from preceptor_server.edges.grpc.server import add_services, bind, build_server
@@ -176,10 +177,12 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
     service = ScoreService(teachers, observers=parts.observers, tracing=observatory.tracing)
     servicer = TeacherServicer(service, WeightUpdates())
     readiness = Readiness(add_services(server, servicer), http, observatory.health)
+    workbench = Workbench(config.workbench)
     hosting = Hosting(
         teachers=teachers,
         on_health=readiness.set,
         metrics=observatory.metrics,
+        workbench=workbench,
         observe_batches=lambda observer: parts.observers.batches([observer]),
     )
     following: asyncio.Task[None] | None = None
@@ -206,6 +209,7 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         await hosting.close()
+        workbench.close()
 
 
 def open_http(

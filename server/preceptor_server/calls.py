@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.chat import Chat
 from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray
 
+from preceptor_server.alignment.sent_chat import SentChat
 from preceptor_server.types import ResponseColumns
 
 
@@ -36,7 +36,7 @@ class Text:
     omit_special_tokens: bool = False
 
 
-Prompt = StudentIds | TeacherIds | Text | Chat
+Prompt = StudentIds | TeacherIds | Text | SentChat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,8 +79,8 @@ class ScoreCall:
                 return total + ids_P.nbytes
             case Text(text=text):
                 return total + len(text)
-            case Chat() as chat:
-                return total + sum(len(message.role) + len(message.content) for message in chat.messages)
+            case SentChat() as chat:
+                return total + chat.num_characters
 
 
 def _num_bytes(response: AskedResponse) -> int:

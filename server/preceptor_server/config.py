@@ -10,6 +10,7 @@ from preceptor.settings import Section
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from preceptor_server.alignment.workbench_config import WorkbenchConfig
 from preceptor_server.bind_address import refuse_public
 from preceptor_server.edges.http.config import HttpConfig, in_existing_folder
 from preceptor_server.engines.config import SETTINGS_BY_KIND, EngineConfig, VllmConfig
@@ -136,6 +137,8 @@ class ServerConfig(BaseSettings):
     """Several teachers by name, each with an `engine`, and a `scheduler` and `limits` of its own where it needs them:
     [teachers.NAME.engine] in a file. They take the place of `teacher`, `engine`, `scheduler` and `limits`. SIGHUP has
     them read anew."""
+    workbench: WorkbenchConfig = WorkbenchConfig()
+    """Where what is too large for the event loop is done."""
     observe: ObserveConfig = ObserveConfig()
     """Metrics and probes on a port of their own, traces, logs."""
     objectives: dict[str, int] = Field(default_factory=dict)

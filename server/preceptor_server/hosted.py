@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preceptor.turns import joined_ids
 
+from preceptor_server.alignment.workbench import Workbench
 from preceptor_server.config import LimitsConfig
 from preceptor_server.engines.base import Engine, UpdatesWeights
 from preceptor_server.scheduling.scheduler import Scheduler
@@ -15,7 +16,8 @@ from preceptor_server.types import EngineInfo
 
 if TYPE_CHECKING:
     from preceptor_server.alignment.aligner import Aligner
-    from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer  # imports transformers
+    from preceptor_server.alignment.prompt_reader import PromptReader  # they import transformers
+    from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,10 @@ class HostedTeacher:
     scheduler: Scheduler
     limits: LimitsConfig
     max_queue_tokens: int
+    workbench: Workbench = field(default_factory=Workbench)
+    """Where what is too long for the event loop is done; shared with other teachers."""
+    reader: PromptReader | None = None
+    """Reads prompts with its tokenizer; None where it has none."""
     weights_folder: Path | None = None
     """Where new weights may be taken from. None: they are not."""
 

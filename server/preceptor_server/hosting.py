@@ -10,8 +10,10 @@ from functools import partial
 
 from preceptor_server.alignment.aligner import Aligner, build_aligner
 from preceptor_server.alignment.chat_template import DEFAULT
+from preceptor_server.alignment.prompt_reader import PromptReader
 from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.alignment.workbench import Workbench
 from preceptor_server.config import TeacherSettings
 from preceptor_server.engines.base import Engine
 from preceptor_server.engines.building import build_engine, check_engine_class, load_engine, load_teacher_tokenizer
@@ -38,6 +40,7 @@ class Hosting:
     teachers: Teachers
     on_health: OnHealth
     metrics: Metrics
+    workbench: Workbench
     observe_batches: Callable[[BatchObserver], BatchObserver] = field(default=lambda observer: observer)
     """Isolates an observer of batches: whatever it raises, scoring goes on."""
 
@@ -45,7 +48,7 @@ class Hosting:
         """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Raises
         StartupError, and leaves what serves as it is."""
         observer = self.observe_batches(self.metrics.of_teacher(name))
-        teacher = await load_teacher(name, settings, observers=[observer])
+        teacher = await load_teacher(name, settings, workbench=self.workbench, observers=[observer])
         teacher.scheduler.start()
         self.metrics.host(name, partial(state_of, teacher))
         before = self.teachers.put(teacher)
@@ -98,7 +101,7 @@ def state_of(teacher: HostedTeacher) -> TeacherState:
 
 
 async def load_teacher(
-    name: str, settings: TeacherSettings, *, observers: Sequence[BatchObserver] = ()
+    name: str, settings: TeacherSettings, *, workbench: Workbench, observers: Sequence[BatchObserver] = ()
 ) -> HostedTeacher:
     """A teacher that has passed its self-tests; its scheduler is not started. Raises StartupError."""
     await asyncio.to_thread(check_engine_class, settings.engine)
@@ -106,11 +109,16 @@ async def load_teacher(
     engine = supervise(build_engine(settings.engine, tokenizer))
     await asyncio.to_thread(load_engine, engine, settings.engine)
     aligner: Aligner | None = None
+    reader: PromptReader | None = None
     try:
         check_vocabularies(engine, tokenizer)
         _tell_templates(tokenizer)
         await settle_engine(engine, seconds=settings.engine.self_test_seconds)
         aligner = await _checked_aligner(tokenizer, engine, settings)
+        if tokenizer is not None:
+            segmenter = aligner.segmenter if aligner else None
+            reader = PromptReader(tokenizer, workbench=workbench, segmenter=segmenter)
+            await reader.start()
         return HostedTeacher(
             name=name,
             engine=engine,
@@ -119,9 +127,13 @@ async def load_teacher(
             scheduler=Scheduler(engine, settings.scheduler, observers=observers),
             limits=settings.limits,
             max_queue_tokens=settings.scheduler.max_queue_tokens,
+            workbench=workbench,
+            reader=reader,
             weights_folder=settings.engine.weights_folder,
         )
     except BaseException:
+        if reader is not None:
+            reader.close()
         if aligner is not None:
             await aligner.registry.close()
         await asyncio.to_thread(engine.close)
@@ -133,6 +145,8 @@ async def close_teacher(teacher: HostedTeacher) -> None:
     if teacher.aligner is not None:
         await teacher.aligner.registry.close()
     await teacher.scheduler.stop()
+    if teacher.reader is not None:
+        await asyncio.to_thread(teacher.reader.close)
     await asyncio.to_thread(teacher.engine.close)
 
 

@@ -7,16 +7,14 @@ Everything that a caller can get wrong about this teacher is told here, by the w
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from preceptor.chat import Chat
 from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray
 
-from preceptor_server.alignment.prompts import read_prompt
+from preceptor_server.alignment.sent_chat import SentChat
 from preceptor_server.alignment.types import Alignment
 from preceptor_server.calls import AskedResponse, ScoreCall, StudentIds, TeacherIds, Text
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, UnknownTeacherError
@@ -25,7 +23,7 @@ from preceptor_server.segmentation import choose_alignment
 from preceptor_server.types import ResponseToScore, ScoreGroup
 
 if TYPE_CHECKING:
-    from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer  # imports transformers
+    from preceptor_server.alignment.prompt_reader import PromptReader  # imports transformers
 
 MAX_REQUEST_ID_LENGTH = 128
 MAX_SHOWN_NAME = 128
@@ -39,7 +37,7 @@ _BYTES_PER_POSITION = 4 + 4 + 4 + 1
 _BYTES_PER_READING = 4 + 4
 """A teacher's token, and the index of a row."""
 _SMALL_BYTES = 64 * 1024
-"""Calls up to this size are checked on the event loop, unless a tokenizer has to run."""
+"""Calls up to this size are checked on the event loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,23 +60,40 @@ class PreparedCall:
     student_vocabulary_size: int
 
 
-async def prepare_off_loop(call: ScoreCall, teacher: HostedTeacher) -> PreparedCall:
-    """The same as `prepare_call`, in a thread where a tokenizer or a chat template has to run or arrays are large."""
-    is_read_anew = isinstance(call.prompt, Text | Chat) or call.tokenizer_id not in ("", teacher.tokenizer_id)
-    if is_read_anew or call.num_bytes > _SMALL_BYTES:
-        return await asyncio.to_thread(prepare_call, call, teacher)
-    return prepare_call(call, teacher)
-
-
-def prepare_call(call: ScoreCall, teacher: HostedTeacher) -> PreparedCall:
+async def prepare_call(
+    call: ScoreCall, teacher: HostedTeacher, *, caller_key: str = "", timeout_seconds: float | None = None
+) -> PreparedCall:
     """Raises InvalidRequestError (unknown teachers and tokenizers among them) or NotYetImplementedError, each with the
-    field's name."""
+    field's name, and what the workbench raises. `caller_key` is whose turn it takes there."""
     if len(call.request_id) > MAX_REQUEST_ID_LENGTH:
         raise InvalidRequestError("request_id", f"longer than {MAX_REQUEST_ID_LENGTH} characters")
     check_adapter_name(call.adapter, teacher)
     _check_numbers(call, teacher)
+    _check_num_responses(call, teacher)
     alignment, segmentation = choose_alignment(call, teacher)
-    sent_ids, prompt_ids = _read_prompt(call, teacher, alignment)
+    room = _room_of_prompt(call, teacher, segmentation)
+    turn = _Turn(caller_key=caller_key, timeout_seconds=timeout_seconds)
+    sent_ids, prompt_ids = await _read_prompt(call, teacher, alignment, room_tokens=room, turn=turn)
+
+    def checked(_: object = None) -> PreparedCall:
+        return _checked(call, teacher, alignment, segmentation, sent_ids=sent_ids, prompt_ids=prompt_ids)
+
+    if call.num_bytes <= _SMALL_BYTES:
+        return checked()
+    return await teacher.workbench.run(
+        checked, caller_key=caller_key, num_bytes=call.num_bytes, timeout_seconds=timeout_seconds
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """Whose turn it is on the workbench, and for how long."""
+
+    caller_key: str
+    timeout_seconds: float | None
+
+
+def _check_num_responses(call: ScoreCall, teacher: HostedTeacher) -> None:
     if not call.responses:
         raise InvalidRequestError("responses", "a group needs at least one response")
     if len(call.responses) > teacher.limits.max_responses:
@@ -86,18 +101,37 @@ def prepare_call(call: ScoreCall, teacher: HostedTeacher) -> PreparedCall:
             "responses",
             f"{len(call.responses)} exceed max_responses={teacher.limits.max_responses}: split them",
         )
+
+
+def _room_of_prompt(call: ScoreCall, teacher: HostedTeacher, segmentation: SegmentationPolicy) -> int:
+    """Tokens that the prompt may have. Where the teacher segments anew, its own count of a response's tokens is known,
+    and checked, later."""
+    num_response = 1
+    if segmentation is not SegmentationPolicy.CANONICAL:
+        num_response = max(len(response.ids_T) for response in call.responses)
+    return teacher.info.max_model_len - num_response
+
+
+def _checked(
+    call: ScoreCall,
+    teacher: HostedTeacher,
+    alignment: Alignment | None,
+    segmentation: SegmentationPolicy,
+    *,
+    sent_ids: TokenArray,
+    prompt_ids: TokenArray,
+) -> PreparedCall:
+    """What takes as long as the arrays are large."""
     num_ids = alignment.pairing.student.size if alignment else teacher.info.vocabulary_size
     prepared = PreparedCall(
         call=call,
         tokenizer_id=call.tokenizer_id or teacher.tokenizer_id,
         prompt_ids_P=prompt_ids,
         sent_prompt_ids=sent_ids,
-        returns_prompt_ids=isinstance(call.prompt, Text | Chat) or not np.array_equal(sent_ids, prompt_ids),
+        returns_prompt_ids=isinstance(call.prompt, Text | SentChat) or not np.array_equal(sent_ids, prompt_ids),
         responses=tuple(
-            _check_response(
-                response, f"responses[{index}]", num_ids=num_ids, segmentation=segmentation, teacher=teacher
-            )
-            for index, response in enumerate(call.responses)
+            _check_response(one, f"responses[{index}]", num_ids=num_ids, segmentation=segmentation, teacher=teacher)
+            for index, one in enumerate(call.responses)
         ),
         alignment=alignment,
         segmentation=segmentation,
@@ -140,21 +174,11 @@ def check_group_tokens(group: ScoreGroup, teacher: HostedTeacher) -> None:
     _check_num_tokens(group.num_tokens, teacher)
 
 
-def tokenizer_of(teacher: HostedTeacher, field: str) -> TeacherTokenizer:
-    """The teacher's tokenizer. Raises NotYetImplementedError where it has none."""
-    if teacher.tokenizer is None:
+def reader_of(teacher: HostedTeacher, field: str) -> PromptReader:
+    """What reads the teacher's prompts. Raises NotYetImplementedError where it has no tokenizer."""
+    if teacher.reader is None:
         raise NotYetImplementedError(field, "this teacher has no tokenizer: send the prompt as ids")
-    return teacher.tokenizer
-
-
-def render_chat(chat: Chat, tokenizer: TeacherTokenizer) -> TokenArray:
-    """Ids of the conversation in the teacher's template. Raises InvalidRequestError with the wire's field."""
-    return tokenizer.render(
-        [message.as_template_message() for message in chat.messages],
-        tools=chat.tools,
-        arguments=chat.template_arguments,
-        field=MESSAGES,
-    )
+    return teacher.reader
 
 
 def _check_numbers(call: ScoreCall, teacher: HostedTeacher) -> None:
@@ -168,11 +192,13 @@ def _check_numbers(call: ScoreCall, teacher: HostedTeacher) -> None:
         raise NotYetImplementedError("batch_invariant", "this engine cannot promise it")
 
 
-def _read_prompt(call: ScoreCall, teacher: HostedTeacher, alignment: Alignment | None) -> tuple[TokenArray, TokenArray]:
+async def _read_prompt(
+    call: ScoreCall, teacher: HostedTeacher, alignment: Alignment | None, *, room_tokens: int, turn: _Turn
+) -> tuple[TokenArray, TokenArray]:
     """The prompt as it was sent, and in the teacher's ids; where it was not sent as ids, both are the latter."""
     match call.prompt:
         case StudentIds(ids_P=sent_ids):
-            ids = _read_student_prompt(sent_ids, teacher, alignment)
+            ids = await _read_student_prompt(sent_ids, teacher, alignment, room_tokens=room_tokens, turn=turn)
             _check_in_model(ids, "prompt.student_ids", teacher)
             return sent_ids, ids
         case TeacherIds(ids_P=ids):
@@ -181,26 +207,39 @@ def _read_prompt(call: ScoreCall, teacher: HostedTeacher, alignment: Alignment |
         case Text() as text:
             if not text.text:
                 raise InvalidRequestError(_TEXT, "the prompt is empty")
-            tokenizer = tokenizer_of(teacher, "prompt.text")
-            ids = tokenizer.encode(text.text, add_special_tokens=not text.omit_special_tokens, field=_TEXT)
+            ids = await reader_of(teacher, "prompt.text").read_text(
+                text.text,
+                add_special_tokens=not text.omit_special_tokens,
+                room_tokens=room_tokens,
+                caller_key=turn.caller_key,
+                timeout_seconds=turn.timeout_seconds,
+                field=_TEXT,
+            )
             _check_in_model(ids, _TEXT, teacher)
             return ids, ids
-        case Chat() as chat:
-            if not chat.messages:
-                raise InvalidRequestError(MESSAGES, "the prompt is empty")
-            ids = render_chat(chat, tokenizer_of(teacher, "prompt.chat"))
+        case SentChat() as chat:
+            ids = await reader_of(teacher, "prompt.chat").read_chat(
+                chat, room_tokens=room_tokens, caller_key=turn.caller_key, timeout_seconds=turn.timeout_seconds
+            )
             _check_in_model(ids, MESSAGES, teacher)
             return ids, ids
 
 
-def _read_student_prompt(sent_ids: TokenArray, teacher: HostedTeacher, alignment: Alignment | None) -> TokenArray:
+async def _read_student_prompt(
+    sent_ids: TokenArray, teacher: HostedTeacher, alignment: Alignment | None, *, room_tokens: int, turn: _Turn
+) -> TokenArray:
     field = "prompt.student_ids"
     check_ids(sent_ids, field, num_ids=alignment.pairing.student.size if alignment else teacher.info.vocabulary_size)
     if alignment is None:
         return sent_ids
-    assert teacher.aligner is not None, "an alignment comes from the teacher's aligner"
-    tokenizer = tokenizer_of(teacher, field)
-    return read_prompt(sent_ids, alignment, tokenizer=tokenizer, segmenter=teacher.aligner.segmenter, field=field)
+    return await reader_of(teacher, field).read_student_ids(
+        sent_ids,
+        alignment,
+        room_tokens=room_tokens,
+        caller_key=turn.caller_key,
+        timeout_seconds=turn.timeout_seconds,
+        field=field,
+    )
 
 
 def _check_in_model(ids: TokenArray, field: str, teacher: HostedTeacher) -> None:

@@ -7,11 +7,11 @@ What takes more than a moment runs in a thread, so that other calls are not kept
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from preceptor.wire import PositionStatus, SegmentationPolicy, StatusArray, digest_of_scored_ids
@@ -23,7 +23,7 @@ from preceptor_server.alignment.types import Alignment
 from preceptor_server.callers import Caller
 from preceptor_server.calls import ScoreCall, ScoredCall, ScoredResponse, Timings
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.preparing import PreparedCall, check_group_tokens, prepare_off_loop
+from preceptor_server.preparing import PreparedCall, check_group_tokens, prepare_call
 from preceptor_server.types import ResponseColumns, ResponseToScore, ScoredGroup, ScoreGroup
 
 _SMALL_TOKENS = 8192
@@ -31,8 +31,16 @@ _SMALL_TOKENS = 8192
 than handing them to a thread."""
 
 
+ResultT = TypeVar("ResultT")
+
 _Scheduled = Callable[[ScoreGroup], Awaitable[ScoredGroup]]
 """Waits for a group's turn, and returns its columns."""
+
+
+class _Aside(Protocol):
+    """Does work of so many bytes on the workbench, by the caller's turn."""
+
+    async def __call__(self, work: Callable[[], ResultT], num_bytes: int) -> ResultT: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +69,8 @@ async def score_call(
     reading exceeds a limit."""
     started = time.monotonic()
     deadline = None if timeout_seconds is None else started + timeout_seconds
-    prepared = await prepare_off_loop(call, teacher)
+    caller_key = caller.tenant.name
+    prepared = await prepare_call(call, teacher, caller_key=caller_key, timeout_seconds=timeout_seconds)
     decode_ms = (time.monotonic() - started) * 1000
 
     async def scheduled(group: ScoreGroup) -> ScoredGroup:
@@ -72,7 +81,13 @@ async def score_call(
                 timeout_seconds=None if deadline is None else deadline - time.monotonic(),
             )
 
-    scores = await _score(prepared, teacher, scheduled)
+    async def aside(work: Callable[[], ResultT], num_bytes: int) -> ResultT:
+        left = None if deadline is None else deadline - time.monotonic()
+        return await teacher.workbench.run(
+            lambda _: work(), caller_key=caller_key, num_bytes=num_bytes, timeout_seconds=left
+        )
+
+    scores = await _score(prepared, teacher, scheduled, aside)
     return ScoredCall(
         responses=scores.responses,
         request_id=call.request_id,
@@ -97,7 +112,7 @@ async def score_call(
     )
 
 
-async def _score(prepared: PreparedCall, teacher: HostedTeacher, scheduled: _Scheduled) -> _Scores:
+async def _score(prepared: PreparedCall, teacher: HostedTeacher, scheduled: _Scheduled, aside: _Aside) -> _Scores:
     revision = teacher.info.revision_of(prepared.call.adapter)
     if not any(response.score_mask_T.any() for response in prepared.responses):
         # That its prompt can be read is all that was asked, and preparing it has shown it.
@@ -107,15 +122,16 @@ async def _score(prepared: PreparedCall, teacher: HostedTeacher, scheduled: _Sch
         scored = await scheduled(group)
         if group.num_tokens <= _SMALL_TOKENS:
             return _as_they_are(prepared, scored)
-        return await asyncio.to_thread(_as_they_are, prepared, scored)
-    return await _score_aligned(prepared, prepared.alignment, teacher, scheduled)
+        return await aside(lambda: _as_they_are(prepared, scored), prepared.call.num_bytes)
+    return await _score_aligned(prepared, prepared.alignment, teacher, scheduled, aside)
 
 
 async def _score_aligned(
-    prepared: PreparedCall, alignment: Alignment, teacher: HostedTeacher, scheduled: _Scheduled
+    prepared: PreparedCall, alignment: Alignment, teacher: HostedTeacher, scheduled: _Scheduled, aside: _Aside
 ) -> _Scores:
     revision = teacher.info.revision_of(prepared.call.adapter)
-    readings, responses = await asyncio.to_thread(_read_and_ask, prepared, alignment, teacher)
+    num_bytes = prepared.call.num_bytes
+    readings, responses = await aside(lambda: _read_and_ask(prepared, alignment, teacher), num_bytes)
     if not responses:
         pairs = zip(readings, prepared.responses, strict=True)
         unscored = tuple(_unscored(prepared, reading, response) for reading, response in pairs)
@@ -125,7 +141,7 @@ async def _score_aligned(
     group = _group(prepared, responses, top_k=min(top_k, teacher.info.largest_top_k))
     check_group_tokens(group, teacher)
     scored = await scheduled(group)
-    return await asyncio.to_thread(_project, prepared, alignment, readings, scored)
+    return await aside(lambda: _project(prepared, alignment, readings, scored), num_bytes)
 
 
 def _group(prepared: PreparedCall, responses: Sequence[ResponseToScore], *, top_k: int) -> ScoreGroup:

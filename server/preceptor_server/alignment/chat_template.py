@@ -12,18 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 from preceptor.json_values import Json
 from preceptor.template_inputs import TemplateInputError, TemplateInputs, refuse_unread
 from preceptor.template_names import names_in
-from transformers import PreTrainedTokenizerBase
 
 from preceptor_server.errors import InvalidRequestError
 
 MAX_SECONDS = 5.0
 """How long a template may run."""
+_CULPRIT_SECONDS = 1.0
+"""How long it may run again, to find out which part it fails on."""
 MAX_CHARACTERS = 1 << 26
 """How much it may write: as much as a message may carry."""
 DEFAULT = "default"
@@ -41,10 +42,24 @@ class TemplateTooLongError(Exception):
     """Raised inside a template that runs for too long."""
 
 
+class WritesChats(Protocol):
+    """What a tokenizer of transformers has to do with chats."""
+
+    # Any: the library's own types, which differ between its versions.
+    @property
+    def chat_template(self) -> Any: ...
+
+    @property
+    def special_tokens_map(self) -> Any: ...
+
+    @property
+    def apply_chat_template(self) -> Any: ...
+
+
 class ChatTemplate:
     """The template of one tokenizer, which may have none."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_seconds: float | None = None) -> None:
+    def __init__(self, tokenizer: WritesChats, *, max_seconds: float | None = None) -> None:
         """`max_seconds` defaults to MAX_SECONDS; another is for tests."""
         self._tokenizer = tokenizer
         self._max_seconds = MAX_SECONDS if max_seconds is None else max_seconds
@@ -63,11 +78,14 @@ class ChatTemplate:
         field: str,
         tools: Sequence[Mapping[str, Json]] = (),
         arguments: Mapping[str, Json] | None = None,
+        max_seconds: float | None = None,
     ) -> str:
         """What `apply_chat_template(messages, tools=tools, add_generation_prompt=True, **arguments)` writes: the
         conversation, followed by the template's opening of an assistant's turn. `field` is what the messages are called
         in errors; the others are called `tools` and `template_arguments` beside it. Raises InvalidRequestError, also
-        where the template would never read something that was given."""
+        where the template would never read something that was given. `max_seconds` is for a caller with less time; that
+        it was too little is the error's cause, a TemplateTooLongError."""
+        seconds = self._max_seconds if max_seconds is None else max_seconds
         chat = TemplateInputs(
             messages=[dict(message) for message in messages],
             tools=[dict(tool) for tool in tools],
@@ -79,11 +97,11 @@ class ChatTemplate:
             raise InvalidRequestError(field, f"{self._why_there_is_none()}: send the prompt as text or ids")
         try:
             refuse_unread(chat, names_in(text), special_tokens=self._tokenizer.special_tokens_map, template=_TEMPLATE)
-            written = self._apply(text, chat)
+            written = self._apply(text, chat, seconds=seconds)
         except TemplateInputError as error:
             raise InvalidRequestError(error.field, error.message) from error
         except TemplateTooLongError as error:
-            message = f"{_TEMPLATE} needs more than {self._max_seconds:g} s for these messages"
+            message = f"{_TEMPLATE} needs more than {seconds:g} s for these messages"
             raise InvalidRequestError(field, message) from error
         except jinja2.TemplateError as error:
             culprit, these = self._culprit(text, chat)
@@ -95,10 +113,12 @@ class ChatTemplate:
             raise InvalidRequestError(culprit, message) from error
         return self._checked(written, field=field)
 
-    def _apply(self, text: str, chat: TemplateInputs) -> Any:  # Any: what the library returns depends on its arguments
+    def _apply(
+        self, text: str, chat: TemplateInputs, *, seconds: float
+    ) -> Any:  # Any: what the library returns depends on its arguments
         # Any: the library's types are narrower than what it takes.
         given: dict[str, Any] = {"conversation": chat.messages, "tools": chat.tools or None, **chat.arguments}
-        with limited(self._max_seconds):
+        with limited(seconds):
             return self._tokenizer.apply_chat_template(
                 **given, chat_template=text, tokenize=False, add_generation_prompt=True
             )
@@ -112,7 +132,7 @@ class ChatTemplate:
             if without == chat:
                 continue
             try:
-                self._apply(text, without)
+                self._apply(text, without, seconds=min(_CULPRIT_SECONDS, self._max_seconds))
             except Exception:  # noqa: BLE001  a template is a program; the caller tells its first error
                 continue
             return field, name

@@ -52,7 +52,7 @@ def state_of(step: Any) -> Json | None:  # Any: a step of the library
 
 def _without_lossy(normalizer: Json | None) -> tuple[Json | None, tuple[str, ...]]:
     kept, lossy = [], []
-    for step in _flat(normalizer, "normalizers"):
+    for step in flat_steps(normalizer, "normalizers"):
         kind = step.get("type")
         if kind == "ByteLevel" or _is_space_sign(step):
             kept.append(step)
@@ -67,7 +67,7 @@ def _is_space_sign(step: Json) -> bool:
 
 
 def _without_prefix(pre_tokenizer: Json | None) -> Json | None:
-    steps = _flat(pre_tokenizer, "pretokenizers")
+    steps = flat_steps(pre_tokenizer, "pretokenizers")
     if any(step.get("type") == "Metaspace" for step in steps):
         steps = [step for step in steps if step.get("type") not in _SPLITS_THAT_LOSE]
     kept = [step | _no_prefix(step) for step in steps]
@@ -80,10 +80,11 @@ def _no_prefix(step: Json) -> Json:
     return {"add_prefix_space": False} if step.get("type") == "ByteLevel" else {}
 
 
-def _flat(step: Json | None, members: str) -> list[Json]:
-    """The steps of a sequence of sequences, in order."""
+def flat_steps(step: Json | None, members: str) -> list[Json]:
+    """The steps of a sequence of sequences, in order; `members` is what the library calls those of one: "normalizers"
+    or "pretokenizers"."""
     if step is None:
         return []
     if step.get("type") != "Sequence":
         return [step]
-    return [inner for member in step[members] for inner in _flat(member, members)]
+    return [inner for member in step[members] for inner in flat_steps(member, members)]

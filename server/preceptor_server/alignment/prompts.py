@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from preceptor.wire import TokenArray
 
 from preceptor_server.alignment.student_text import StudentText
+from preceptor_server.alignment.too_long import too_long
 from preceptor_server.alignment.types import NO_PLACE, Alignment, TokenKind
 from preceptor_server.errors import InvalidRequestError
 
@@ -20,14 +22,61 @@ if TYPE_CHECKING:  # they import the libraries
 _WAY_OUT = "pair it with one of the teacher's (special_pairs), or send the prompt as text, chat or teacher_ids"
 
 
+_CHUNK = 1 << 14
+"""Ids whose bytes are counted together."""
+
+
 def read_prompt(
-    ids_P: TokenArray, alignment: Alignment, *, tokenizer: TeacherTokenizer, segmenter: Segmenter, field: str
+    ids_P: TokenArray,
+    alignment: Alignment,
+    *,
+    tokenizer: TeacherTokenizer,
+    segmenter: Segmenter,
+    field: str,
+    room_tokens: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> TokenArray:
     """The prompt in the teacher's ids. Where ids correspond one to one these are the counterparts; else the teacher's
     tokenizer reads its text, beginning with what it adds to every text by itself.
 
-    Raises InvalidRequestError, naming the token, where one has no counterpart: a prompt is never scored in part.
+    Raises InvalidRequestError, naming the token, where one has no counterpart: a prompt is never scored in part; and
+    where they are more than `room_tokens`. `check` is called now and then, and may raise to give the prompt up.
     """
+    if room_tokens is not None and _least_tokens(ids_P, alignment, tokenizer, stop_above=room_tokens) > room_tokens:
+        raise too_long(field, room_tokens)
+    check()
+    ids = _read(ids_P, alignment, tokenizer=tokenizer, segmenter=segmenter, field=field, check=check)
+    if room_tokens is not None and len(ids) > room_tokens:
+        raise too_long(field, room_tokens)
+    return ids
+
+
+def _least_tokens(ids_P: TokenArray, alignment: Alignment, tokenizer: TeacherTokenizer, *, stop_above: int) -> int:
+    """The teacher reads no fewer; known without tokenizing. Ends as soon as that is more than `stop_above`."""
+    if alignment.pairing.relation.is_one_to_one:
+        return len(ids_P)
+    least, num_others, counts_B = 0, 0, np.zeros(256, np.int64)
+    for start in range(0, len(ids_P), _CHUNK):
+        chunk_P = ids_P[start : start + _CHUNK]
+        text = StudentText(ids_T=chunk_P, score_mask_T=np.ones(len(chunk_P), np.bool_), alignment=alignment)
+        # A token that is no text has one counterpart, or the prompt is refused.
+        num_others += int((~text.is_text_T).sum())
+        counts_B += np.bincount(text.data, minlength=256)
+        least = num_others + tokenizer.bound.least_tokens_of(counts_B)
+        if least > stop_above:
+            break
+    return least
+
+
+def _read(
+    ids_P: TokenArray,
+    alignment: Alignment,
+    *,
+    tokenizer: TeacherTokenizer,
+    segmenter: Segmenter,
+    field: str,
+    check: Callable[[], None],
+) -> TokenArray:
     if alignment.pairing.relation.is_one_to_one:
         mapped_P = alignment.pairing.teacher_of_student_U[ids_P].astype(np.int64)
         if (mapped_P == NO_PLACE).any():
@@ -37,7 +86,7 @@ def read_prompt(
     if text.is_text_T.all():
         whole = _as_utf8(text.data.tobytes())
         if whole is not None:
-            return tokenizer.encode(whole, add_special_tokens=True, field=field)
+            return tokenizer.encode(whole, add_special_tokens=True, field=field, check=check)
     parts: list[TokenArray] = []
     segmentations = iter(segmenter.segment(text.pieces))
     begins = set(text.piece_starts)

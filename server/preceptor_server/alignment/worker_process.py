@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 # -P: nothing is imported from the folder that the server was started in.
 _COMMAND = (sys.executable, "-P", "-m", "preceptor_server.alignment.worker")
-_FINDS_PYTHON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+FINDS_PYTHON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 """What of the server's environment the worker gets: enough to start, and no secrets."""
 _FEW_THREADS = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -44,7 +44,7 @@ class WorkerProcess:
 
     async def pair(self, job: PairingJob) -> Pairing:
         """Raises InvalidTokenizerError where the tokenizer cannot be used; cancelling it ends the process."""
-        environment = {name: os.environ[name] for name in _FINDS_PYTHON if name in os.environ} | _FEW_THREADS
+        environment = {name: os.environ[name] for name in FINDS_PYTHON if name in os.environ} | _FEW_THREADS
         # A session of its own: Ctrl-C in a terminal is for the server, which then ends this process itself.
         process = await asyncio.create_subprocess_exec(
             *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True

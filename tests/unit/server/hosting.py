@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from preceptor_server.alignment.aligner import build_aligner
+from preceptor_server.alignment.prompt_reader import PromptReader
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
+from preceptor_server.alignment.workbench import Workbench
 from preceptor_server.config import LimitsConfig, SchedulerConfig
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.scheduling.scheduler import Scheduler
@@ -52,11 +54,18 @@ def hosted_teacher(
         computes_entropies=computes_entropies,
         **({"adapters": adapters} if adapters else {}),
     )
+    aligner = build_aligner(tokenizer, engine.info(), limits or LimitsConfig()) if tokenizer else None
+    workbench = Workbench()
+    reader = None
+    if tokenizer:
+        reader = PromptReader(tokenizer, workbench=workbench, segmenter=aligner.segmenter if aligner else None)
     return HostedTeacher(
         name="professor",
         engine=engine,
         tokenizer=tokenizer,
-        aligner=build_aligner(tokenizer, engine.info(), limits or LimitsConfig()) if tokenizer else None,
+        aligner=aligner,
+        workbench=workbench,
+        reader=reader,
         scheduler=Scheduler(engine, SchedulerConfig()),
         limits=limits or LimitsConfig(),
         max_queue_tokens=1_000_000,

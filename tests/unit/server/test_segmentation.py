@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.unit.server.alignment.tokenizers_for_tests import byte_level, gemma_like, permuted
 from tests.unit.server.hosting import bos_tokenizer, hosted_teacher
-from tests.unit.server.preparing import CALLER, prepared
+from tests.unit.server.preparing import CALLER, prepared_here
 
 UNSPECIFIED, AS_IS = pb.SEGMENTATION_POLICY_UNSPECIFIED, pb.SEGMENTATION_POLICY_AS_IS
 MASK, CANONICAL, PAPER = (
@@ -139,9 +139,11 @@ async def test_students_ids_are_checked_against_its_own_vocabulary() -> None:
     teacher = teacher_of(tokenizer_of(byte_level()))
     tokenizer = tokenizer_of(gemma_like())
     stranger = await register(teacher, tokenizer, vocabulary_size=1000)
-    assert prepared(request(999, tokenizer_id=stranger.tokenizer_id), teacher).student_vocabulary_size == 1000
+    assert (
+        await prepared_here(request(999, tokenizer_id=stranger.tokenizer_id), teacher)
+    ).student_vocabulary_size == 1000
     with pytest.raises(InvalidRequestError, match=r"token id 1000 at position 0 is outside the vocabulary \[0, 1000\)"):
-        prepared(request(1000, tokenizer_id=stranger.tokenizer_id), teacher)
+        await prepared_here(request(1000, tokenizer_id=stranger.tokenizer_id), teacher)
 
 
 async def test_strangers_prompt_is_read_as_the_teacher_reads_texts() -> None:
@@ -152,7 +154,7 @@ async def test_strangers_prompt_is_read_as_the_teacher_reads_texts() -> None:
     asked = request(7, tokenizer_id=stranger.tokenizer_id)
     prompt = strange.encode("the dog", add_special_tokens=False, field="prompt")
     asked.prompt.student_ids.CopyFrom(ids(*prompt.tolist()))
-    call = prepared(asked, teacher)
+    call = await prepared_here(asked, teacher)
     assert call.prompt_ids_P.tolist() == tokenizer.encode("the dog", add_special_tokens=True, field="prompt").tolist()
     assert call.prompt_ids_P[0] == 1
     assert call.sent_prompt_ids.tolist() == prompt.tolist()
@@ -166,7 +168,7 @@ async def test_prompt_with_a_special_token_that_the_teacher_lacks_is_refused() -
     asked = request(40, tokenizer_id=stranger.tokenizer_id)
     asked.prompt.student_ids.CopyFrom(ids(40, 1))
     with pytest.raises(InvalidRequestError, match=r"'<\|tool\|>' at position 1 has no counterpart") as caught:
-        prepared(asked, teacher)
+        await prepared_here(asked, teacher)
     assert (caught.value.field, caught.value.reason) == ("prompt.student_ids", "UNMAPPED_TOKEN")
 
 

@@ -9,7 +9,7 @@ from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray, WireError, decode_score_mask
 
 from preceptor_server.calls import AskedResponse, Prompt, ScoreCall, StudentIds, TeacherIds, Text
-from preceptor_server.edges.grpc.chat import decode_chat
+from preceptor_server.edges.grpc.chat import to_sent_chat
 from preceptor_server.edges.grpc.token_ids import as_invalid, decode_ids
 from preceptor_server.errors import InvalidRequestError
 
@@ -52,7 +52,7 @@ def _decode_prompt(prompt: pb.Prompt) -> Prompt:
         case "text":
             return Text(text=prompt.text.text, omit_special_tokens=prompt.text.omit_special_tokens)
         case "chat":
-            return decode_chat(prompt.chat)
+            return to_sent_chat(prompt.chat)
         case _:
             raise InvalidRequestError("prompt", "is missing: set one of student_ids, teacher_ids, text, chat")
 

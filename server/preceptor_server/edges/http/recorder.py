@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from preceptor.chat import Chat
 
+from preceptor_server.alignment.sent_chat import SentChat
 from preceptor_server.calls import ScoreCall, ScoredCall, Text
 from preceptor_server.edges.http.answers import RecordAnswer
 from preceptor_server.edges.http.texts import joined_text
@@ -163,7 +163,7 @@ def _preview(call: ScoreCall, scored: ScoredCall | None, teachers: Teachers | No
     match call.prompt:
         case Text(text=text):
             return text[:PREVIEW_CHARACTERS]
-        case Chat(messages=messages):
+        case SentChat(messages=messages):
             turns = (
                 f"{message.role[:_MAX_NAME]}: {message.content[:PREVIEW_CHARACTERS]}"
                 for message in messages[:_PREVIEW_MESSAGES]

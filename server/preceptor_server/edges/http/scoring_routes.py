@@ -33,13 +33,14 @@ from preceptor_server.edges.http.translate import (
     Translated,
     check_texts,
     ids_of,
+    read_own_prompt,
     response_of,
     segmentation_of,
     to_prompt,
     translate_topk,
 )
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.preparing import prepare_off_loop
+from preceptor_server.preparing import prepare_call
 from preceptor_server.segmentation import find_alignment
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -98,7 +99,9 @@ async def _topk(body: TopkRequest, caller: Caller, form: str, state: HttpState) 
         try:
             teacher = state.teacher(body.teacher, caller)
             student = await state.students.find(body.tokenizer, teacher)
-            translated = await asyncio.to_thread(translate_topk, body, teacher, student)
+            check_texts(body.prompt, body.responses, teacher)
+            own_ids = await read_own_prompt(body, teacher, caller_key=caller.tenant.name)
+            translated = await asyncio.to_thread(translate_topk, body, teacher, student, own_prompt_ids=own_ids)
             scored = await _named(translated, lambda: _score(translated, caller, deadline, state))
             waited_seconds = scored.timings.queue_ms / 1000
             written = await _written(translated, scored, form, teacher)
@@ -150,7 +153,7 @@ async def _align(body: AlignRequest, caller: Caller, state: HttpState) -> Respon
                 segmentation=segmentation_of(body),
                 paper_token_ids=tuple(body.paper_token_ids),
             )
-            prepared = await prepare_off_loop(call, teacher)
+            prepared = await prepare_call(call, teacher, caller_key=caller.tenant.name)
             alignment = find_alignment(prepared.tokenizer_id, teacher)
             shown = await asyncio.to_thread(show_alignment, prepared, alignment, teacher)
             return json_response(shown)

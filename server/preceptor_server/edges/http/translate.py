@@ -11,13 +11,13 @@ import numpy as np
 from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray
 
 from preceptor_server.calls import AskedResponse, Prompt, ScoreCall, StudentIds, TeacherIds, Text
-from preceptor_server.edges.http.chat import num_characters, to_chat
+from preceptor_server.edges.http.chat import to_chat
 from preceptor_server.edges.http.next_token import placeholder_id
 from preceptor_server.edges.http.requests import AlignRequest, PromptBody, ResponseBody, TextOrIds, TopkRequest
 from preceptor_server.edges.http.students import Student
 from preceptor_server.errors import InvalidRequestError
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.preparing import render_chat, tokenizer_of
+from preceptor_server.preparing import reader_of
 from preceptor_server.serving import Notes
 
 _CHARACTERS_PER_TOKEN = 64
@@ -34,16 +34,38 @@ class Translated:
     """The body's names of the wire's fields that have others there than FIELDS says; longer ones first."""
 
 
-def translate_topk(body: TopkRequest, teacher: HostedTeacher, student: Student) -> Translated:
-    """Raises InvalidRequestError or NotYetImplementedError where it cannot be asked at all."""
-    check_texts(body.prompt, body.responses, teacher)
+def translate_topk(
+    body: TopkRequest, teacher: HostedTeacher, student: Student, *, own_prompt_ids: TokenArray | None = None
+) -> Translated:
+    """Raises InvalidRequestError or NotYetImplementedError where it cannot be asked at all. `own_prompt_ids` is what
+    `read_own_prompt` returned."""
     if body.responses:
         return _translate_responses(body, student)
     if body.positions == "all":
-        return _translate_prompt_itself(body, teacher, student)
+        return _translate_prompt_itself(body, student, own_prompt_ids)
     token_id = placeholder_id(student.tokenizer_id, teacher, paper_token_ids=body.paper_token_ids)
     call = _call(body, student, prompt=to_prompt(body.prompt), responses=[response_of(np.array([token_id]))])
     return Translated(call=call, notes=Notes(is_next=True), fields={"responses[0]": "prompt"})
+
+
+async def read_own_prompt(body: TopkRequest, teacher: HostedTeacher, *, caller_key: str) -> TokenArray | None:
+    """With positions "all" the prompt in the teacher's ids, of which all but the first are scored; else None. Raises
+    what the teacher's reader raises."""
+    prompt = body.prompt
+    if body.responses or body.positions != "all" or prompt.student_ids:
+        return None
+    if prompt.teacher_ids:
+        return np.asarray(prompt.teacher_ids, np.int64)
+    reader, room_tokens = reader_of(teacher, "prompt"), teacher.info.max_model_len
+    if prompt.messages:
+        return await reader.read_chat(to_chat(prompt), room_tokens=room_tokens, caller_key=caller_key)
+    return await reader.read_text(
+        prompt.text,
+        add_special_tokens=not prompt.omit_special_tokens,
+        room_tokens=room_tokens,
+        caller_key=caller_key,
+        field="prompt.text",
+    )
 
 
 def _call(body: TopkRequest, student: Student, *, prompt: Prompt, responses: Sequence[AskedResponse]) -> ScoreCall:
@@ -67,7 +89,7 @@ def check_texts(prompt: PromptBody | None, responses: Sequence[TextOrIds], teach
     """Raises InvalidRequestError where a text is so long that to cut it would be work for nothing."""
     if prompt is not None:
         _check_text(len(prompt.text), "prompt.text", teacher)
-        _check_text(num_characters(to_chat(prompt)), "prompt.messages", teacher)
+        _check_text(to_chat(prompt).num_characters, "prompt.messages", teacher)
     for index, response in enumerate(responses):
         _check_text(len(response.text), f"responses[{index}].text", teacher)
 
@@ -163,7 +185,7 @@ def _check_length(values: list[float] | list[list[int]], num_tokens: int, field:
         raise InvalidRequestError(field, f"has {len(values)} entries for {num_tokens} tokens: send one per token")
 
 
-def _translate_prompt_itself(body: TopkRequest, teacher: HostedTeacher, student: Student) -> Translated:
+def _translate_prompt_itself(body: TopkRequest, student: Student, own_prompt_ids: TokenArray | None) -> Translated:
     """The prompt's first token as the prompt, the others as the response."""
     prompt: Prompt
     if body.prompt.student_ids:
@@ -176,18 +198,10 @@ def _translate_prompt_itself(body: TopkRequest, teacher: HostedTeacher, student:
                 'with positions "all" a prompt that is not student_ids is scored in the teacher\'s tokens: leave '
                 "tokenizer out, or send student_ids",
             )
-        ids = _teacher_ids(body.prompt, teacher)
+        assert own_prompt_ids is not None, "it was read before"
+        ids = own_prompt_ids
         prompt, kind = TeacherIds(ids_P=ids[:1]), "teacher_ids"
     if len(ids) < 2:
         raise InvalidRequestError("prompt", 'is a single token, and positions "all" begins with the second')
     call = _call(body, student, prompt=prompt, responses=[response_of(ids[1:])])
     return Translated(call=call, notes=Notes(), fields={"responses[0]": "prompt", f"prompt.{kind}": "prompt"})
-
-
-def _teacher_ids(body: PromptBody, teacher: HostedTeacher) -> TokenArray:
-    if body.teacher_ids:
-        return np.asarray(body.teacher_ids, np.int64)
-    tokenizer = tokenizer_of(teacher, "prompt")
-    if body.messages:
-        return render_chat(to_chat(body), tokenizer)
-    return tokenizer.encode(body.text, add_special_tokens=not body.omit_special_tokens, field="prompt.text")

@@ -15,7 +15,7 @@ from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer, load_
 from preceptor_server.edges.grpc.decoding import decode_score_request
 from preceptor_server.errors import InvalidRequestError
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.preparing import prepare_off_loop
+from preceptor_server.preparing import prepare_call
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import tiny_tokenizer
@@ -93,7 +93,7 @@ async def test_other_calls_go_on_while_a_template_runs(monkeypatch: pytest.Monke
     monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.5)
     source = "{% if messages[0].content == 'hi' %}" + ENDLESS + "{% endif %}"
     teacher = hosted_teacher(tokenizer=TeacherTokenizer(templated(source)))
-    stuck = asyncio.create_task(prepare_off_loop(decode_score_request(chat()), teacher))
+    stuck = asyncio.create_task(prepare_call(decode_score_request(chat()), teacher))
     turns = 0
     while not stuck.done():
         await asyncio.sleep(0.02)
@@ -130,8 +130,8 @@ async def test_a_template_that_fails_once_serves_the_next() -> None:
     source = "{{ 1 / (messages[0].content | length - 2) }}"
     teacher: HostedTeacher = hosted_teacher(tokenizer=TeacherTokenizer(templated(source)))
     with pytest.raises(InvalidRequestError, match="ZeroDivisionError"):
-        await prepare_off_loop(decode_score_request(chat()), teacher)
+        await prepare_call(decode_score_request(chat()), teacher)
     longer = chat()
     longer.prompt.chat.messages[0].content = "four"
-    call = await prepare_off_loop(decode_score_request(longer), teacher)
+    call = await prepare_call(decode_score_request(longer), teacher)
     assert call.prompt_ids_P.tolist() == tiny_tokenizer()("0.5", add_special_tokens=False)["input_ids"]

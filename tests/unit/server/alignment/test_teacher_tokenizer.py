@@ -142,3 +142,43 @@ def test_tokenizer_that_is_no_json_is_told(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{oops")
     with pytest.raises(StartupError, match=rf"^engine\.tokenizer: '{tmp_path}' cannot be loaded: Expecting property"):
         load_tokenizer(str(tmp_path), gguf_file=None, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("text", ["word " * 50_000, "9" * 250_000])
+def test_a_long_text_has_the_ids_that_transformers_gives_it(text: str) -> None:
+    """One that is encoded in pieces, and one without a place to cut."""
+    ids = TeacherTokenizer(tiny_tokenizer()).encode(text, add_special_tokens=True, field="text")
+    assert ids.tolist() == tiny_tokenizer()(text)["input_ids"]
+
+
+@pytest.mark.parametrize("text", ["word " * 30_000, "9" * 150_000])
+def test_a_text_that_just_fits_is_encoded_and_one_token_more_is_refused(text: str) -> None:
+    tokenizer = bos_tokenizer()
+    whole = tokenizer.encode(text, add_special_tokens=True, field="text", room_tokens=150_001)
+    assert len(whole) == 150_001
+    with pytest.raises(
+        InvalidRequestError, match=r"text: has more of the teacher's tokens than the 150000 that"
+    ) as caught:
+        tokenizer.encode(text, add_special_tokens=True, field="text", room_tokens=150_000)
+    assert caught.value.reason == "BEYOND_CONTEXT"
+
+
+def test_a_text_far_too_long_is_never_given_to_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = TeacherTokenizer(tiny_tokenizer())
+    monkeypatch.setattr(tokenizer, "_backend", None)
+    with pytest.raises(InvalidRequestError, match="than the 100 that there is room for"):
+        tokenizer.encode("a word " * 1_000_000, add_special_tokens=True, field="text", room_tokens=100)
+
+
+def test_encoding_is_given_up_between_two_pieces() -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        TeacherTokenizer(tiny_tokenizer()).encode("word " * 100_000, add_special_tokens=True, field="text", check=check)
+    assert calls == 2

@@ -10,8 +10,9 @@ import pytest
 from preceptor.chat import MAX_TOOLS, Chat, ChatMessage, ToolCall
 from preceptor.json_values import MAX_JSON_CHARACTERS
 from preceptor.v1 import teacher_pb2 as pb
+from preceptor_server.alignment.sent_chat import read_chat
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
-from preceptor_server.edges.grpc.chat import decode_chat
+from preceptor_server.edges.grpc.chat import to_sent_chat
 from preceptor_server.edges.grpc.description import encode_info
 from preceptor_server.errors import InvalidRequestError
 from preceptor_server.hosted import HostedTeacher
@@ -54,7 +55,7 @@ def teacher() -> HostedTeacher:
 
 
 def test_a_chat_is_decoded_with_all_that_it_says() -> None:
-    assert decode_chat(chat()) == Chat(
+    assert read_chat(to_sent_chat(chat())) == Chat(
         (
             ChatMessage("user", "Weather?", name="bo"),
             ChatMessage(
@@ -69,8 +70,8 @@ def test_a_chat_is_decoded_with_all_that_it_says() -> None:
 
 def test_what_is_left_out_is_absent() -> None:
     sent = pb.ChatPrompt(messages=[pb.ChatMessage(role="assistant", tool_calls=[pb.ToolCall(name="now")])])
-    assert decode_chat(sent) == Chat((ChatMessage("assistant", tool_calls=(ToolCall("now"),)),))
-    assert decode_chat(sent).messages[0].reasoning_content is None
+    assert read_chat(to_sent_chat(sent)) == Chat((ChatMessage("assistant", tool_calls=(ToolCall("now"),)),))
+    assert read_chat(to_sent_chat(sent)).messages[0].reasoning_content is None
 
 
 def test_the_prompt_is_what_transformers_writes(teacher: HostedTeacher) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from preceptor.chat import Chat, ChatMessage, ToolCall
+from preceptor.chat import ChatMessage, ToolCall
+from preceptor_server.alignment.sent_chat import SentChat, SentMessage, SentToolCall, read_chat
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
-from preceptor_server.edges.http.chat import num_characters, to_chat
+from preceptor_server.edges.http.chat import to_chat
 from preceptor_server.edges.http.requests import PromptBody
 from preceptor_server.hosted import HostedTeacher
 
@@ -43,7 +44,7 @@ async def asked(prompt: Body, template: str = QWEN3) -> httpx.Response:
 
 
 def test_a_body_is_a_chat() -> None:
-    chat = to_chat(PromptBody.model_validate_json(json.dumps(PROMPT)))
+    chat = read_chat(to_chat(PromptBody.model_validate_json(json.dumps(PROMPT))))
     assert [message.role for message in chat.messages] == ["user", "assistant", "tool"]
     assert chat.messages[1] == ChatMessage(
         role="assistant",
@@ -59,19 +60,17 @@ def test_a_body_is_a_chat() -> None:
 def test_arguments_of_a_call_may_be_an_object_too() -> None:
     call = CALL | {"function": {"name": "weather", "arguments": {"b": 1.5, "a": ["ø", None]}}}
     message = {"role": "assistant", "tool_calls": [call]}
-    sent = to_chat(PromptBody.model_validate_json(json.dumps({"messages": [message]})))
+    sent = read_chat(to_chat(PromptBody.model_validate_json(json.dumps({"messages": [message]}))))
     assert sent.messages[0].tool_calls[0].arguments == {"b": 1.5, "a": ["ø", None]}
     assert list(sent.messages[0].tool_calls[0].arguments) == ["b", "a"]
 
 
 def test_all_that_a_template_may_write_is_counted() -> None:
-    call = ToolCall(id="ignored", name="1234", arguments={"a": 1})  # 8 characters of JSON
-    chat = Chat(
-        messages=(ChatMessage(role="1", content="12", reasoning_content="123", tool_calls=(call,)),),
-        tools=({"b": 12}, {"c": 123}),  # 9 and 10
-        template_arguments={"d": 1234},  # 11
-    )
-    assert num_characters(chat) == 1 + 2 + 3 + 4 + 8 + 9 + 10 + 11
+    call = SentToolCall(id="ignored", name="ignored", arguments="12345")
+    message = SentMessage(role="1", content="12", reasoning_content="123", tool_calls=(call,))
+    chat = SentChat(messages=(message,), tools=("123456", "1234567"), template_arguments="12345678")
+    assert chat.num_characters == 1 + 2 + 3 + 5 + 6 + 7 + 8
+    assert chat.num_json == 5 + 6 + 7 + 8
 
 
 async def test_the_prompt_is_what_transformers_writes() -> None:
