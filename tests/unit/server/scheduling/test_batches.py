@@ -152,7 +152,14 @@ def test_a_lowered_limit_is_doubled_every_minute_until_it_is_what_is_configured(
     limit.ran_out_of_memory(4096, now=10.0)
     assert [limit.tokens(now) for now in (10.0, 69.9)] == [2048, 2048]
     limit.ran_out_of_memory(2000, now=20.0)
-    assert [limit.tokens(now) for now in (20.0, 79.9, 80.0, 139.9, 140.0, 200.0)] == [1000, 1000, 2000, 2000, 4000, 4096]
+    assert [limit.tokens(now) for now in (20.0, 79.9, 80.0, 139.9, 140.0, 200.0)] == [
+        1000,
+        1000,
+        2000,
+        2000,
+        4000,
+        4096,
+    ]
     limit.ran_out_of_memory(10, now=300.0)
     assert limit.tokens(300.0) == 64, "no smaller than what makes sense"
 
@@ -167,7 +174,7 @@ def test_batches_are_full_conserve_jobs_and_starve_nobody(sizes: Sequence[tuple[
         jobs = [job_of(size, f"c{number}", is_exclusive=is_exclusive) for size, number, is_exclusive in sizes]
         bench = Bench(*jobs)
         seen: list[Job] = []
-        first_since = {job: 0 for job in jobs}
+        first_since = dict.fromkeys(jobs, 0)
         while (batch := bench.take()) is not None:
             seen += batch.jobs
             room = LIMIT - sum(job.num_tokens for job in batch.jobs)
