@@ -18,8 +18,7 @@ _FULL_SHARE = 0.98
 """Of the limit: a batch of that size is full, and nothing more is searched for."""
 MAX_OVERTAKEN = 8
 """Batches that are filled past an entry. After them it ends a batch that it does not fit into, and so becomes the first
-of one, where it fits whatever its size. Groups of random sizes up to 3/5 of a batch fill 95 % of it with 8, 91 % with
-3, 80 % with none (python -m bench.scheduling)."""
+of one, where it fits whatever its size. python -m bench.scheduling prints how full batches are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
