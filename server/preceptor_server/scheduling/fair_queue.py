@@ -82,10 +82,9 @@ class FairQueue(Generic[QueuedT]):
         tenant = self._tenants.get(tenant_name) or _TenantFlow(tenant_name)
         caller = tenant.callers.get(caller_name) or _CallerFlow(caller_name)
         assert not self._aside, "a batch is taken at one go"
-        if tenant.callers.first() is None:
+        if tenant.callers.is_empty:
             self._tenants.join(tenant, weight=entry.caller.tenant.weight)
         if not len(caller.entries):
-            caller.priority = entry.caller.priority
             tenant.callers.join(caller, weight=entry.caller.weight)
         self._add(entry, caller, tenant)
         self._waiting[entry] = tenant, caller
@@ -113,9 +112,9 @@ class FairQueue(Generic[QueuedT]):
     def take(self, entry: QueuedT, *, cost: float) -> None:
         """Takes out an entry that waits, and charges its caller and its tenant."""
         tenant, caller = place = self._waiting.pop(entry)
+        self._withdraw(entry, *place)
         tenant.callers.serve(caller, cost)
         self._tenants.serve(tenant, cost)
-        self._withdraw(entry, *place)
         self._settle(*place)
 
     def charge(self, caller: Caller, cost: float) -> None:
@@ -158,30 +157,28 @@ class FairQueue(Generic[QueuedT]):
         self._tenants.pay(cost)
 
     def _add(self, entry: QueuedT, caller: _CallerFlow[QueuedT], tenant: _TenantFlow[QueuedT]) -> None:
-        caller.entries.put(entry, (-entry.caller.priority, 0.0, entry.order))
-        self._rank(caller, tenant)
-
-    def _rank(self, caller: _CallerFlow[QueuedT], tenant: _TenantFlow[QueuedT]) -> None:
-        """By the priority of the entry that is first now."""
-        first = caller.entries.first()
-        assert first is not None, "only a flow with entries has a rank"
-        caller.priority = first.caller.priority
-        tenant.callers.rejoin(caller)
+        priority = entry.caller.priority
+        if not len(caller.entries) or priority > caller.priority:
+            caller.priority = priority
+            tenant.callers.rejoin(caller)
+        caller.entries.put(entry, (-priority, 0.0, entry.order))
 
     def _withdraw(self, entry: QueuedT, tenant: _TenantFlow[QueuedT], caller: _CallerFlow[QueuedT]) -> None:
         caller.entries.discard(entry)
-        if len(caller.entries):
-            self._rank(caller, tenant)
-        else:
+        first = caller.entries.first()
+        if first is None:
             tenant.callers.stand_aside(caller)
-        if tenant.callers.first() is None:
-            self._tenants.stand_aside(tenant)
+            if tenant.callers.is_empty:
+                self._tenants.stand_aside(tenant)
+        elif first.caller.priority != caller.priority:
+            caller.priority = first.caller.priority
+            tenant.callers.rejoin(caller)
 
     def _settle(self, tenant: _TenantFlow[QueuedT], caller: _CallerFlow[QueuedT]) -> None:
         """Has flows leave that have nothing here any more."""
         if not len(caller.entries) and not caller.num_aside:
             tenant.callers.leave(caller)
-        if tenant.callers.first() is None and not tenant.num_aside:
+        if tenant.callers.is_empty and not tenant.num_aside:
             self._tenants.leave(tenant)
 
     @staticmethod

@@ -4,9 +4,10 @@ Start-time fair queueing (Goyal, Vin, Cheng 1996). A flow's tag is the virtual t
 entry of cost c moves the tag of a flow of weight w by c / w, and the lowest tag is served. A flow that begins to wait
 starts at virtual time, or at its own tag if that is later: what it owes is not forgiven when it runs empty.
 
-Virtual time is the larger of the highest tag served and of what it is in the fluid system that all of this stands for,
-where cost c moves it by c / W, W being the weight of all flows that wait or whose tags lie ahead of it. The former alone
-would stand still while one new name after the other starts at it, and everybody else would starve.
+Virtual time is the highest tag served, so that a newcomer is next, or nearly. By that alone it would stand still, and
+everybody else starve, while one new name after the other starts at it. So it also follows, at a distance of the largest
+entry, the virtual time of the fluid system that all of this stands for: there a cost of c moves it by c / W, W being
+the weight of all that wait or still owe something.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Flow:
         """Of its next entry: higher first, whatever the tags say."""
 
 
+_FADING = 0.99
+"""Of the largest cost, with each entry that is served."""
+
 FlowT = TypeVar("FlowT", bound=Flow)
 
 
@@ -41,8 +45,9 @@ class Turns(Generic[FlowT]):
     def __init__(self, *, max_debtors: int) -> None:
         self._max_debtors = max_debtors
         self._virtual_time = 0.0
-        self._unaccounted = 0.0
-        """Cost of what was served last. Virtual time moves when the next is: whoever comes meanwhile is before both."""
+        self._fluid_time = 0.0
+        self._largest_cost = 0.0
+        """Of late."""
         self._ceiling = math.inf
         """Tags served do not move virtual time beyond this: the lowest tag of what is passed over for the moment."""
         self._waiting: LazyHeap[FlowT] = LazyHeap()
@@ -61,6 +66,11 @@ class Turns(Generic[FlowT]):
     def get(self, name: str) -> FlowT | None:
         """The flow of that name, if it waits or owes something."""
         return self._flows.get(name)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no flow waits, but for those that stand aside."""
+        return not len(self._waiting)
 
     def first(self) -> FlowT | None:
         """Whose turn it is."""
@@ -98,10 +108,12 @@ class Turns(Generic[FlowT]):
 
     def serve(self, flow: FlowT, cost: float) -> None:
         """An entry of a flow that waits is served."""
-        self._advance(self._unaccounted)
-        self._unaccounted = cost
-        self._virtual_time = max(self._virtual_time, min(flow.tag, self._ceiling))
+        self._largest_cost = max(cost, _FADING * self._largest_cost)
+        floor = max(min(flow.tag, self._ceiling), self._fluid_time - self._largest_cost)
+        self._virtual_time = max(self._virtual_time, floor)
         self._forget_settled()
+        weight = self._waiting_weight + self._debtors_weight
+        self._fluid_time = max(self._fluid_time, self._virtual_time) + cost / weight
         self.charge(flow, cost)
 
     def charge(self, flow: FlowT, cost: float) -> None:
@@ -134,23 +146,16 @@ class Turns(Generic[FlowT]):
             self._forget(self._first_debtor())
 
     def pay(self, cost: float) -> None:
-        """While nobody waits and nothing is computed: what could have been pays the debts."""
-        self._advance(self._unaccounted + cost)
-        self._unaccounted = 0.0
-
-    def _advance(self, cost: float) -> None:
-        """Virtual time, by a cost that is divided among all that wait or owe something."""
+        """While nobody waits and nothing is computed: what could have been pays the debts, by weight."""
         while cost > 0 and len(self._debtors):
-            flow, weight = self._first_debtor(), self._waiting_weight + self._debtors_weight
-            needed = (flow.tag - self._virtual_time) * weight
+            flow = self._first_debtor()
+            needed = (flow.tag - self._virtual_time) * self._debtors_weight
             if needed > cost:
-                self._virtual_time += cost / weight
+                self._virtual_time += cost / self._debtors_weight
                 return
             self._virtual_time = max(self._virtual_time, flow.tag)
             cost -= needed
             self._forget(flow)
-        if cost > 0 and self._num_waiting:
-            self._virtual_time += cost / self._waiting_weight
 
     def _forget_settled(self) -> None:
         while len(self._debtors) and (flow := self._first_debtor()).tag <= self._virtual_time:

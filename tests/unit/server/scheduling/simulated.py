@@ -1,4 +1,4 @@
-"""A scheduler, an engine that takes a second for 4,096 tokens, and clients in open and closed loops, in virtual time."""
+"""An engine that takes a second for 4,096 tokens, and clients in open and closed loops, in virtual time."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 ResultT = TypeVar("ResultT")
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]  # another class on each platform
+class _Selector(selectors.DefaultSelector):
     """Does not wait: it tells the loop how long it would have."""
 
     loop: VirtualTimeLoop
