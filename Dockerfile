@@ -1,5 +1,7 @@
-# The teacher server on a CPU. Build: docker build -t preceptor .   Run:
-#   docker run -p 50051:50051 -v /path/to/model:/model:ro preceptor --engine.model /model
+# The teacher server on a CPU. Build: docker build -t preceptor .   Run, with keys and TLS (docs/access.md):
+#   docker run -p 50051:50051 -v /path/to/model:/model:ro -v /path/to/secrets:/secrets:ro preceptor --engine.model /model \
+#     --access.file /secrets/access.toml --tls.certificate /secrets/server.pem --tls.key /secrets/server.key
+# It listens on all addresses of its container, and so refuses to start without them unless --listen.allow-insecure true.
 # The GPU image comes with deployment. `make docker-check` runs these steps without a Docker engine.
 FROM python:3.11-slim AS cpu
 WORKDIR /app
@@ -11,6 +13,6 @@ RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt to
 RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[server,demo]'
 RUN useradd --system --create-home preceptor
 USER preceptor
-ENV PRECEPTOR_SERVER_LISTEN__HOST=0.0.0.0 PRECEPTOR_SERVER_LISTEN__ALLOW_INSECURE=true
+ENV PRECEPTOR_SERVER_LISTEN__HOST=0.0.0.0
 EXPOSE 50051
 ENTRYPOINT ["preceptor-server"]

@@ -40,7 +40,7 @@ from preceptor_server.edges.grpc.encoding import encode_score_response
 from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.scoring import score_call
 from preceptor_server.tenants.tenant import Tenant
 from tokenizers import Tokenizer

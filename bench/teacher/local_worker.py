@@ -21,10 +21,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from preceptor_server.callers import Caller
 from preceptor_server.config import SchedulerConfig
 from preceptor_server.engines.config import HfConfig
 from preceptor_server.engines.hf.engine import HfEngine
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
+from preceptor_server.tenants.tenant import Tenant
 from preceptor_server.types import ResponseToScore, ScoredGroup, ScoreGroup
 from transformers import AutoModel
 
@@ -32,6 +34,7 @@ from bench.teacher.outcome import Outcome, RequestTimes, shares_of
 from bench.teacher.workloads import Group, Job
 from bench.workers import Request, serve
 
+_CALLER = Caller(tenant=Tenant(name="bench"), name="bench", transport="grpc")
 BATCH_TOKENS = 2048
 """Of a bare forward: where the rate no longer grows with the batch on two cores."""
 
@@ -89,7 +92,7 @@ class HfInProcess:
 
     async def _score(self, scheduler: Scheduler, group: ScoreGroup) -> tuple[ScoredGroup, float]:
         started = time.perf_counter()
-        scored = await scheduler.score(group, caller="bench")
+        scored = await scheduler.score(group, caller=_CALLER)
         return scored, time.perf_counter() - started
 
 

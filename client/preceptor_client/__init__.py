@@ -1,7 +1,9 @@
 """Talks to a Preceptor teacher server. Importing it pulls in neither torch nor a tokenizer library."""
 
-from preceptor_client.errors import PreceptorError
+from preceptor_client.errors import AccessDeniedError, NotInCacheError, PreceptorError
+from preceptor_client.score_cache import ScoreCache
 from preceptor_client.teacher import BlockingTeacherClient, RetryPolicy, TeacherClient
+from preceptor_client.transport import Transport, TransportError
 from preceptor_client.types import (
     AlignmentReport,
     Chat,
@@ -21,17 +23,20 @@ from preceptor_client.types import (
 )
 
 __all__ = [
+    "AccessDeniedError",
     "AlignmentReport",
     "BlockingTeacherClient",
     "Chat",
     "ChatMessage",
     "GroupScores",
     "Limits",
+    "NotInCacheError",
     "PreceptorError",
     "Prompt",
     "Registration",
     "ResponseScores",
     "RetryPolicy",
+    "ScoreCache",
     "ServerInfo",
     "StudentIds",
     "TeacherClient",
@@ -39,5 +44,7 @@ __all__ = [
     "TeacherInfo",
     "Text",
     "ToolCall",
+    "Transport",
+    "TransportError",
     "WeightUpdate",
 ]

@@ -2,9 +2,12 @@
 
 PreceptorError
 ├── InvalidRequestError (also ValueError)      the server refused the request; `field` and `reason` say why
+├── AccessDeniedError                          no key, a wrong one, or a right that is missing
 ├── NotImplementedByServerError                the server knows the request and does not do this yet
 ├── TeacherUnavailableError (also ConnectionError)   no answer within the deadline, after every retry
 ├── MessageTooLargeError (also ValueError)     request or answer beyond the message limit
+├── NotInCacheError                            offline, and the score cache lacks what was asked
+├── GroupFailedError                           the teacher failed on this one group; others may well succeed
 ├── CorruptAnswerError                         the answer does not prove that it scored what was sent
 └── ReplicasDifferError (also ValueError)      servers that were named as one teacher host different ones
 """
@@ -23,6 +26,15 @@ class InvalidRequestError(PreceptorError, ValueError):
         super().__init__(message)
         self.field = field
         self.reason = reason
+
+
+class AccessDeniedError(PreceptorError):
+    """The server does not know this caller, or does not let it do this. Asking again with this key will not help."""
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """UPPER_SNAKE_CASE, such as NO_KEY, EXPIRED_KEY or TEACHER_NOT_ALLOWED; empty where a proxy refused."""
 
 
 class NotImplementedByServerError(PreceptorError):
@@ -44,6 +56,22 @@ class TeacherUnavailableError(PreceptorError, ConnectionError):
 class MessageTooLargeError(PreceptorError, ValueError):
     """Request or answer is larger than a message may be; the message says what to send less of, or which limit to
     raise."""
+
+
+class GroupFailedError(PreceptorError):
+    """The teacher failed while it worked on this group. Sending the same group again is likely to fail again; other
+    groups are not concerned."""
+
+    def __init__(self, message: str, *, reason: str = "", incident: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """What the server calls it, such as "BAD_GROUP"."""
+        self.incident = incident
+        """What stands beside the cause in the server's log: its id there, or else the server's own message."""
+
+
+class NotInCacheError(PreceptorError):
+    """A score cache in the mode "offline" lacks what was asked, and no server may be asked for it."""
 
 
 class CorruptAnswerError(PreceptorError):

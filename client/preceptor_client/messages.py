@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 from preceptor.json_values import object_text
 from preceptor.v1 import teacher_pb2
 from preceptor.wire import (
@@ -113,6 +114,25 @@ def decode_scores(answer: teacher_pb2.ScoreResponse, *, group: GroupRequest) -> 
             total_ms=answer.timings.total_ms,
         ),
     )
+
+
+def encode_stored(answer: teacher_pb2.ScoreResponse) -> bytes:
+    """An answer without what belongs to one call alone: its request's id, and where that one's time went."""
+    stored = teacher_pb2.ScoreResponse()
+    stored.CopyFrom(answer)
+    stored.ClearField("request_id")
+    stored.ClearField("timings")
+    return stored.SerializeToString()
+
+
+def decode_stored(data: bytes, *, group: GroupRequest) -> GroupScores:
+    """A stored answer as one to `group`, verified like any other; no time went into it. Raises CorruptAnswerError."""
+    try:
+        answer = teacher_pb2.ScoreResponse.FromString(data)
+    except DecodeError as error:
+        raise CorruptAnswerError("the stored answer is no ScoreResponse") from error
+    answer.request_id = group.request_id
+    return decode_scores(answer, group=group)
 
 
 def _encode_prompt(group: GroupRequest) -> teacher_pb2.Prompt:

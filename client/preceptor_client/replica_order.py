@@ -5,11 +5,13 @@ Makes no calls; of the network it knows whether a connection stands.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from preceptor_client.affinity import rendezvous_order
+from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.replica import Replica
 
 REST_SECONDS = 1.0
@@ -30,6 +32,10 @@ class Member:
     num_in_flight: int = 0
     is_compared: bool = False
     """Whether it was found to host the same teacher as the others, and has answered since."""
+    comparing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while it is compared, so that many calls at once cost one comparison."""
+    failure: TeacherUnavailableError | None = None
+    """Why it last gave no answer."""
     away_since: float | None = None
     """When it last gave no answer; None once it gave one again."""
 

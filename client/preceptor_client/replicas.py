@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from preceptor_client.errors import ReplicasDifferError, TeacherUnavailableError
+from preceptor_client.hedging import HedgeBudget, race
 from preceptor_client.registrations import fingerprint_of
 from preceptor_client.replica import Replica
 from preceptor_client.replica_order import Member, order_of
@@ -27,6 +28,7 @@ from preceptor_client.types import Registration, ServerInfo
 _log = logging.getLogger(__name__)
 
 _FULL = "RESOURCE_EXHAUSTED"
+_LATE = "DEADLINE_EXCEEDED"
 
 ResultT = TypeVar("ResultT")
 Ask = Callable[[Replica, float], Awaitable[ResultT]]
@@ -63,12 +65,19 @@ class Replicas:
     """One teacher, on one server or on several. Unless there is only one, their connections are not patient."""
 
     def __init__(
-        self, replicas: Sequence[Replica], *, retry: RetryPolicy, on_retry: Callable[[RetryEvent], None] | None
+        self,
+        replicas: Sequence[Replica],
+        *,
+        retry: RetryPolicy,
+        on_retry: Callable[[RetryEvent], None] | None,
+        hedge_seconds: float | None = None,
     ) -> None:
+        """What one of several has not answered after `hedge_seconds` is asked of the next too."""
         self._members = {replica.address: Member(replica) for replica in replicas}
         self._only = replicas[0] if len(replicas) == 1 else None
         self._retry = retry
         self._on_retry = on_retry
+        self._hedges = None if hedge_seconds is None else HedgeBudget(hedge_seconds)
         self._model: tuple[str, ServerInfo] | None = None
         """The replica that the others are compared with, and what it said of itself."""
 
@@ -103,13 +112,29 @@ class Replicas:
                 member.replica.remember(request, fingerprint=fingerprint, registration=first)
         return first
 
-    async def ask(self, ask: Ask[ResultT], *, prefix: bytes, timeout_seconds: float) -> ResultT:
-        """The answer of the first replica that gives one, in the order that a prompt with this prefix prefers."""
+    @property
+    def addresses(self) -> list[str]:
+        """host:port of each."""
+        return list(self._members)
+
+    @property
+    def num_losses(self) -> int:
+        """How often a connection to any of them was found lost: another server may stand behind the next one."""
+        return sum(member.replica.num_losses for member in self._members.values())
+
+    async def ask(
+        self, ask: Ask[ResultT], *, prefix: bytes, timeout_seconds: float, may_hedge: bool = False
+    ) -> ResultT:
+        """The answer of the first replica that gives one, in the order that a prompt with this prefix prefers. With
+        `may_hedge` two may be asked at once."""
         if self._only is not None:
             return await ask(self._only, timeout_seconds)
         call = _Call(timeout_seconds=timeout_seconds, started=time.monotonic())
+        hedges = self._hedges if may_hedge else None
+        if hedges is not None:
+            hedges.earn()
         return await self._repeat(
-            lambda: self._ask_in_turn(order_of(self._members, prefix=prefix), ask, call=call), call=call
+            lambda: self._ask_in_turn(order_of(self._members, prefix=prefix), ask, call=call, hedges=hedges), call=call
         )
 
     async def change(self, ask: Ask[ResultT], *, timeout_seconds: float) -> ResultT:
@@ -161,19 +186,36 @@ class Replicas:
             self._tell(last, call=call, delay=delay)
             await asyncio.sleep(delay)
 
-    async def _ask_in_turn(self, members: Sequence[Member], ask: Ask[ResultT], *, call: _Call) -> ResultT:
+    async def _ask_in_turn(
+        self, members: Sequence[Member], ask: Ask[ResultT], *, call: _Call, hedges: HedgeBudget | None = None
+    ) -> ResultT:
         nobody: _NobodyAnsweredError | None = None
-        for member in members:
+        waiting = list(members)
+        while waiting:
+            member = waiting.pop(0)
             if nobody is not None:
                 if not call.remaining:
                     break
                 self._tell(nobody, call=call, delay=0.0)
             try:
-                return await self._ask_one(member, ask, call=call)
+                if hedges is None or not waiting or waiting[0].is_away():
+                    return await self._ask_one(member, ask, call=call)
+                return await self._ask_two(member, waiting, ask, call=call, hedges=hedges)
             except TeacherUnavailableError as error:
                 nobody = _NobodyAnsweredError(member.replica.address, error)
         assert nobody is not None
         raise nobody
+
+    async def _ask_two(
+        self, first: Member, waiting: list[Member], ask: Ask[ResultT], *, call: _Call, hedges: HedgeBudget
+    ) -> ResultT:
+        """Asks the first, and after a while the first of those that wait, which then waits no longer."""
+        return await race(
+            lambda: self._ask_one(first, ask, call=call),
+            lambda: self._ask_one(waiting.pop(0), ask, call=call),
+            seconds=hedges.seconds,
+            may_ask_second=hedges.spend,
+        )
 
     async def _ask_at_once(self, ask: Ask[ResultT], *, call: _Call) -> dict[str, ResultT]:
         members = self._members.values()
@@ -197,14 +239,14 @@ class Replicas:
         call.num_attempts += 1
         member.num_in_flight += 1
         try:
-            # Also where the connection was lost in a quiet hour: another server may stand behind the next one.
-            if not (member.is_compared and member.replica.is_connected()):
-                await self._compare(member, call=call)
+            # Lost in a quiet hour: another server may stand behind the next connection, which stands in a moment.
+            if not member.replica.is_connected():
+                member.is_compared = False
+            if not member.is_compared:
+                await self._get_to_know(member, call=call)
             result = await ask(member.replica, call.remaining)
         except TeacherUnavailableError as error:
-            # A full queue says that it is there.
-            if error.code != _FULL:
-                self._set_away(member, error)
+            self._note_failure(member, error)
             raise
         finally:
             member.num_in_flight -= 1
@@ -212,6 +254,29 @@ class Replicas:
             _log.info("replica answers again: address=%s", member.replica.address)
             member.away_since = None
         return result
+
+    async def _get_to_know(self, member: Member, *, call: _Call) -> None:
+        """Compares it, unless another call does so meanwhile; that one's failure is this one's too."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(call.remaining):
+                await member.comparing.acquire()
+        except TimeoutError as error:
+            raise TeacherUnavailableError(
+                f"teacher {member.replica.address} did not say in time what it hosts", code=_LATE
+            ) from error
+        try:
+            if member.is_compared:
+                return
+            if member.failure is not None and member.away_since is not None and member.away_since >= began:
+                raise TeacherUnavailableError(str(member.failure), code=member.failure.code) from member.failure
+            try:
+                await self._compare(member, call=call)
+            except TeacherUnavailableError as error:
+                self._note_failure(member, error)
+                raise
+        finally:
+            member.comparing.release()
 
     async def _compare(self, member: Member, *, call: _Call) -> None:
         """Raises ReplicasDifferError unless it hosts the same teacher as those before it."""
@@ -238,10 +303,16 @@ class Replicas:
                 other.is_compared = False
         self._model = (member.replica.address, info)
 
+    def _note_failure(self, member: Member, error: TeacherUnavailableError) -> None:
+        # A full queue says that it is there.
+        if error.code != _FULL:
+            self._set_away(member, error)
+
     def _set_away(self, member: Member, error: TeacherUnavailableError) -> None:
         if member.away_since is None:
             _log.warning("replica does not answer: address=%s error=%r", member.replica.address, str(error))
         member.away_since = time.monotonic()
+        member.failure = error
         member.is_compared = False
 
     def _gave_up(self, failure: TeacherUnavailableError, *, call: _Call) -> TeacherUnavailableError:

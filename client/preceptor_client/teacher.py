@@ -10,14 +10,23 @@ import secrets
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from preceptor.wire import LogprobDtype, SegmentationPolicy
 
-from preceptor_client.affinity import prefix_of
+from preceptor_client.access import find_access
+from preceptor_client.cached_scoring import CachedScoring
 from preceptor_client.channel import checked_addresses, checked_caller
-from preceptor_client.connection import Connection, refuse_unless_positive
+from preceptor_client.connection import (
+    DEFAULT_MAX_BYTES_IN_FLIGHT,
+    DEFAULT_MAX_CONCURRENT_CALLS,
+    Connection,
+    refuse_unless_positive,
+)
+from preceptor_client.errors import NotInCacheError
+from preceptor_client.options import ClientOptions
 from preceptor_client.replica import Replica
 from preceptor_client.replicas import Replicas
 from preceptor_client.request import (
@@ -31,6 +40,10 @@ from preceptor_client.request import (
     check_weight_update,
 )
 from preceptor_client.retry import RetryEvent, RetryPolicy
+from preceptor_client.score_cache import ScoreCache
+from preceptor_client.scoring import Scoring
+from preceptor_client.tls import Pair
+from preceptor_client.transport import Transport
 from preceptor_client.types import GroupScores, Prompt, Registration, ServerInfo, WeightUpdate
 
 __all__ = ["BlockingTeacherClient", "RetryEvent", "RetryPolicy", "ScoreOptions", "TeacherClient"]
@@ -54,15 +67,37 @@ class TeacherClient:
         caller: str = "",
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         on_retry: Callable[[RetryEvent], None] | None = None,
+        api_key: str | None = None,
+        api_key_file: Path | None = None,
+        ca: Path | None = None,
+        cert: Pair | None = None,
+        insecure_key: bool = False,
+        objective: str = "",
+        cache: ScoreCache | None = None,
+        transport: Transport | None = None,
+        hedge_seconds: float | None = None,
+        max_concurrent_calls: int = DEFAULT_MAX_CONCURRENT_CALLS,
+        max_bytes_in_flight: int = DEFAULT_MAX_BYTES_IN_FLIGHT,
     ) -> None:
         """`address`: host:port, or several with commas between, servers of the same teacher: groups whose prompts begin
-        alike go to the same one, and to another while it is away. `timeout_seconds` covers all attempts of a call. An
-        attempt that outlasts `attempt_timeout_seconds` is abandoned and repeated; None leaves it all the time there
-        is."""
+        alike go to the same one, and to another while it is away. `timeout_seconds` covers all attempts of a call, and
+        the wait for its turn: at most `max_concurrent_calls`, and so many bytes of requests, are under way at once at a
+        server. An attempt that outlasts `attempt_timeout_seconds` is abandoned and repeated; None leaves it all the
+        time there is.
+
+        `api_key`, or the file that holds it, `ca` and `cert` (files of a certificate and its key) come from the
+        environment where they are not given: see `access`. With `ca` or `cert`, or an address that begins with
+        grpcs://, TLS is used. A key in plain text to another machine needs `insecure_key`. `objective` says what the
+        calls are for, by a name that the server knows a priority for. `cache` answers what it has. `transport` answers
+        in the place of a network. A score that one of several servers has not answered after `hedge_seconds` is asked
+        of the next too. Raises ValueError, naming what to change."""
         addresses = checked_addresses(address)
         caller = checked_caller(caller)
         refuse_unless_positive("timeout_seconds", timeout_seconds)
+        refuse_unless_positive("hedge_seconds", hedge_seconds)
+        access = find_access(api_key=api_key, api_key_file=api_key_file, ca=ca, cert=cert, insecure_key=insecure_key)
         self._timeout_seconds = timeout_seconds
+        self._transport = transport
         connections = [
             Connection(
                 one,
@@ -72,16 +107,37 @@ class TeacherClient:
                 max_message_bytes=max_message_bytes,
                 on_retry=on_retry,
                 is_patient=len(addresses) == 1,
+                access=access,
+                objective=objective,
+                max_concurrent_calls=max_concurrent_calls,
+                max_bytes_in_flight=max_bytes_in_flight,
+                transport=transport,
             )
             for one in addresses
         ]
-        self._replicas = Replicas([Replica(one) for one in connections], retry=retry, on_retry=on_retry)
+        self._replicas = Replicas(
+            [Replica(one) for one in connections], retry=retry, on_retry=on_retry, hedge_seconds=hedge_seconds
+        )
+        self._cached = None
+        if cache is not None:
+            self._cached = CachedScoring(
+                cache,
+                addresses=self._replicas.addresses,
+                ask_info=lambda seconds: self._replicas.info(include_tokenizer=False, timeout_seconds=seconds),
+                num_losses=lambda: self._replicas.num_losses,
+            )
+        max_calls = max_concurrent_calls * len(addresses)
+        self._scoring = Scoring(lambda: self._replicas, max_calls=max_calls, cached=self._cached)
 
     async def info(self, *, include_tokenizer: bool = False, timeout_seconds: float | None = None) -> ServerInfo:
         """What the server hosts, and its limits; with each teacher's tokenizer.json (megabytes) when asked."""
-        return await self._replicas.info(
-            include_tokenizer=include_tokenizer, timeout_seconds=self._timeout(timeout_seconds)
-        )
+        seconds = self._timeout(timeout_seconds)
+        if self._cached is not None and self._cached.is_offline:
+            return await self._cached.stored_info(include_tokenizer=include_tokenizer)
+        info = await self._replicas.info(include_tokenizer=include_tokenizer, timeout_seconds=seconds)
+        if self._cached is not None:
+            await self._cached.saw(info, include_tokenizer=include_tokenizer)
+        return info
 
     async def register_tokenizer(
         self,
@@ -110,7 +166,13 @@ class TeacherClient:
             special_pairs=special_pairs,
             vocabulary_size=vocabulary_size,
         )
-        return await self._replicas.register(request, timeout_seconds=self._timeout(timeout_seconds))
+        seconds = self._timeout(timeout_seconds)
+        if self._cached is not None and self._cached.is_offline:
+            return await self._cached.stored_registration(request)
+        registration = await self._replicas.register(request, timeout_seconds=seconds)
+        if self._cached is not None:
+            await self._cached.saw_registration(request, registration)
+        return registration
 
     async def score(
         self,
@@ -152,11 +214,7 @@ class TeacherClient:
             segmentation=segmentation,
             paper_token_ids=paper_token_ids,
         )
-        return await self._replicas.ask(
-            lambda replica, seconds: replica.score(group, timeout_seconds=seconds),
-            prefix=prefix_of(group),
-            timeout_seconds=self._timeout(timeout_seconds),
-        )
+        return await self._scoring.score(group, timeout_seconds=self._timeout(timeout_seconds))
 
     async def update_weights(
         self,
@@ -174,16 +232,29 @@ class TeacherClient:
         Of several replicas each takes them, and each must: no score is taken from one that differs. Raises
         InvalidRequestError where the weights cannot be used: the old ones go on serving then."""
         check_weight_update(path, adapter=adapter, unload=unload)
-        return await self._replicas.change(
-            lambda replica, seconds: replica.update_weights(
-                path, adapter=adapter, unload=unload, teacher=teacher, timeout_seconds=seconds
-            ),
-            timeout_seconds=self._timeout(timeout_seconds),
-        )
+        seconds = self._timeout(timeout_seconds)
+        if self._cached is not None:
+            if self._cached.is_offline:
+                raise NotInCacheError("offline: new weights need a server; leave out the update, or the mode offline")
+            self._cached.forget()
+        try:
+            return await self._replicas.change(
+                lambda replica, seconds: replica.update_weights(
+                    path, adapter=adapter, unload=unload, teacher=teacher, timeout_seconds=seconds
+                ),
+                timeout_seconds=seconds,
+            )
+        finally:
+            # Also of what was asked meanwhile.
+            if self._cached is not None:
+                self._cached.forget()
 
     async def close(self) -> None:
         """Cancels what is in flight and closes the connections. Closing twice is fine."""
         await self._replicas.close()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,27 +272,9 @@ class TeacherClient:
 class BlockingTeacherClient:
     """The same client for code without an event loop: a thread of its own runs one. May be shared between threads."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout_seconds: float = 60.0,
-        attempt_timeout_seconds: float | None = None,
-        retry: RetryPolicy = _DEFAULT_RETRY,
-        caller: str = "",
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
-        on_retry: Callable[[RetryEvent], None] | None = None,
-    ) -> None:
+    def __init__(self, address: str, **options: Unpack[ClientOptions]) -> None:
         """Arguments as for `TeacherClient`. `on_retry` is called in the client's thread: it must not wait for it."""
-        self._client = TeacherClient(
-            address,
-            timeout_seconds=timeout_seconds,
-            attempt_timeout_seconds=attempt_timeout_seconds,
-            retry=retry,
-            caller=caller,
-            max_message_bytes=max_message_bytes,
-            on_retry=on_retry,
-        )
+        self._client = TeacherClient(address, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"preceptor {address}", daemon=True)
         self._thread.start()

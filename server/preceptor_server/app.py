@@ -7,10 +7,12 @@ import json
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
+from preceptor import __version__
 from preceptor.settings import InvalidSettingsError, dump_settings
 
 from preceptor_server.callers import Caller
@@ -21,9 +23,11 @@ from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.identity import Identity
 from preceptor_server.edges.readiness import Readiness
 from preceptor_server.engines.building import check_engine_class
-from preceptor_server.errors import ForbiddenError, QuotaExceededError, ServerError, UnauthenticatedError
+from preceptor_server.errors import ForbiddenError, QuotaExceededError, ServerError, UnauthenticatedError, reason_of
 from preceptor_server.hosting import Hosting
-from preceptor_server.serving import ScoreService
+from preceptor_server.observability.observatory import Observatory
+from preceptor_server.observability.observer import Observers, Refusal
+from preceptor_server.serving import ScoreService, ServedOutcome
 from preceptor_server.teachers import Teachers
 from preceptor_server.tenants.certificates import ServerCertificates
 from preceptor_server.tenants.directory import TenantDirectory
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
     from preceptor_server.edges.http.listen import HttpSide  # imports the web framework
 
 logger = logging.getLogger(__name__)
+
+_LAST_WORDS_SECONDS = 1.0
+"""After the schedulers have given up: how long their callers have to be told."""
 
 Reload = Callable[[], ServerConfig]
 """Reads the settings anew. Raises InvalidSettingsError."""
@@ -57,36 +64,60 @@ async def serve(config: ServerConfig, *, reload: Reload | None = None) -> None:
     if any(settings.engine.weights_folder for settings in config.hosted.values()):
         _tell_update_rights(config)
     certificates = ServerCertificates(config.tls) if config.tls.is_on else None
-    identity, refusals = Identity(directory, objectives=config.objectives), Refusals()
+    identity = Identity(directory, objectives=config.objectives)
+    observatory = Observatory(config.observe, version=__version__)
+    http = open_http(config.http, identity, observatory, certificates)
+    observers: Observers[ServedOutcome] = observatory.observers(*([http.recorder] if http else []))
+    refusals = Refusals(observers)
     server = build_server(
         config.listen, max_message_bytes=config.max_message_bytes, identity=identity, observer=refusals
     )
     # Before the model: a port in use is told in the first second.
     address = bind(server, config.listen, certificates=certificates)
-    http = open_http(config.http, identity, certificates)
     reloader = Reloader([part for part in (directory, certificates) if part is not None])
     reloader.start()
+    observatory.start()
+    if observatory.address is not None:
+        _announce("observing", observatory.address, config.observe.address_file)
+    parts = _Parts(
+        config=config, server=server, address=address, http=http, observatory=observatory, observers=observers
+    )
     try:
-        await _serve(config, server, address, http, stop, _Changes(changed, reload))
+        await _serve(parts, stop, _Changes(changed, reload))
     finally:
         if http is not None:
             await http.stop(0)
+        await observatory.stop()
         reloader.stop()
         refusals.log.sweep()
     logger.info("stopped")
 
 
 class Refusals:
-    """Tells the log of calls that were refused before they reached a teacher, once and not in a loop."""
+    """Counts calls that were refused before they reached a teacher, and logs some of them, once and not in a loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, observers: Observers[ServedOutcome]) -> None:
         self.log = RefusalLog()
+        self._observers = observers
 
     def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str) -> None:
         """A caller's mistakes in what it asks for are its own to read; who it is, and what it may do, is told here."""
+        tenant = caller.tenant.name if caller else ""
+        self._observers.refused(Refusal(tenant=tenant, transport="grpc", method=method, reason=reason_of(error)))
         if isinstance(error, UnauthenticatedError | ForbiddenError | QuotaExceededError):
-            name = caller.tenant.name if caller else peer
-            self.log.note(peer=name, reason=error.reason, detail=f"{method}: {error}")
+            self.log.note(peer=tenant or peer, reason=error.reason, detail=f"{method}: {error}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What stands before a teacher is loaded."""
+
+    config: ServerConfig
+    server: grpc.aio.Server
+    address: str
+    http: HttpSide | None
+    observatory: Observatory
+    observers: Observers[ServedOutcome]
 
 
 def _tell_update_rights(config: ServerConfig) -> None:
@@ -115,7 +146,10 @@ class _Changes:
             except InvalidSettingsError as error:
                 logger.error("settings not reloaded: %s", error)
                 continue
-            await _apply(config, wanted, hosting)
+            try:
+                await _apply(config, wanted, hosting)
+            except Exception:  # whatever a change brings, the next one must still be heard
+                logger.exception("settings not applied")
             config = wanted
 
 
@@ -136,18 +170,18 @@ async def _apply(config: ServerConfig, wanted: ServerConfig, hosting: Hosting) -
     logger.info("settings reloaded teachers=%s", ",".join(after))
 
 
-async def _serve(
-    config: ServerConfig,
-    server: grpc.aio.Server,
-    address: str,
-    http: HttpSide | None,
-    stop: asyncio.Event,
-    changes: _Changes,
-) -> None:
+async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
+    config, server, http, observatory = parts.config, parts.server, parts.http, parts.observatory
     teachers = Teachers()
-    service = ScoreService(teachers, observers=http.observers if http else ())
-    readiness = Readiness(add_services(server, TeacherServicer(service, WeightUpdates())), http)
-    hosting = Hosting(teachers=teachers, on_health=readiness.set)
+    service = ScoreService(teachers, observers=parts.observers, tracing=observatory.tracing)
+    servicer = TeacherServicer(service, WeightUpdates())
+    readiness = Readiness(add_services(server, servicer), http, observatory.health)
+    hosting = Hosting(
+        teachers=teachers,
+        on_health=readiness.set,
+        metrics=observatory.metrics,
+        observe_batches=lambda observer: parts.observers.batches([observer]),
+    )
     following: asyncio.Task[None] | None = None
     try:
         for name, settings in config.hosted.items():
@@ -156,16 +190,17 @@ async def _serve(
         if http is not None:
             http.host(service)
         following = asyncio.create_task(changes.follow(config, hosting), name="changes")
-        _announce("serving", address, config.listen.address_file)
+        _announce("serving", parts.address, config.listen.address_file)
         if http is not None:
             _announce("serving http", http.address, config.http.address_file)
         await stop.wait()
         logger.info("draining seconds=%g", config.listen.drain_seconds)
         await readiness.drain()
-        draining = [server.stop(config.listen.drain_seconds)]
+        seconds = config.listen.drain_seconds
+        stopping = [server.stop(seconds + _LAST_WORDS_SECONDS)]
         if http is not None:
-            draining.append(http.stop(config.listen.drain_seconds))
-        await asyncio.gather(*draining)
+            stopping.append(http.stop(seconds + _LAST_WORDS_SECONDS))
+        await asyncio.gather(hosting.drain(seconds), *stopping)
     finally:
         if following is not None:
             following.cancel()
@@ -173,13 +208,15 @@ async def _serve(
         await hosting.close()
 
 
-def open_http(config: HttpConfig, identity: Identity, certificates: ServerCertificates | None) -> HttpSide | None:
+def open_http(
+    config: HttpConfig, identity: Identity, observatory: Observatory, certificates: ServerCertificates | None
+) -> HttpSide | None:
     """The HTTP side, which answers from now on; None where it is off, and then none of its libraries is imported."""
     if config.port is None:
         return None
     from preceptor_server.edges.http.listen import HttpSide
 
-    side = HttpSide(config, identity=identity, certificates=certificates)
+    side = HttpSide(config, identity=identity, observatory=observatory, certificates=certificates)
     side.start()
     return side
 

@@ -32,9 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Only now: torch and transformers take seconds, and a wrong setting should be told at once.
     from preceptor_server.app import serve
-    from preceptor_server.logs import set_up_logging
+    from preceptor_server.observability.logs import set_up_logging
 
-    set_up_logging(config.log_level)
+    observe = config.observe
+    set_up_logging(config.log_level, log_format=observe.log_format, log_prompts=observe.log_prompts)
     try:
         asyncio.run(serve(config, reload=lambda: load_settings(ServerConfig, arguments, program=PROGRAM)))
     except (StartupError, EngineUnavailableError) as error:

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from preceptor_server.bind_address import refuse_public
 from preceptor_server.edges.http.config import HttpConfig, in_existing_folder
 from preceptor_server.engines.config import SETTINGS_BY_KIND, EngineConfig, VllmConfig
+from preceptor_server.observability.config import ObserveConfig
+from preceptor_server.scheduling.config import SchedulerConfig as SchedulerConfig
 from preceptor_server.tenants.config import AccessConfig, TlsConfig
 
 
@@ -49,17 +51,6 @@ class ListenConfig(Section):
     @classmethod
     def _has_a_folder(cls, address_file: Path | None) -> Path | None:
         return in_existing_folder(address_file)
-
-
-class SchedulerConfig(Section):
-    """How requests become batches."""
-
-    max_batch_tokens: int = Field(4096, ge=1)
-    """Tokens of one forward, a prefix that neighbours share counted once. A larger group has a forward of its own."""
-    max_queue_tokens: int = Field(1_000_000, ge=1)
-    """Tokens that may wait at once; beyond it callers are told to come back later."""
-    batch_window_ms: float = Field(2.0, ge=0)
-    """How long an idle server waits for company before it starts a batch that is not full, in milliseconds."""
 
 
 class LimitsConfig(Section):
@@ -145,6 +136,8 @@ class ServerConfig(BaseSettings):
     """Several teachers by name, each with an `engine`, and a `scheduler` and `limits` of its own where it needs them:
     [teachers.NAME.engine] in a file. They take the place of `teacher`, `engine`, `scheduler` and `limits`. SIGHUP has
     them read anew."""
+    observe: ObserveConfig = ObserveConfig()
+    """Metrics and probes on a port of their own, traces, logs."""
     objectives: dict[str, int] = Field(default_factory=dict)
     """Priorities by name: a caller that names one (preceptor-objective) has its groups scored before its tenant's
     others of lower priority. Any other name has priority 0."""

@@ -12,9 +12,11 @@ ServerError
 ├── QueueFullError                          overload; `retry_after_seconds` says when to come back
 ├── DeadlinePassedError                     the caller's deadline passed while its group waited
 ├── EngineFailedError                       the model raised; the cause is logged here, not told to the caller
+│   └── BadGroupError                       the model raises for this group; `incident` finds the cause in the log
 ├── EngineOutOfMemoryError                  what one forward needs is more than there is
 ├── EngineUnavailableError                  there is no engine just now; `retry_after_seconds` says when to come back
-│   └── EngineDiedError                     the process behind the engine ended while it scored
+│   ├── EngineDiedError                     the process behind the engine ended while it scored
+│   └── DrainingError                       the server is being stopped: another replica may take the group
 ├── WeightUpdateError                       new weights that cannot be used; the old ones go on serving
 └── StartupError                            the server cannot start as configured; the message names the setting
 """
@@ -115,6 +117,20 @@ class EngineFailedError(ServerError):
     reason = "ENGINE_FAILED"
 
 
+class BadGroupError(EngineFailedError):
+    """The model raises for this group, and not for others. `incident` stands in the log beside the cause.
+
+    Reasons: BAD_GROUP, and GROUP_TOO_LARGE where its forward needs more memory than there is.
+    """
+
+    reason = "BAD_GROUP"
+
+    def __init__(self, message: str, *, incident: str, reason: str = "BAD_GROUP") -> None:
+        super().__init__(message)
+        self.incident = incident
+        self.reason = reason
+
+
 class EngineOutOfMemoryError(ServerError):
     """One forward needs more memory than there is; fewer groups at once, or a smaller one, may fit."""
 
@@ -135,6 +151,15 @@ class EngineDiedError(EngineUnavailableError):
     """The process behind the engine ended while it scored: what was in flight is lost, and may be asked again."""
 
     reason = "ENGINE_DIED"
+
+
+class DrainingError(EngineUnavailableError):
+    """The server is being stopped and takes nothing new. The group was not answered: it may be sent elsewhere."""
+
+    reason = "DRAINING"
+
+    def __init__(self, *, retry_after_seconds: float) -> None:
+        super().__init__("the server is being stopped: ask another", retry_after_seconds=retry_after_seconds)
 
 
 class WeightUpdateError(ServerError):

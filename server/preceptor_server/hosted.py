@@ -10,7 +10,7 @@ from preceptor.turns import joined_ids
 
 from preceptor_server.config import LimitsConfig
 from preceptor_server.engines.base import Engine, UpdatesWeights
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import EngineInfo
 
 if TYPE_CHECKING:

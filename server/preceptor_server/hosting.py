@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from preceptor_server.alignment.aligner import Aligner, build_aligner
 from preceptor_server.alignment.chat_template import DEFAULT
@@ -16,7 +17,10 @@ from preceptor_server.engines.base import Engine
 from preceptor_server.engines.building import build_engine, check_engine_class, load_engine, load_teacher_tokenizer
 from preceptor_server.errors import InvalidTokenizerError, StartupError
 from preceptor_server.hosted import HostedTeacher, with_turn_end
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.observability.metrics import Metrics
+from preceptor_server.observability.observer import BatchObserver
+from preceptor_server.observability.state_metrics import TeacherState
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.settling import settle_engine
 from preceptor_server.supervision import SupervisedEngine, supervise
 from preceptor_server.teachers import Teachers
@@ -33,12 +37,17 @@ class Hosting:
 
     teachers: Teachers
     on_health: OnHealth
+    metrics: Metrics
+    observe_batches: Callable[[BatchObserver], BatchObserver] = field(default=lambda observer: observer)
+    """Isolates an observer of batches: whatever it raises, scoring goes on."""
 
     async def add(self, name: str, settings: TeacherSettings) -> None:
         """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Raises
         StartupError, and leaves what serves as it is."""
-        teacher = await load_teacher(name, settings)
+        observer = self.observe_batches(self.metrics.of_teacher(name))
+        teacher = await load_teacher(name, settings, observers=[observer])
         teacher.scheduler.start()
+        self.metrics.host(name, partial(state_of, teacher))
         before = self.teachers.put(teacher)
         await self.on_health(name, True)
         if isinstance(teacher.engine, SupervisedEngine):
@@ -52,6 +61,12 @@ class Hosting:
         if teacher is not None:
             await self.on_health(name, False)
             await self._close(teacher)
+            self.metrics.forget(name)
+
+    async def drain(self, seconds: float) -> None:
+        """Nothing new is taken by any of them. Returns once everything is answered; after `seconds` what is not is told
+        to go elsewhere."""
+        await asyncio.gather(*(teacher.scheduler.drain(seconds) for teacher in self.teachers.hosted))
 
     async def close(self) -> None:
         """Closes all of them. Calls that still wait are failed."""
@@ -60,16 +75,31 @@ class Hosting:
             await close_teacher(teacher)
 
     async def _close(self, teacher: HostedTeacher) -> None:
+        revision = teacher.engine.info().revision
         await self.teachers.unused(teacher)
         await close_teacher(teacher)
-        logger.info("teacher closed name=%s revision=%s", teacher.name, teacher.engine.info().revision)
+        logger.info("teacher closed name=%s revision=%s", teacher.name, revision)
 
     async def _tell(self, teacher: HostedTeacher, *, is_alive: bool) -> None:
         if self.teachers.get(teacher.name) is teacher:  # not of one that was replaced
             await self.on_health(teacher.name, is_alive)
 
 
-async def load_teacher(name: str, settings: TeacherSettings) -> HostedTeacher:
+def state_of(teacher: HostedTeacher) -> TeacherState:
+    """What metrics show of a teacher at this moment."""
+    scheduler = teacher.scheduler
+    return TeacherState(
+        waiting_by_tenant=dict(scheduler.waiting_by_tenant()),
+        num_groups_in_flight=scheduler.num_groups_in_flight,
+        num_tokens_in_flight=scheduler.num_tokens_in_flight,
+        engine=teacher.info.engine,
+        revision=teacher.info.revision,
+    )
+
+
+async def load_teacher(
+    name: str, settings: TeacherSettings, *, observers: Sequence[BatchObserver] = ()
+) -> HostedTeacher:
     """A teacher that has passed its self-tests; its scheduler is not started. Raises StartupError."""
     await asyncio.to_thread(check_engine_class, settings.engine)
     tokenizer = await asyncio.to_thread(load_teacher_tokenizer, settings.engine)
@@ -86,7 +116,7 @@ async def load_teacher(name: str, settings: TeacherSettings) -> HostedTeacher:
             engine=engine,
             tokenizer=tokenizer,
             aligner=aligner,
-            scheduler=Scheduler(engine, settings.scheduler),
+            scheduler=Scheduler(engine, settings.scheduler, observers=observers),
             limits=settings.limits,
             max_queue_tokens=settings.scheduler.max_queue_tokens,
             weights_folder=settings.engine.weights_folder,

@@ -68,8 +68,7 @@ async def score_call(
         with charged(group.num_tokens):
             return await teacher.scheduler.score(
                 group,
-                caller=f"{caller.tenant.name}/{caller.name}",
-                weight=caller.weight,
+                caller=caller,
                 timeout_seconds=None if deadline is None else deadline - time.monotonic(),
             )
 

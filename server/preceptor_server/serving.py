@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from preceptor_server.callers import Caller
 from preceptor_server.calls import ScoreCall, ScoredCall
 from preceptor_server.errors import reason_of
+from preceptor_server.observability.observer import CANCELLED, OK, Observers, Outcome
+from preceptor_server.observability.tracing import NO_TRACING, Tracing
 from preceptor_server.scoring import Charged, score_call
 from preceptor_server.teachers import Teachers
 from preceptor_server.tenants.quotas import Quotas
 from preceptor_server.tenants.tenant import Tenant
-
-OK = "ok"
-CANCELLED = "CANCELLED"
-"""The outcome of a group that nobody waited for any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,82 +26,71 @@ class Notes:
     """The only response is one token that nobody wrote: its row says what may follow the prompt."""
     student_logprobs: tuple[tuple[float, ...] | None, ...] = ()
     """Of each response, one per token; as the caller sent them."""
+    traceparent: str = ""
+    """The caller's span, as W3C's trace context writes it. Empty = none."""
+    tracestate: str = ""
 
 
 NO_NOTES = Notes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of a group."""
+class ServedOutcome(Outcome):
+    """What became of a group, with all that it was about: for observers that keep it."""
 
-    caller: Caller
-    teacher: str
-    """As asked for; the name of the one that answered where there is an answer."""
     call: ScoreCall
     scored: ScoredCall | None
     """None where it failed."""
     notes: Notes
-    reason: str
-    """OK, or why it failed."""
-    total_seconds: float
-
-    @property
-    def num_positions(self) -> int:
-        """Scored ones."""
-        return self.scored.num_positions if self.scored else 0
-
-
-class Observer(Protocol):
-    """Counts, or keeps, what is asked. It is called on the way of every request, so it must be quick."""
-
-    def began(self, caller: Caller) -> None: ...
-
-    def ended(self, outcome: Outcome) -> None:
-        """Called once for each `began`."""
 
 
 class ScoreService:
     """Finds the teacher, scores, and tells the observers."""
 
-    def __init__(self, teachers: Teachers, *, quotas: Quotas | None = None, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        teachers: Teachers,
+        *,
+        quotas: Quotas | None = None,
+        observers: Observers[ServedOutcome] | None = None,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
         self.teachers = teachers
         self._quotas = quotas or Quotas()
-        self._observers = tuple(observers)
+        self._observers: Observers[ServedOutcome] = observers or Observers(())
+        self._tracing = tracing
 
     async def score(
         self, call: ScoreCall, caller: Caller, *, timeout_seconds: float | None, notes: Notes = NO_NOTES
     ) -> ScoredCall:
         """Raises what finding the teacher and scoring raise, and QuotaExceededError."""
         started = time.monotonic()
-        for observer in self._observers:
-            observer.began(caller)
+        self._observers.began(caller)
         scored, reason, name = None, CANCELLED, call.teacher
-        try:
-            with (
-                self.teachers.use(call.teacher, tenant=caller.tenant) as teacher,
-                self._quotas.call(caller.tenant, num_bytes=call.num_bytes),
-            ):
-                name = teacher.name
-                scored = await score_call(
-                    call, teacher, caller=caller, timeout_seconds=timeout_seconds, charged=self._charged(caller.tenant)
+        tracing = self._tracing.score(
+            caller=caller, teacher=call.teacher, traceparent=notes.traceparent, tracestate=notes.tracestate
+        )
+        with tracing as span:
+            try:
+                with (
+                    self.teachers.use(call.teacher, tenant=caller.tenant) as teacher,
+                    self._quotas.call(caller.tenant, num_bytes=call.num_bytes),
+                ):
+                    name = teacher.name
+                    charged = self._charged(caller.tenant)
+                    scored = await score_call(
+                        call, teacher, caller=caller, timeout_seconds=timeout_seconds, charged=charged
+                    )
+                reason = OK
+            except Exception as error:
+                reason = reason_of(error)
+                raise
+            finally:
+                outcome = _outcome(
+                    call, scored, caller=caller, teacher=name, reason=reason, notes=notes, started=started
                 )
-            reason = OK
-        except Exception as error:
-            reason = reason_of(error)
-            raise
-        finally:
-            outcome = Outcome(
-                caller=caller,
-                teacher=name,
-                call=call,
-                scored=scored,
-                notes=notes,
-                reason=reason,
-                total_seconds=time.monotonic() - started,
-            )
-            for observer in self._observers:
-                observer.ended(outcome)
+                span.ended(outcome)
+                self._observers.ended(outcome)
         return scored
 
     def _charged(self, tenant: Tenant) -> Charged:
@@ -118,3 +104,30 @@ class ScoreService:
                 raise
 
         return charged
+
+
+def _outcome(
+    call: ScoreCall,
+    scored: ScoredCall | None,
+    *,
+    caller: Caller,
+    teacher: str,
+    reason: str,
+    notes: Notes,
+    started: float,
+) -> ServedOutcome:
+    return ServedOutcome(
+        caller=caller,
+        teacher=teacher,
+        reason=reason,
+        total_seconds=time.monotonic() - started,
+        queue_seconds=scored.timings.queue_ms / 1000 if scored and scored.timings.forward_ms else None,
+        num_positions=scored.num_positions if scored else 0,
+        num_prompt_tokens=len(scored.prompt_ids_P) if scored else 0,
+        num_response_tokens=sum(len(response.ids_T) for response in call.responses),
+        request_bytes=call.num_bytes,
+        answer_bytes=scored.num_bytes if scored else 0,
+        call=call,
+        scored=scored,
+        notes=notes,
+    )

@@ -19,7 +19,7 @@ from preceptor_server.engines.base import UpdatesWeights
 from preceptor_server.errors import InvalidRequestError, NotYetImplementedError, StartupError, WeightUpdateError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.preparing import MAX_SHOWN_NAME, check_adapter_name
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.selftest import check_engine
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from preceptor_server.engines.base import Engine
 from preceptor_server.engines.building import build_engine
 from preceptor_server.engines.config import HfConfig
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.serving import ScoreService
 from preceptor_server.settling import settle_engine
 from preceptor_server.teachers import Teachers

@@ -24,7 +24,7 @@ from preceptor_server.alignment.types import Alignment
 from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds
 from preceptor_server.config import LimitsConfig, SchedulerConfig
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.scoring import score_call
 from preceptor_server.types import EngineInfo, GroupColumns, ResponseColumns, ResponseToScore, ScoreGroup
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers

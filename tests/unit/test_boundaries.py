@@ -64,7 +64,7 @@ def test_light_side_imports_nothing_heavy(module: str) -> None:
 
 
 def test_settings_and_queues_of_the_server_import_neither_a_model_library_nor_grpc() -> None:
-    modules = ("config", "cli", "errors", "types", "admission", "fair_queue", "scheduler", "selftest", "engines.own")
+    modules = ("config", "cli", "errors", "types", "callers", "scheduling.scheduler", "selftest", "engines.own")
     names = ", ".join(f"preceptor_server.{module}" for module in modules)
     assert loaded_after_importing(names, (*HEAVY, "grpc", "google.protobuf", "preceptor_client")) == []
 

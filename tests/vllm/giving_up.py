@@ -14,9 +14,10 @@ from preceptor_server.config import SchedulerConfig
 from preceptor_server.engines.config import VllmConfig
 from preceptor_server.engines.vllm.engine import VllmEngine
 from preceptor_server.errors import DeadlinePassedError
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import ScoreGroup
 
+from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import random_batch
 from tests.vllm.models import VOCABULARY_SIZE
 from tests.vllm.serving import MAX_MODEL_LEN, engine_arguments
@@ -35,7 +36,7 @@ async def give_up(scheduler: Scheduler, group: ScoreGroup, seed: int) -> str:
     """Asks; three in ten cancel within 0.2 s, as many have a deadline within 0.3 s."""
     dice = np.random.default_rng(seed)
     timeout = float(dice.uniform(0.001, 0.3)) if dice.random() < 0.3 else 300.0
-    call = asyncio.create_task(scheduler.score(group, caller=str(seed % 5), timeout_seconds=timeout))
+    call = asyncio.create_task(scheduler.score(group, caller=caller_of(str(seed % 5)), timeout_seconds=timeout))
     await asyncio.sleep(float(dice.uniform(0, 0.2)))
     if dice.random() < 0.3:
         call.cancel()

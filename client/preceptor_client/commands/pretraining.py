@@ -81,6 +81,11 @@ def run_config(settings: DoctorSettings) -> RunConfig:
                 "special_pairs": settings.special_pairs,
                 "logprob_dtype": "f32",
                 "patience_seconds": settings.timeout_seconds,
+                "api_key_file": settings.api_key_file,
+                "insecure_key": settings.insecure_key,
+                "ca": settings.ca,
+                "cert": settings.cert,
+                "cert_key": settings.cert_key,
             },
             "data": {"train": settings.prompts, "extra_fields": settings.extra_fields},
             "rollout": {

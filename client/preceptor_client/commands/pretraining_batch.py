@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from transformers.utils import logging as transformers_logging
 
 from preceptor_client.commands.pretraining import Pretraining
-from preceptor_client.teacher import BlockingTeacherClient
 from preceptor_client.train.data.bad_examples import BadExamples
 from preceptor_client.train.data.examples import Example, PromptStream
 from preceptor_client.train.data.loading import load_train_examples
@@ -25,6 +24,7 @@ from preceptor_client.train.start.objective_fit import can_name_tokens
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student, load_student
 from preceptor_client.train.teacher.agreement import Agreement
+from preceptor_client.train.teacher.opening import opened_client
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.train.teacher.views import view_teacher
@@ -41,7 +41,7 @@ def measure_batch(config: RunConfig, *, num_prompts: int) -> Pretraining:
     examples = load_train_examples(config.data)
     stream = PromptStream(examples, prompts_per_step=min(num_prompts, len(examples)), seed=config.run.seed)
     student = load_student(config.student)
-    with BlockingTeacherClient(config.teacher.address, timeout_seconds=config.teacher.patience_seconds) as client:
+    with opened_client(config.teacher) as client:
         scored, agreement = roll_out(student, client, config=config, examples=stream.step(1), checked=examples)
     return judge(student, scored, config=config, agreement=agreement)
 

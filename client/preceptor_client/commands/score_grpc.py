@@ -22,7 +22,7 @@ _SENTENCEPIECE_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 async def ask(settings: ScoreSettings) -> Opinion:
     """Raises PreceptorError, ValueError for an address without a port, ImportError without a tokenizer library."""
-    async with TeacherClient(settings.address, timeout_seconds=settings.timeout_seconds) as client:
+    async with TeacherClient(settings.address, timeout_seconds=settings.timeout_seconds, **settings.access()) as client:
         teacher = pick_teacher(await client.info(include_tokenizer=True), name=settings.teacher)
         tokenizer = load_tokenizer(teacher)
         response_ids = tokenizer.encode(settings.response, add_special_tokens=False).ids

@@ -58,6 +58,8 @@ def _train(config: RunConfig, *, stop: StopRequest) -> None:
             line(text)
         if summary.loss_first is not None and summary.loss_last is not None:
             line(f"loss: {summary.loss_first:.4f} -> {summary.loss_last:.4f} in {summary.num_steps} steps")
+        if summary.failed_groups:
+            line(f"groups that failed at the teacher, and were left out: {summary.failed_groups}")
         line(f"model:  {summary.model_folder}")
         line(f"report: {summary.directory / REPORT_FILE}")
 

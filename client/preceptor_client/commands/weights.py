@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
 
 
 async def _update(settings: WeightsSettings) -> WeightUpdate:
-    async with TeacherClient(settings.address, timeout_seconds=settings.timeout_seconds) as client:
+    async with TeacherClient(settings.address, timeout_seconds=settings.timeout_seconds, **settings.access()) as client:
         return await client.update_weights(
             settings.path, adapter=settings.adapter, unload=settings.unload, teacher=settings.teacher
         )

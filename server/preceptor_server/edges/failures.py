@@ -15,6 +15,7 @@ from preceptor_server.errors import (
     INTERNAL,
     DeadlinePassedError,
     EngineFailedError,
+    EngineOutOfMemoryError,
     EngineUnavailableError,
     ForbiddenError,
     InvalidRequestError,
@@ -41,6 +42,7 @@ CODE_BY_ERROR: dict[type[ServerError], grpc.StatusCode] = {
     QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlinePassedError: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineFailedError: grpc.StatusCode.INTERNAL,
+    EngineOutOfMemoryError: grpc.StatusCode.INTERNAL,
     EngineUnavailableError: grpc.StatusCode.UNAVAILABLE,
     WeightUpdateError: grpc.StatusCode.FAILED_PRECONDITION,
 }

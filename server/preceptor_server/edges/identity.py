@@ -8,16 +8,16 @@ from typing import Protocol
 from preceptor.wire import CALLER_METADATA_KEY
 
 from preceptor_server.callers import Caller, Transport
-from preceptor_server.errors import UnauthenticatedError
+from preceptor_server.serving import Notes
 from preceptor_server.tenants.config import AccessConfig
 from preceptor_server.tenants.directory import TenantDirectory
+from preceptor_server.tenants.keys import bearer_key
 from preceptor_server.tenants.tenant import Tenant
 
 AUTHORIZATION = "authorization"
 CALLER_KEYS = (CALLER_METADATA_KEY, "x-gateway-inference-fairness-id")
 OBJECTIVE_KEYS = ("preceptor-objective", "x-gateway-inference-objective")
 MAX_NAME = 128
-_SCHEME = "bearer "
 
 
 class Directory(Protocol):
@@ -54,7 +54,10 @@ class Identity:
     def caller_of(self, headers: Mapping[str, str], *, peer: str, transport: Transport, weight: float = 1.0) -> Caller:
         """`headers` have lower-case names; `peer` is what gRPC or an ASGI server calls it. Raises UnauthenticatedError,
         and QuotaExceededError after many wrong keys from one peer."""
-        tenant, peer = self._directory.identify(_key_of(headers), peer=peer), self._directory.peer_name(peer)
+        tenant, peer = (
+            self._directory.identify(bearer_key(headers.get(AUTHORIZATION)), peer=peer),
+            self._directory.peer_name(peer),
+        )
         name = next((headers[key] for key in CALLER_KEYS if headers.get(key)), "")
         objective = next((headers[key] for key in OBJECTIVE_KEYS if headers.get(key)), "")
         return Caller(
@@ -66,10 +69,6 @@ class Identity:
         )
 
 
-def _key_of(headers: Mapping[str, str]) -> str | None:
-    value = headers.get(AUTHORIZATION)
-    if value is None:
-        return None
-    if not value.lower().startswith(_SCHEME):
-        raise UnauthenticatedError("authorization: must be 'Bearer KEY'", reason="UNKNOWN_KEY")
-    return value[len(_SCHEME) :].strip()
+def notes_of(headers: Mapping[str, str]) -> Notes:
+    """The trace that a call belongs to."""
+    return Notes(traceparent=headers.get("traceparent", ""), tracestate=headers.get("tracestate", ""))

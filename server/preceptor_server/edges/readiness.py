@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from grpc_health.v1 import health, health_pb2
 from preceptor.v1 import teacher_pb2
 
+from preceptor_server.observability.health import Health
+
 if TYPE_CHECKING:
     from preceptor_server.edges.http.listen import HttpSide  # imports the web framework
 
@@ -21,8 +23,9 @@ def health_name(teacher: str) -> str:
 class Readiness:
     """Of each teacher, and of the server as a whole, which serves while one of them does."""
 
-    def __init__(self, servicer: health.aio.HealthServicer, http: HttpSide | None) -> None:
+    def __init__(self, servicer: health.aio.HealthServicer, http: HttpSide | None, told: Health) -> None:
         self._servicer = servicer
+        self._told = told
         self._http = http
         self._is_alive: dict[str, bool] = {}
         self._is_draining = False
@@ -30,11 +33,13 @@ class Readiness:
     async def set(self, teacher: str, is_alive: bool) -> None:
         """Of one teacher, whose engine came to life or died."""
         self._is_alive[teacher] = is_alive
+        self._told.set_serving(teacher, is_alive)
         await self._tell()
 
     async def drain(self) -> None:
         """Nothing serves any more, whatever becomes of the engines."""
         self._is_draining = True
+        self._told.drain()
         await self._tell()
 
     async def _tell(self) -> None:

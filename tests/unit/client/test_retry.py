@@ -11,6 +11,7 @@ import grpc
 import pytest
 from preceptor_client import PreceptorError, RetryPolicy, TeacherClient, TeacherIds
 from preceptor_client.errors import (
+    AccessDeniedError,
     InvalidRequestError,
     MessageTooLargeError,
     NotImplementedByServerError,
@@ -35,11 +36,11 @@ EXPECTED_ERRORS: dict[grpc.StatusCode, type[PreceptorError]] = {
     grpc.StatusCode.CANCELLED: PreceptorError,
     grpc.StatusCode.UNKNOWN: PreceptorError,
     grpc.StatusCode.ALREADY_EXISTS: PreceptorError,
-    grpc.StatusCode.PERMISSION_DENIED: PreceptorError,
+    grpc.StatusCode.PERMISSION_DENIED: AccessDeniedError,
     grpc.StatusCode.ABORTED: PreceptorError,
     grpc.StatusCode.INTERNAL: PreceptorError,
     grpc.StatusCode.DATA_LOSS: PreceptorError,
-    grpc.StatusCode.UNAUTHENTICATED: PreceptorError,
+    grpc.StatusCode.UNAUTHENTICATED: AccessDeniedError,
 }
 
 

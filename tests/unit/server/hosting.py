@@ -10,7 +10,7 @@ from preceptor_server.alignment.aligner import build_aligner
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.config import LimitsConfig, SchedulerConfig
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import EngineInfo
 from tokenizers import processors
 

@@ -16,7 +16,7 @@ from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds
 from preceptor_server.config import LimitsConfig, SchedulerConfig
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.scoring import score_call
 from preceptor_server.selftest import check_engine
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup

@@ -23,6 +23,7 @@ from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup
 from preceptor_server.weights import WeightUpdateCall, WeightUpdates, find_folder
 
 from tests.engines.fake import FakeEngine
+from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import group_of
 from tests.unit.server.hosting import hosted_teacher
 from tests.unit.server.scripted_engine import ScriptedEngine
@@ -61,7 +62,7 @@ def hosted_with(teacher: HostedTeacher, engine: FakeEngine) -> HostedTeacher:
 
 
 async def score(teacher: HostedTeacher, group: ScoreGroup = GROUP) -> ScoredGroup:
-    return await teacher.scheduler.score(group, caller="me")
+    return await teacher.scheduler.score(group, caller=caller_of("me"))
 
 
 async def test_new_weights_answer_from_then_on_and_both_revisions_are_told(teacher: HostedTeacher) -> None:

@@ -23,6 +23,7 @@ from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.rollout.episode_index import episode_rewards
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.student.student import Student
+from preceptor_client.train.teacher.failed_groups import FailureLimit, GroupCount
 from preceptor_client.train.teacher.scored import ScoredEpisode
 from preceptor_client.train.teacher.scoring import Scoring
 from preceptor_client.train.teacher.views import view_teacher
@@ -77,11 +78,12 @@ class Heldout:
         task: str = "",
         source: str = "heldout",
         bad: BadExamples | None = None,
+        limit: FailureLimit | None = None,
         stop: StopRequest | None = None,
     ) -> None:
         """`is_answered` is False where the student talks to an environment; `source` names the examples to `bad`, which
-        decides what an example does that cannot be encoded, or that the teacher refuses; `stop` ends a measurement,
-        with StopRequestedError."""
+        decides what an example does that cannot be encoded, or that the teacher refuses; `limit` says how many groups
+        a teacher may fail on; `stop` ends a measurement, with StopRequestedError."""
         self.examples = examples
         self.task = task
         self._student = student
@@ -94,6 +96,7 @@ class Heldout:
         self._has_rewards = has_rewards
         self._source = source
         self._bad = BadExamples() if bad is None else bad
+        self._limit = limit or FailureLimit(max_share=0.0)
         self._stop = stop or StopRequest()
 
     def measure(self, *, step: int, prompts: PromptsOf) -> MetricRow:
@@ -143,17 +146,31 @@ class Heldout:
         refused = self._bad.at_step(step, of=self._source)
         bad = _Bad(refused, step=step)
         rewards: list[float] = []
+        groups = GroupCount()
         try:
             for batch in self._roll_out(self.examples, bad):
                 rewards += [reward for reward in episode_rewards(batch) if reward is not None]
                 if self._config.loss:
                     self._scoring.submit(batch, name=f"heldout-{step}")
-            row = self._loss(step, self._scoring.gather(on_refused=refused)) if self._config.loss else {}
+                    groups.add(batch)
+            row = self._scored(step, refused, groups=groups) if self._config.loss else {}
         finally:
             self._scoring.cancel()
         if self._has_rewards:
             row["mean_reward"] = sum(rewards) / len(rewards) if rewards else None
         return row | {"num_refused_groups": refused.num_skipped, "num_failed_episodes": bad.num_failed}
+
+    def _scored(self, step: int, refused: Skipping, *, groups: GroupCount) -> MetricRow:
+        """The loss of what the teachers answered. Raises TrainingStoppedError where they failed on too much."""
+        scored = self._scoring.gather(on_refused=refused, on_failed=groups.fail)
+        for one in groups.failed:
+            _log.warning(
+                "held-out group failed: step=%d example=%s teacher=%s reason=%s incident=%r",
+                *(step, one.example, one.teacher, one.error.reason, one.error.incident),
+            )
+        if excess := self._limit.excess(groups.outcomes):
+            raise TrainingStoppedError(f"held-out examples after step {step}: {excess}; the first: {groups.failed[0]}")
+        return self._loss(step, scored) | {"failed_groups": len(groups.failed)}
 
     def _loss(self, step: int, scored: Sequence[ScoredEpisode]) -> MetricRow:
         """Reduced as the run's loss is; None without a scored position."""

@@ -43,12 +43,16 @@ def save_checkpoint(
         shutil.rmtree(unfinished)
     temporary = folder.with_name(f"{_TEMPORARY_PREFIX}{folder.name}")
     temporary.mkdir(parents=True)
-    student.save(temporary)
-    torch.save(optimizer.state_dict(), temporary / _OPTIMIZER_FILE)
-    if also:
-        also(temporary)
-    (temporary / STATE_FILE).write_text(json.dumps({"format": 1, "step": step}) + "\n", encoding="utf-8")
-    _sync([*temporary.rglob("*"), temporary])
+    try:
+        student.save(temporary)
+        torch.save(optimizer.state_dict(), temporary / _OPTIMIZER_FILE)
+        if also:
+            also(temporary)
+        (temporary / STATE_FILE).write_text(json.dumps({"format": 1, "step": step}) + "\n", encoding="utf-8")
+        _sync([*temporary.rglob("*"), temporary])
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk has room again for the rest of the run
+        raise
     os.rename(temporary, folder)
     _sync([folder.parent])
     _log.info("checkpoint saved: step=%d folder=%s", step, folder)

@@ -28,6 +28,7 @@ HELDOUT_NAMES = frozenset(
         "num_positions",
         "scored_share",
         "num_refused_groups",
+        "failed_groups",
         "num_failed_episodes",
         "seconds",
     }

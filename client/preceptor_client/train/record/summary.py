@@ -65,6 +65,8 @@ class RunSummary:
     """The trained model, as `from_pretrained` loads it."""
     num_steps: int
     num_skipped: int
+    failed_groups: int
+    """Groups that teachers failed on, over all steps; no step learnt from them."""
     seconds: float
     """Sum over the steps, those before a resume included."""
     loss_first: float | None
@@ -103,6 +105,7 @@ def summarise(directory: Path, *, model_folder: Path) -> RunSummary:
         model_folder=model_folder,
         num_steps=len(steps),
         num_skipped=sum(row["loss"] is None for row in steps),
+        failed_groups=sum(_count(row, "failed_groups") or 0 for row in steps),
         seconds=sum(_float(row["step_seconds"]) for row in steps),
         loss_first=losses[0] if losses else None,
         loss_last=losses[-1] if losses else None,

@@ -28,6 +28,7 @@ from preceptor_client.train.student.student import Student
 from preceptor_client.train.tasks.task import Task
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.ensemble import Ensemble
+from preceptor_client.train.teacher.failed_groups import FailureLimit
 from preceptor_client.train.teacher.questions import Questions
 from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.train.teacher.scoring import OneTeacher, Scoring, Selection
@@ -170,6 +171,7 @@ class Builder:
             task=task.name,
             source=task.source("heldout"),
             bad=self.bad,
+            limit=FailureLimit(max_share=self.config.run.max_failed_groups),
             stop=self.stop,
         )
 

@@ -50,8 +50,20 @@ class RunSection(Section):
     """Stop when a larger share of a step's positions came back from the teacher as NaN or infinity."""
     save_episodes: bool = False
     """Keep every episode in episodes.jsonl, which the rollout engine "jsonl" reads."""
-    max_failed_share: float = Field(0.5, ge=0, le=1)
-    """Stop when a larger share of a step's episodes failed, through an environment, an engine or a reward."""
+    max_failed_share: float | None = Field(None, ge=0, le=1)
+    """Stop when a larger share failed: of a step's episodes, through an environment, an engine or a reward (0.5 where
+    this is not set); or of the last 200 groups that teachers were asked about, by a failure of the teacher's (0.05
+    where this is not set, and not before 5 failed). 0 stops at the first."""
+
+    @property
+    def max_failed_episodes(self) -> float:
+        """The share of a step's episodes that may fail."""
+        return 0.5 if self.max_failed_share is None else self.max_failed_share
+
+    @property
+    def max_failed_groups(self) -> float:
+        """The share of the last groups that teachers may fail on."""
+        return 0.05 if self.max_failed_share is None else self.max_failed_share
 
 
 class RunConfig(BaseSettings):

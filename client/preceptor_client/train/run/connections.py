@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from preceptor_client.teacher import BlockingTeacherClient, RetryEvent
+from preceptor_client.retry import RetryEvent
 from preceptor_client.train.run.display import Display
 from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.opening import opened_client
 from preceptor_client.train.teacher.scorer import GRPC, SCORERS, Scorer
 
 _log = logging.getLogger(__name__)
@@ -59,5 +60,5 @@ def _opened(config: TeacherConfig, *, key: str, display: Display) -> Iterator[Sc
             *(event.address, event.code, event.attempt, event.elapsed_seconds, event.next_delay_seconds, event.message),
         )
 
-    with BlockingTeacherClient(config.address, timeout_seconds=patience, on_retry=show_retry) as client:
+    with opened_client(config, key=key, on_retry=show_retry) as client:
         yield client

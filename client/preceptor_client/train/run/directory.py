@@ -30,7 +30,8 @@ _LOCK_FILE = ".lock"
 
 _FREE_TO_CHANGE = re.compile(
     r"data\.(extra_fields|max_bad_examples|on_bad_example)"
-    r"|(teacher|teachers\.[^.]+)\.(address|page|patience_seconds)"
+    r"|(teacher|teachers\.[^.]+)\.(address|page|patience_seconds|api_key_file|insecure_key|ca|cert|cert_key|objective)"
+    r"|(teacher|teachers\.[^.]+)\.(hedge_seconds|cache|cache_mode|cache_bytes)"
     r"|rollout\.environment_timeout_seconds"
     r"|run\.(directory|num_steps|checkpoint_every_steps|keep_checkpoints|sample_rollouts|resume|max_non_finite_share)"
     r"|run\.max_failed_share"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from preceptor_client.errors import PreceptorError
+from preceptor_client.errors import GroupFailedError, PreceptorError
 from preceptor_client.train.data.bad_examples import BadExamples, Source
 from preceptor_client.train.data.examples import Example
 from preceptor_client.train.student.encoding import encode_example
@@ -19,6 +20,8 @@ from preceptor_client.train.teacher.prompt_source import PromptSource
 from preceptor_client.train.teacher.refusals import as_refusal
 from preceptor_client.train.teacher.scorer import Scorer
 from preceptor_client.types import GroupScores, Prompt, StudentIds
+
+_log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 32
 MAX_SECONDS = 60.0
@@ -54,10 +57,12 @@ class TeacherPrompts:
         self._student = student
         self._bad = bad
         self._open: deque[_Question] = deque()
+        self._failed: list[str] = []
+        """What to tell of the prompts that the teacher failed on."""
 
     def check(self, examples: Sequence[tuple[Source, Example]], *, notice: Callable[[str], None]) -> tuple[str, ...]:
         """Warnings. Raises InvalidDataError where a bad example stops the run; a prompt of ids that all have
-        counterparts is not asked about."""
+        counterparts is not asked about. One that the teacher fails on stays in the data: it is met at its step."""
         asked = [
             (of, example, prompt) for of, example in examples if (prompt := self._prompt(example, of=of)) is not None
         ]
@@ -69,6 +74,7 @@ class TeacherPrompts:
                     return (
                         f"the teacher read {number} of {len(asked)} prompts in {now - started:.0f} s: whether it takes "
                         "the others shows at their steps",
+                        *self._failures(),
                     )
                 if now - told > _SECONDS_BETWEEN_NOTICES:
                     told = now
@@ -79,7 +85,12 @@ class TeacherPrompts:
         finally:
             for question in self._open:
                 question.future.cancel()
-        return ()
+        return self._failures()
+
+    def _failures(self) -> tuple[str, ...]:
+        if not self._failed:
+            return ()
+        return (f"the teacher failed on {len(self._failed)} prompt(s); the first: {self._failed[0]}",)
 
     def _prompt(self, example: Example, *, of: Source) -> Prompt | None:
         """What to ask about; None where the answer is known."""
@@ -113,6 +124,12 @@ class TeacherPrompts:
             question = self._open[0]
             try:
                 question.future.result()
+            except GroupFailedError as error:
+                _log.warning(
+                    "teacher failed on a prompt: example=%s reason=%s incident=%r",
+                    *(question.example.name, error.reason, error.incident),
+                )
+                self._failed.append(f"{question.example.name}: {error}")
             except PreceptorError as error:
                 refusal = as_refusal(error, example=question.example)
                 if refusal is None:

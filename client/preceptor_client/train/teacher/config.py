@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from preceptor.settings import Section
@@ -44,6 +45,30 @@ class TeacherConfig(Section):
     """Number format in which the teacher's logprobs travel."""
     patience_seconds: float = Field(1800, gt=0)
     """How long the run waits for a teacher that does not answer before it saves a checkpoint and stops."""
+    api_key_file: Path | None = None
+    """File that holds the API key alone, in one line; read again when it changes. Else the key is that of the variable
+    PRECEPTOR_API_KEY, or of the file that PRECEPTOR_API_KEY_FILE names. The key itself is no setting."""
+    insecure_key: bool = False
+    """Send the key in plain text to another machine, where the network encrypts by itself."""
+    ca: Path | None = None
+    """PEM file of the certificates by which the server is known: it is asked by TLS then."""
+    cert: Path | None = None
+    """PEM file of the certificate by which the server knows this client, with cert_key."""
+    cert_key: Path | None = None
+    """PEM file of that certificate's private key."""
+    objective: str = ""
+    """Name of a scheduling objective of the server's, such as interactive: what comes first among the groups of one
+    tenant. Not the loss: that is [objective]."""
+    hedge_seconds: float | None = Field(None, gt=0)
+    """With several addresses: ask a second server too when the first has not answered for so long, and take the first
+    answer."""
+    cache: Path | None = None
+    """File in which scores are kept. What was asked before, of the same weights of the teacher, is answered from it."""
+    cache_mode: Literal["use", "refresh", "offline"] = "use"
+    """use: answer from the cache, ask for the rest and keep it. refresh: ask for everything and keep it. offline:
+    answer from the cache alone, without a server, and stop at the first group that it lacks."""
+    cache_bytes: int = Field(10 << 30, ge=1 << 20)
+    """How large the scores in the cache may grow; the least recently used leave first."""
     accept_other_tokenizer: bool = False
     """Train although the teacher's tokenizer has other ids or other tokens than the student's."""
     end_token_ids: tuple[int, ...] = ()
@@ -61,6 +86,32 @@ class TeacherConfig(Section):
     def place(self) -> str:
         """Where it is, for messages."""
         return self.address or self.kind
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_no_settings(cls, values: object) -> object:
+        """A saved config, a report, a process list would show it. The messages do not repeat it."""
+        if not isinstance(values, dict):
+            return values
+        if "api_key" in values:
+            raise ValueError(
+                "teacher.api_key: the key itself is no setting, for settings are saved and printed: put it into the "
+                "variable PRECEPTOR_API_KEY, or into a file and its path into teacher.api_key_file"
+            )
+        if str(values.get("api_key_file", "")).startswith("prk_"):
+            raise ValueError(
+                "teacher.api_key_file: holds what looks like a key: put it into a file of its own, and name that file "
+                "here"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _what_goes_together_is_given_together(self) -> Self:
+        if (self.cert is None) != (self.cert_key is None):
+            raise ValueError("teacher.cert and teacher.cert_key go together: set both, or neither")
+        if self.cache_mode != "use" and self.cache is None:
+            raise ValueError(f"teacher.cache_mode={self.cache_mode} is for a cache: set teacher.cache to its file")
+        return self
 
     @field_validator("address")
     @classmethod

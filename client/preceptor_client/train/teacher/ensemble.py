@@ -17,6 +17,7 @@ import numpy.typing as npt
 from preceptor_client.train.errors import InvalidPartError, InvalidWeightsError
 from preceptor_client.train.parts import Seam
 from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.teacher.failed_groups import OnFailed
 from preceptor_client.train.teacher.mixture import at_common_positions, ids_to_ask_about, mixed
 from preceptor_client.train.teacher.questions import Answer, Questions
 from preceptor_client.train.teacher.refusals import OnRefused
@@ -76,14 +77,15 @@ class Ensemble:
         for teacher in asked:
             self._questions[teacher].submit(episodes, name=name)
 
-    def gather(self, *, on_refused: OnRefused | None = None) -> list[ScoredEpisode]:
-        """As `Scoring.gather`. An episode that one teacher refuses is left out for all."""
+    def gather(self, *, on_refused: OnRefused | None = None, on_failed: OnFailed | None = None) -> list[ScoredEpisode]:
+        """As `Scoring.gather`. An episode that one teacher refuses or fails on is left out for all."""
         try:
-            answers = {self._first: self._questions[self._first].gather(on_refused=on_refused)}
+            first = self._questions[self._first].gather(on_refused=on_refused, on_failed=on_failed)
+            answers = {self._first: first}
             if self._is_mixture:
-                self._ask_others(answers[self._first])
+                self._ask_others(first)
             for name in self._others:
-                answers[name] = self._questions[name].gather(on_refused=on_refused)
+                answers[name] = self._questions[name].gather(on_refused=on_refused, on_failed=on_failed)
         finally:
             self.cancel()
         by_episode = {name: {id(one.episode): one for one in given} for name, given in answers.items()}

@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from preceptor.wire import LogprobDtype, PositionStatus, TokenArray
 
-from preceptor_client.errors import CorruptAnswerError, PreceptorError
+from preceptor_client.errors import CorruptAnswerError, GroupFailedError, PreceptorError
 from preceptor_client.request import ScoreMask
 from preceptor_client.train.errors import InvalidDataError
 from preceptor_client.train.rollout.episode import Episode
 from preceptor_client.train.stop import StopRequest
 from preceptor_client.train.teacher.agreement import Agreement
 from preceptor_client.train.teacher.config import TeacherConfig
+from preceptor_client.train.teacher.failed_groups import FailedGroup, GroupKey, OnFailed, group_of
 from preceptor_client.train.teacher.prompt_source import PromptMaker, PromptSource
 from preceptor_client.train.teacher.refusals import OnRefused, as_refusal
 from preceptor_client.train.teacher.scorer import Scorer
@@ -67,6 +68,7 @@ class Questions:
         need not be, and about as many as `num_student_tokens` of the student's. `vocabulary_size` is the student's;
         `decode` gives the text of its ids, for `prompt_maker`; `stop` ends the waiting."""
         self._scorer = scorer
+        self._name = name
         self._config = config
         self._agreement = agreement
         self._top_k = top_k
@@ -88,14 +90,14 @@ class Questions:
     ) -> None:
         """Starts scoring, one group per prompt; the episodes of a prompt must come in one call. `name` says in the
         server's log what this is for; `candidate_ids_TC` are ids to ask about in place of the student's own."""
-        groups: dict[tuple[int, tuple[int, ...]], list[_Member]] = {}
+        groups: dict[GroupKey, list[_Member]] = {}
         for index, episode in enumerate(episodes):
             member = _Member(
                 place=self._num_submitted + index,
                 episode=episode,
                 candidate_ids_TC=candidate_ids_TC[index] if candidate_ids_TC else None,
             )
-            groups.setdefault((episode.slot, episode.prompt_ids), []).append(member)
+            groups.setdefault(group_of(episode), []).append(member)
         self._num_submitted += len(episodes)
         num_of_slot: Counter[int] = Counter()
         for (slot, _), members in groups.items():
@@ -141,12 +143,14 @@ class Questions:
         # An engine may have kept more of them for itself.
         return [None if ids_TK is None else ids_TK[:, : self._num_student_tokens] for ids_TK in tops]
 
-    def gather(self, *, on_refused: OnRefused | None = None) -> list[Answer]:
+    def gather(self, *, on_refused: OnRefused | None = None, on_failed: OnFailed | None = None) -> list[Answer]:
         """Waits for everything that was submitted, and returns an answer for every episode, in the order of submission.
 
-        When a group fails the rest is cancelled and the error raised: a step is scored whole, or not at all. Only a
-        group that the teacher refuses for what it holds may be left out: `on_refused` decides; without it, and where it
-        raises, InvalidDataError names the example. Raises StopRequestedError when the run is asked to stop.
+        When a group fails the rest is cancelled and the error raised: a step is scored whole, or not at all. Two kinds
+        of groups may be left out. A group that the teacher refuses for what it holds: `on_refused` decides; without it,
+        and where it raises, InvalidDataError names the example. And a group that the teacher fails on, which
+        `on_failed` is told of; without it, GroupFailedError is raised. Raises StopRequestedError when the run is asked
+        to stop.
         """
         pending, self._pending, self._num_submitted = self._pending, [], 0
         answers: list[tuple[int, Answer]] = []
@@ -155,17 +159,28 @@ class Questions:
                 try:
                     group = self._stop.result_of(one.future) if one.future else None
                 except PreceptorError as error:
-                    refusal = as_refusal(error, example=one.members[0].episode.example)
-                    if refusal is None:
-                        raise
-                    if on_refused is None:
-                        raise refusal from error
-                    on_refused(refusal)
+                    self._leave_out(one, error, on_refused=on_refused, on_failed=on_failed)
                 else:
                     answers += self._answers(one, group)
         finally:
             _cancel(pending)
         return [answer for _, answer in sorted(answers, key=lambda placed: placed[0])]
+
+    def _leave_out(
+        self, one: _Pending, error: PreceptorError, *, on_refused: OnRefused | None, on_failed: OnFailed | None
+    ) -> None:
+        """Raises the error where it is not this group's alone, or nobody takes it."""
+        first = one.members[0].episode
+        if isinstance(error, GroupFailedError) and on_failed is not None:
+            teacher = self._name or self._config.name
+            on_failed(FailedGroup(key=group_of(first), example=first.example.name, teacher=teacher, error=error))
+            return
+        refusal = as_refusal(error, example=first.example)
+        if refusal is None:
+            raise error
+        if on_refused is None:
+            raise refusal from error
+        on_refused(refusal)
 
     def cancel(self) -> None:
         """Gives up what is in flight, after a failure elsewhere."""

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from preceptor_client.train.rollout.episode import Episode
+from preceptor_client.train.teacher.failed_groups import OnFailed
 from preceptor_client.train.teacher.mixture import rows_of
 from preceptor_client.train.teacher.questions import Answer, Questions
 from preceptor_client.train.teacher.refusals import OnRefused
@@ -30,9 +31,9 @@ class Scoring(Protocol):
         """Starts scoring; the episodes of a prompt must come in one call. `name` says in the servers' logs what this is
         for."""
 
-    def gather(self, *, on_refused: OnRefused | None = None) -> list[ScoredEpisode]:
+    def gather(self, *, on_refused: OnRefused | None = None, on_failed: OnFailed | None = None) -> list[ScoredEpisode]:
         """Waits for everything that was submitted, and returns every episode once, in the order of submission; but for
-        those of examples that `on_refused` was told of."""
+        those of examples that `on_refused` was told of, and of groups that `on_failed` was told of."""
 
     def cancel(self) -> None:
         """Gives up what is in flight, after a failure elsewhere."""
@@ -68,9 +69,10 @@ class OneTeacher:
         """As `Scoring.submit`."""
         self._questions.submit(episodes, name=name)
 
-    def gather(self, *, on_refused: OnRefused | None = None) -> list[ScoredEpisode]:
+    def gather(self, *, on_refused: OnRefused | None = None, on_failed: OnFailed | None = None) -> list[ScoredEpisode]:
         """As `Scoring.gather`."""
-        return [self._scored(answer) for answer in self._questions.gather(on_refused=on_refused)]
+        answers = self._questions.gather(on_refused=on_refused, on_failed=on_failed)
+        return [self._scored(answer) for answer in answers]
 
     def cancel(self) -> None:
         """As `Scoring.cancel`."""

@@ -18,8 +18,9 @@ from preceptor_server.edges.failures import failure_of
 from preceptor_server.edges.grpc.intake import Intake
 from preceptor_server.edges.grpc.servicer import ServedCall
 from preceptor_server.edges.grpc.sizes import off_loop
-from preceptor_server.edges.identity import Identity
+from preceptor_server.edges.identity import Identity, notes_of
 from preceptor_server.errors import DeadlinePassedError, InvalidRequestError
+from preceptor_server.serving import Notes
 from preceptor_server.tenants.rights import require_right
 from preceptor_server.tenants.tenant import Right
 
@@ -75,10 +76,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def serve(_: object, context: Context) -> bytes:
             caller: Caller | None = None
             try:
-                caller = self._caller(context)
+                headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+                caller = self._identity.caller_of(headers, peer=str(context.peer()), transport="grpc")
                 if (right := RIGHTS[method]) is not None:
                     require_right(caller.tenant, right)
-                return await self._serve(handler, caller, context)
+                return await self._serve(handler, caller, context, notes=notes_of(headers))
             except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
                 if self._observer is not None:
                     peer = self._identity.peer_name(str(context.peer()))
@@ -88,20 +90,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         return serve
 
-    async def _serve(self, handler: Handler, caller: Caller, context: Context) -> bytes:
+    async def _serve(self, handler: Handler, caller: Caller, context: Context, *, notes: Notes) -> bytes:
         _refuse_if_late(context)
         data = await self._intake.read(context, tenant=caller.tenant)
         num_bytes = len(data)
         with self._intake.hold(num_bytes):
             request = await off_loop(_parser(handler), data, num_bytes=num_bytes)
             del data  # the message has copies of what it needs
-            call = ServedCall(caller=caller, num_bytes=num_bytes, timeout_seconds=context.time_remaining())
+            left = context.time_remaining()
+            call = ServedCall(caller=caller, num_bytes=num_bytes, timeout_seconds=left, notes=notes)
             answer: Message = await handler.unary_unary(request, call)
             return await off_loop(handler.response_serializer, answer, num_bytes=answer.ByteSize())
-
-    def _caller(self, context: Context) -> Caller:
-        headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        return self._identity.caller_of(headers, peer=str(context.peer()), transport="grpc")
 
 
 def _refuse_if_late(context: Context) -> None:

@@ -18,7 +18,7 @@ from preceptor_server.edges.grpc.registration import (
 )
 from preceptor_server.edges.grpc.sizes import off_loop
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.serving import ScoreService
+from preceptor_server.serving import NO_NOTES, Notes, ScoreService
 from preceptor_server.weights import WeightUpdateCall, WeightUpdates
 
 
@@ -31,6 +31,8 @@ class ServedCall:
     """Of the request."""
     timeout_seconds: float | None
     """Until the caller's deadline, when the call began to be served."""
+    notes: Notes = NO_NOTES
+    """Its trace."""
 
 
 class TeacherServicer:
@@ -46,7 +48,9 @@ class TeacherServicer:
 
     async def Score(self, request: pb.ScoreRequest, context: ServedCall) -> pb.ScoreResponse:
         call = await off_loop(decode_score_request, request, num_bytes=context.num_bytes)
-        scored = await self._service.score(call, context.caller, timeout_seconds=context.timeout_seconds)
+        scored = await self._service.score(
+            call, context.caller, timeout_seconds=context.timeout_seconds, notes=context.notes
+        )
         return await off_loop(encode_score_response, scored, num_bytes=scored.num_bytes)
 
     async def RegisterTokenizer(

@@ -14,10 +14,12 @@ import uvicorn
 from preceptor_server.bind_address import joined
 from preceptor_server.edges.http.app import build_app
 from preceptor_server.edges.http.config import HttpConfig
+from preceptor_server.edges.http.recorder import Recorder
 from preceptor_server.edges.http.state import HttpState
 from preceptor_server.edges.identity import Identity
 from preceptor_server.errors import StartupError
-from preceptor_server.serving import Observer, ScoreService
+from preceptor_server.observability.observatory import Observatory
+from preceptor_server.serving import ScoreService
 from preceptor_server.tenants.certificates import ServerCertificates
 from preceptor_server.tenants.tls import ssl_context
 
@@ -30,11 +32,16 @@ class HttpSide:
     """Answers on a socket of its own, in the event loop that it is started in."""
 
     def __init__(
-        self, config: HttpConfig, *, identity: Identity, certificates: ServerCertificates | None = None
+        self,
+        config: HttpConfig,
+        *,
+        identity: Identity,
+        observatory: Observatory,
+        certificates: ServerCertificates | None = None,
     ) -> None:
         """Binds. Raises StartupError where the port is in use."""
         self._config = config
-        self._state = HttpState(config, identity=identity)
+        self._state = HttpState(config, identity=identity, observatory=observatory)
         self._socket = _bind(config)
         self._server = _Server(
             uvicorn.Config(
@@ -61,9 +68,9 @@ class HttpSide:
         return joined(self._config.host, self._socket.getsockname()[1])
 
     @property
-    def observers(self) -> tuple[Observer, ...]:
+    def recorder(self) -> Recorder:
         """To be told of every group."""
-        return self._state.observers
+        return self._state.recorder
 
     def start(self) -> None:
         """Answers from here on, though there is no teacher yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -11,10 +12,10 @@ from preceptor_server.edges.grpc.description import encode_info
 from preceptor_server.edges.http import answers, answers_about
 from preceptor_server.edges.http.callers import LOOKING, LookingCaller
 from preceptor_server.edges.http.describing import problems
-from preceptor_server.edges.http.metrics import MEDIA_TYPE as METRICS
 from preceptor_server.edges.http.plain import json_response, to_plain
 from preceptor_server.edges.http.problems import Problem, ProblemError
 from preceptor_server.edges.http.state import HttpState
+from preceptor_server.observability.families import MEDIA_TYPE as METRICS
 
 
 def looking_routes(state: HttpState) -> APIRouter:
@@ -74,7 +75,8 @@ def looking_routes(state: HttpState) -> APIRouter:
     )
     async def metrics() -> Response:
         """For Prometheus."""
-        return Response(state.metrics.render(), media_type=METRICS)
+        metrics = state.observatory.metrics
+        return Response(await asyncio.to_thread(metrics.render), media_type=METRICS)
 
     return router
 

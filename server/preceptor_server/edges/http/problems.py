@@ -63,6 +63,8 @@ class Problem:
             "retry_after_seconds": self.retry_after_seconds,
         }
         headers = dict(self.headers or {})
+        if self.status is HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
         if self.retry_after_seconds is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_seconds)))
         return Response(orjson.dumps(content), self.status, headers, MEDIA_TYPE)

@@ -11,11 +11,11 @@ from itertools import islice
 import numpy as np
 from preceptor.chat import Chat
 
-from preceptor_server.callers import Caller
 from preceptor_server.calls import ScoreCall, ScoredCall, Text
 from preceptor_server.edges.http.answers import RecordAnswer
 from preceptor_server.edges.http.texts import joined_text
-from preceptor_server.serving import NO_NOTES, Notes, Outcome
+from preceptor_server.observability.observer import Asker, Refusal
+from preceptor_server.serving import NO_NOTES, Notes, ServedOutcome
 from preceptor_server.teachers import Teachers
 
 PREVIEW_CHARACTERS = 120
@@ -65,10 +65,13 @@ class Recorder:
     def num_bytes(self) -> int:
         return self._num_bytes
 
-    def began(self, caller: Caller) -> None:
+    def began(self, caller: Asker) -> None:
         """Nothing is known yet."""
 
-    def ended(self, outcome: Outcome) -> None:
+    def refused(self, refusal: Refusal) -> None:
+        """There is nothing to show of it."""
+
+    def ended(self, outcome: ServedOutcome) -> None:
         if not self.is_recording:
             return
         self._last += 1
@@ -106,7 +109,7 @@ class Recorder:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _keep(self, outcome: Outcome) -> Kept:
+    def _keep(self, outcome: ServedOutcome) -> Kept:
         record, tenant = _record(self._last, outcome, self.teachers), outcome.caller.tenant.name
         if outcome.scored is None:
             return Kept(record=record, tenant=tenant)
@@ -124,7 +127,7 @@ class Recorder:
         )
 
 
-def _record(number: int, outcome: Outcome, teachers: Teachers | None) -> RecordAnswer:
+def _record(number: int, outcome: ServedOutcome, teachers: Teachers | None) -> RecordAnswer:
     call, scored = outcome.call, outcome.scored
     return RecordAnswer(
         number=number,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from preceptor import __version__
+
 from preceptor_server.callers import Caller
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.http.gate import Gate
-from preceptor_server.edges.http.metrics import Metrics
 from preceptor_server.edges.http.recorder import Recorder
 from preceptor_server.edges.http.students import Students
-from preceptor_server.edges.http.traffic import Traffic
 from preceptor_server.edges.identity import Identity
 from preceptor_server.errors import EngineUnavailableError
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.serving import Observer, ScoreService
+from preceptor_server.observability.config import ObserveConfig
+from preceptor_server.observability.observatory import Observatory
+from preceptor_server.serving import ScoreService
 
 _LOADING_SECONDS = 2.0
 """When to ask again while the model is loaded."""
@@ -21,12 +23,14 @@ _LOADING_SECONDS = 2.0
 class HttpState:
     """Made before the model is loaded, so that a server can be looked at from its first second."""
 
-    def __init__(self, config: HttpConfig, *, identity: Identity | None = None) -> None:
+    def __init__(
+        self, config: HttpConfig, *, identity: Identity | None = None, observatory: Observatory | None = None
+    ) -> None:
         self.config = config
         self.identity = identity or Identity()
         self.recorder = Recorder(max_records=config.record, max_bytes=config.record_bytes)
-        self.traffic = Traffic()
-        self.metrics = Metrics()
+        self.observatory = observatory or Observatory(ObserveConfig(), version=__version__)
+        self.traffic = self.observatory.traffic
         self.students = Students(config.tokenizers)
         self.gate = Gate(
             max_groups=config.max_groups,
@@ -36,11 +40,6 @@ class HttpState:
         )
         self.is_serving = False
         self._service: ScoreService | None = None
-
-    @property
-    def observers(self) -> tuple[Observer, ...]:
-        """To be told of every group, whatever its transport."""
-        return (self.traffic, self.recorder, self.metrics)
 
     def teacher(self, name: str, caller: Caller) -> HostedTeacher:
         """The teacher of that name, empty for the only one. Raises as `Teachers.find`, and EngineUnavailableError until
@@ -58,13 +57,10 @@ class HttpState:
         """The model is loaded and checked."""
         self._service = service
         self.recorder.teachers = service.teachers
-        for teacher in service.teachers.hosted:
-            self.metrics.watch(teacher.scheduler)
 
     def set_serving(self, is_serving: bool) -> None:
         """Follows gRPC's health."""
         self.is_serving = is_serving
-        self.metrics.set_serving(is_serving)
 
     def drain(self) -> None:
         """Nothing new is answered for long."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from preceptor.settings import InvalidSettingsError, load_settings
+from preceptor.settings import InvalidSettingsError, dump_settings, load_settings
 from preceptor_client.train.run.config import RunConfig
 from pydantic import BaseModel
 
@@ -133,3 +133,63 @@ def test_settings_data_and_report_import_without_torch() -> None:
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SECRET = "prk_0123_c2VjcmV0"
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        MINIMAL.replace("[data]", f'api_key = "{SECRET}"\n[data]'),
+        MINIMAL.replace("[data]", f'api_key_file = "{SECRET}"\n[data]'),
+        MINIMAL + f'[teachers.law]\napi_key = "{SECRET}"\n',
+        MINIMAL + f'[tasks.one.teacher]\napi_key = "{SECRET}"\n',
+    ],
+)
+def test_key_in_the_settings_is_refused_with_where_it_belongs_and_not_repeated(tmp_path: Path, toml: str) -> None:
+    with pytest.raises(
+        InvalidSettingsError, match=r"teacher\.api_key\b.* into a|teacher\.api_key_file: holds what"
+    ) as raised:
+        _load(tmp_path, toml=toml)
+    assert SECRET not in str(raised.value)
+
+
+def test_key_in_the_environment_of_a_setting_or_on_the_command_line_is_refused_likewise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidSettingsError, match=r"no option --teacher\.api-key; did you mean") as raised:
+        _load(tmp_path, "--teacher.api-key", SECRET)
+    assert SECRET not in str(raised.value)
+    monkeypatch.setenv("PRECEPTOR_TEACHER__API_KEY", SECRET)
+    with pytest.raises(InvalidSettingsError, match=r"teacher\.api_key: .* the variable PRECEPTOR_API_KEY") as raised:
+        _load(tmp_path)
+    assert SECRET not in str(raised.value)
+
+
+def test_key_of_the_environment_is_no_setting_and_stands_in_no_saved_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRECEPTOR_API_KEY", SECRET)
+    monkeypatch.setenv("PRECEPTOR_API_KEY_FILE", "/run/secrets/key")
+    config = _load(tmp_path, "--teacher.api-key-file", "key.txt")
+    assert config.teacher.api_key_file == Path("key.txt")
+    assert SECRET not in repr(dump_settings(config))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--teacher.cert", "a.pem"], r"^  teacher\.cert and teacher\.cert_key go together"),
+        (["--teacher.cert-key", "a.pem"], r"^  teacher\.cert and teacher\.cert_key go together"),
+        (["--teacher.cache-mode", "offline"], r"^  teacher\.cache_mode=offline is for a cache: set teacher\.cache"),
+        (["--teacher.cache-bytes", "1"], r"teacher\.cache_bytes"),
+        (["--teacher.hedge-seconds", "0"], r"teacher\.hedge_seconds"),
+        (["--teacher.ca", ""], r"teacher\.ca: must not be empty"),
+    ],
+)
+def test_settings_of_the_connection_that_do_not_fit_are_named(
+    tmp_path: Path, options: list[str], expected: str
+) -> None:
+    with pytest.raises(InvalidSettingsError, match=f"(?m){expected}"):
+        _load(tmp_path, *options)

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import pytest
 from preceptor.wire import SegmentationPolicy
-from preceptor_client.errors import InvalidRequestError, TeacherUnavailableError
+from preceptor_client.errors import GroupFailedError, InvalidRequestError, TeacherUnavailableError
 from preceptor_client.teacher import ScoreOptions
 from preceptor_client.train.data.bad_examples import BadExamples, Source
 from preceptor_client.train.data.examples import Example
@@ -126,3 +126,20 @@ def test_refused_examples_are_left_out_and_an_outage_is_no_refusal(
     scorer.refuses = lambda prompt: TeacherUnavailableError("gone")
     with pytest.raises(TeacherUnavailableError):
         _prompts(scorer, config, student, bad=bad).check(pairs, notice=_tell_nobody)
+
+
+def test_prompt_that_the_teacher_fails_on_is_told_and_met_at_its_step(
+    scorer: FakeScorer, config: RunConfig, student: Student, caplog: pytest.LogCaptureFixture
+) -> None:
+    examples = [Example(index=index, prompt="c", teacher_prompt=f"d{index}") for index in range(3)]
+    failure = GroupFailedError("INTERNAL: the server failed", reason="INTERNAL", incident="7f3a")
+    scorer.refuses = lambda prompt: failure if prompt == Text("d1") else None
+    bad = BadExamples()
+    with caplog.at_level("WARNING"):
+        told = _prompts(scorer, config, student, bad=bad).check(
+            [("train", one) for one in examples], notice=_tell_nobody
+        )
+    assert told == ("the teacher failed on 1 prompt(s); the first: example 1: INTERNAL: the server failed",)
+    assert "teacher failed on a prompt: example=example 1 reason=INTERNAL incident='7f3a'" in caplog.text
+    assert bad.left(examples, of="train") == examples
+    assert len(scorer.reads) == 3

@@ -80,7 +80,7 @@ const ask = (body, place = {}) => busy((signal) => showScores(body, place, signa
 
 function open(number, place = {}) {
   return busy(async (signal) => {
-    const answer = await get(`/v1/requests/${number}`, { signal });
+    const answer = await get(`/v1/requests/${number}`, { signal, urgent: true });
     asked = { request: bodyOf(answer), recorded: number };
     fillForm(asked.request);
     result.show({ label: "", answer }, null, place);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from preceptor_server.edges.http.app import build_app
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.http.state import HttpState
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.hosting import state_of
 from preceptor_server.serving import ScoreService
 from preceptor_server.teachers import Teachers
 
@@ -48,8 +50,10 @@ async def asking(
     teacher = teacher or tiny_teacher()
     state = HttpState(HttpConfig(port=0, **config))
     if hosts:
-        state.host(ScoreService(Teachers([teacher]), observers=state.observers))
+        state.host(ScoreService(Teachers([teacher]), observers=state.observatory.observers(state.recorder)))
         state.set_serving(True)
+        state.observatory.metrics.host(teacher.name, partial(state_of, teacher))
+        state.observatory.health.set_serving(teacher.name, True)
     teacher.scheduler.start()
     transport = httpx.ASGITransport(app=build_app(state), raise_app_exceptions=False)
     try:

@@ -17,7 +17,8 @@ from preceptor_server.edges.http.app import STATIC, build_app
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.http.state import HttpState
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.observability.observer import Asker, Observers
+from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.serving import ScoreService
 from preceptor_server.teachers import Teachers
 from preceptor_server.tenants.tenant import Tenant
@@ -83,13 +84,13 @@ async def test_stats_and_metrics_count_what_was_asked() -> None:
     assert (stats["queue_groups"], stats["queue_tokens"], stats["tokens_in_flight"]) == (0, 0, 0)
     assert (stats["is_serving"], stats["max_queue_tokens"]) == (True, 1_000_000)
     for line in (
-        'preceptor_requests_total{outcome="ok",transport="http"} 1.0',
-        'preceptor_requests_total{outcome="INVALID_FIELD",transport="http"} 1.0',
-        'preceptor_positions_total{transport="http"} 2.0',
-        'preceptor_requests_in_progress{transport="http"} 0.0',
-        'preceptor_request_seconds_count{transport="http"} 2.0',
-        "preceptor_queue_tokens 0.0",
-        "preceptor_is_serving 1.0",
+        'preceptor_requests_total{transport="http",tenant="anonymous",teacher="professor",outcome="ok"} 1',
+        'preceptor_requests_total{transport="http",tenant="anonymous",teacher="professor",outcome="INVALID_FIELD"} 1',
+        'preceptor_positions_total{transport="http",tenant="anonymous",teacher="professor"} 2',
+        'preceptor_requests_in_progress{transport="http",tenant="anonymous"} 0',
+        'preceptor_request_duration_seconds_count{transport="http",teacher="professor",outcome="ok"} 1',
+        'preceptor_tokens_in_flight{teacher="professor"} 0',
+        'preceptor_is_serving{teacher="professor"} 1',
     ):
         assert line in metrics.splitlines()
 
@@ -194,7 +195,7 @@ async def test_a_caller_that_goes_away_takes_its_queued_work_along() -> None:
         max_queue_tokens=1000,
     )
     state = HttpState(HttpConfig(port=0))
-    state.host(ScoreService(Teachers([teacher]), observers=state.observers))
+    state.host(ScoreService(Teachers([teacher]), observers=state.observatory.observers(state.recorder)))
     app = build_app(state)
     teacher.scheduler.start()
     first_leaves, second_leaves = asyncio.Event(), asyncio.Event()
@@ -211,22 +212,25 @@ async def test_a_caller_that_goes_away_takes_its_queued_work_along() -> None:
     await teacher.scheduler.stop()
     assert engine.num_tokens == [4]
     assert (state.traffic.num_requests, state.traffic.num_failed) == (2, 1)
-    assert 'outcome="CANCELLED"' in state.metrics.render().decode()
+    assert 'outcome="CANCELLED"' in state.observatory.metrics.render().decode()
 
 
 async def test_http_counts_as_one_caller_per_address_and_of_low_weight() -> None:
-    seen: list[Caller] = []
+    seen: list[Asker] = []
 
     class Watcher:
-        def began(self, caller: Caller) -> None:
+        def began(self, caller: Asker) -> None:
             seen.append(caller)
 
         def ended(self, outcome: object) -> None:
             """Not looked at."""
 
+        def refused(self, refusal: object) -> None:
+            """Not looked at."""
+
     teacher = tiny_teacher()
     async with asking(teacher, hosts=False, share=0.25) as asked:
-        asked.state.host(ScoreService(Teachers([teacher]), observers=[Watcher()]))
+        asked.state.host(ScoreService(Teachers([teacher]), observers=Observers([Watcher()])))
         await asked.topk(group())
     assert seen == [Caller(tenant=Tenant(name="peer:127.0.0.1"), name="http:127.0.0.1", transport="http", weight=0.25)]
 

@@ -13,7 +13,7 @@ from preceptor_server.config import LimitsConfig
 from preceptor_server.edges.failures import CODE_BY_ERROR
 from preceptor_server.edges.http.problems import STATUS_BY_CODE, body_field
 from preceptor_server.errors import DeadlinePassedError, EngineDiedError, EngineFailedError, QueueFullError, ServerError
-from preceptor_server.scheduler import Scheduler
+from preceptor_server.scheduling.scheduler import Scheduler
 
 from tests.unit.server.edges.http.asking import Asked, Body, asking, group, problem, tiny_teacher
 from tests.unit.server.hosting import hosted_teacher

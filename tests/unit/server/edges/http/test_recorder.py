@@ -8,7 +8,8 @@ import pytest
 from preceptor_server.callers import Caller
 from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds, Text
 from preceptor_server.edges.http.recorder import PREVIEW_CHARACTERS, Recorder
-from preceptor_server.serving import OK, Notes, Outcome
+from preceptor_server.observability.observer import OK
+from preceptor_server.serving import Notes, ServedOutcome
 from preceptor_server.teachers import Teachers
 from preceptor_server.tenants.tenant import Tenant
 
@@ -20,15 +21,16 @@ CALLER = Caller(tenant=Tenant(name="team"), name="trainer", transport="grpc")
 
 def outcome(
     name: str, *, logprobs: tuple[float, ...] = (-1.0, -2.0), reason: str = OK, notes: Notes | None = None
-) -> Outcome:
+) -> ServedOutcome:
     response = AskedResponse(ids_T=np.array([1]), score_mask_T=np.array([True]))
-    return Outcome(
+    return ServedOutcome(
         caller=CALLER,
         teacher="professor",
         call=ScoreCall(
             request_id=name, prompt=Text(text=f"prompt of {name}"), responses=(response,), top_k=5, temperature=1.5
         ),
         scored=scored_call(columns_of(logprobs)) if reason == OK else None,
+        num_positions=len(logprobs) if reason == OK else 0,
         notes=notes or Notes(),
         reason=reason,
         total_seconds=0.25,

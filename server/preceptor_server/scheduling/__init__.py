@@ -1,0 +1,1 @@
+"""Queues, admission, batches: decides which groups an engine computes next. Knows no transport and no model."""

@@ -1,0 +1,88 @@
+"""What groups cost, in computed tokens: the one model by which they are charged, batched and divided.
+
+One unit is a token of which a support of 32 is wanted. A prompt is counted once, and a prefix that the engine computes
+once for several groups, or finds in its cache, only for the first. Beyond that a scored position costs more for a
+larger support and for candidates, since those are selected and copied apart from the model. The constants are those of
+SmolLM2-135M on one core (python -m bench.scheduling_costs prints them); under a larger model, whose tokens cost more,
+the same extras weigh less: a large support is charged too much rather than too little.
+"""
+
+# P = prompt tokens
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from preceptor.wire import TokenArray
+
+from preceptor_server.types import ScoreGroup, num_shared_tokens
+
+SUPPORT_INCLUDED = 32
+"""Support entries per position that a token's cost includes."""
+TOKENS_PER_SUPPORT_ENTRY = 0.0003
+"""Of each further support entry of a scored position."""
+TOKENS_PER_CANDIDATE = 0.0001
+"""Of each candidate of a token."""
+_MAX_PROMPTS = 256
+"""Beginnings of prompts that are remembered."""
+_MAX_COMPARED = 4
+"""Prompts of one beginning that a new one is compared with: the latest."""
+
+
+def cost_of(group: ScoreGroup) -> float:
+    """Of the group by itself."""
+    tokens = len(group.prompt_ids_P) + sum(len(response.ids_T) for response in group.responses)
+    return tokens + _cost_of_supports(group) + _cost_of_candidates(group)
+
+
+def _cost_of_supports(group: ScoreGroup) -> float:
+    more = max(0, group.top_k - SUPPORT_INCLUDED)
+    if not more:
+        return 0.0
+    num_rows = sum(int(response.score_mask_T.sum()) for response in group.responses)
+    return num_rows * more * TOKENS_PER_SUPPORT_ENTRY
+
+
+def _cost_of_candidates(group: ScoreGroup) -> float:
+    named = (response.candidate_ids_TC for response in group.responses)
+    return sum(ids_TC.size for ids_TC in named if ids_TC is not None) * TOKENS_PER_CANDIDATE
+
+
+def bytes_of(group: ScoreGroup) -> int:
+    """That the group's arrays hold."""
+    return group.prompt_ids_P.nbytes + sum(
+        response.ids_T.nbytes
+        + response.score_mask_T.nbytes
+        + (0 if response.candidate_ids_TC is None else response.candidate_ids_TC.nbytes)
+        for response in group.responses
+    )
+
+
+class SharedPrefixes:
+    """Prompts that the engine computes, or has computed lately: what of a further one it need not compute again."""
+
+    def __init__(self, *, min_shared: int | None) -> None:
+        """`min_shared` as in EngineInfo.min_shared_prefix."""
+        self._min_shared = min_shared
+        self._by_beginning: OrderedDict[tuple[str, bytes], deque[TokenArray]] = OrderedDict()
+
+    def num_shared(self, group: ScoreGroup) -> int:
+        """Tokens of its prompt that need not be computed."""
+        if self._min_shared is None:
+            return 0
+        alike = self._by_beginning.get(self._beginning(group), ())
+        shared = max((num_shared_tokens(prompt_P, group.prompt_ids_P) for prompt_P in alike), default=0)
+        return shared if shared >= self._min_shared else 0
+
+    def add(self, group: ScoreGroup) -> None:
+        """It is computed."""
+        if self._min_shared is None or len(group.prompt_ids_P) < self._min_shared:
+            return
+        beginning = self._beginning(group)
+        self._by_beginning.setdefault(beginning, deque(maxlen=_MAX_COMPARED)).append(group.prompt_ids_P)
+        self._by_beginning.move_to_end(beginning)
+        if len(self._by_beginning) > _MAX_PROMPTS:
+            self._by_beginning.popitem(last=False)
+
+    def _beginning(self, group: ScoreGroup) -> tuple[str, bytes]:
+        return group.adapter, group.prompt_ids_P[: self._min_shared].tobytes()

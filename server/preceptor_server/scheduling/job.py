@@ -1,0 +1,81 @@
+"""One group from its arrival to its answer: who asked for it, how long they wait, and what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from preceptor_server.callers import Caller
+from preceptor_server.engines.base import Division
+from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.scheduling.costs import bytes_of, cost_of
+from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Job:
+    """A group that somebody waits for, in the queue or in flight. Times are those of the event loop's clock."""
+
+    group: ScoreGroup
+    caller: Caller
+    deadline: float | None
+    enqueued: float
+    future: asyncio.Future[ScoredGroup]
+    order: int = 0
+    """Of arrival; the queue sets it."""
+    num_overtaken: int = 0
+    """Batches that were filled with entries behind it, since it did not fit."""
+    started: float | None = None
+    """When the engine was first given it, or a slice of it; None while it waits."""
+    revision: str = ""
+    """Of the weights that score it; known once it has started."""
+    division: Division | None = None
+    """Open while it is computed in slices."""
+    slice_tokens: int = 0
+    """Most tokens of such a slice; 0 until it is first divided."""
+    forward_seconds: float = 0.0
+    """Of its slices so far."""
+    num_tokens: int = field(init=False)
+    num_bytes: int = field(init=False)
+    cost: float = field(init=False)
+    """By itself, of all of it; see `costs.py`."""
+
+    def __post_init__(self) -> None:
+        self.num_tokens = self.group.num_tokens
+        self.num_bytes = bytes_of(self.group)
+        self.cost = cost_of(self.group)
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether it shares the engine with no other group."""
+        return self.group.batch_invariant
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody still waits for the answer."""
+        return not self.future.done()
+
+    def expire_if_late(self, now: float) -> None:
+        """Tells a caller whose deadline has passed, and where that was."""
+        if self.deadline is not None and now >= self.deadline:
+            where = "in the queue" if self.started is None else "while it was scored"
+            self.fail(DeadlinePassedError(f"the deadline passed after {now - self.enqueued:.1f} s {where}"))
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def answer(self, columns: GroupColumns, *, seconds: float) -> None:
+        """`seconds`: of the forward, or of the last slice."""
+        assert self.started is not None, "only what was started is answered"
+        self.forward_seconds += seconds
+        if not self.future.done():
+            queue_ms = (self.started - self.enqueued) * 1000
+            self.future.set_result(
+                ScoredGroup(
+                    columns=columns,
+                    revision=self.revision,
+                    queue_ms=queue_ms,
+                    forward_ms=self.forward_seconds * 1000,
+                )
+            )
