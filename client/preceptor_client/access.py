@@ -14,7 +14,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
+from preceptor_client.channel import SECURE_SCHEME
 from preceptor_client.credential import Credential
 from preceptor_client.tls import Pair, ssl_context
 
@@ -34,6 +36,10 @@ class Access:
         """Whether every address is asked by TLS, whatever it begins with."""
         return self.ca is not None or self.cert is not None
 
+    def is_secure(self, address: str) -> bool:
+        """Whether a gRPC address is asked by TLS."""
+        return self.has_certificates or address.startswith(SECURE_SCHEME)
+
     def check(self, address: str, *, host: str, is_secure: bool) -> None:
         """Raises ValueError where the key would travel to another machine in plain text."""
         if self.credential is None or is_secure or self.insecure_key or is_loopback(host):
@@ -47,6 +53,16 @@ class Access:
     def authorization(self) -> tuple[tuple[str, str], ...]:
         """The entries of metadata, or headers, that carry the key; none without one."""
         return () if self.credential is None else (("authorization", self.credential.header()),)
+
+
+class AccessOptions(TypedDict, total=False):
+    """Keyword arguments of `find_access`, for what passes them on."""
+
+    api_key: str | None
+    api_key_file: Path | None
+    ca: Path | None
+    cert: Pair | None
+    insecure_key: bool
 
 
 def find_access(

@@ -45,14 +45,15 @@ class CachedScoring:
     """The part of one client that knows its cache."""
 
     def __init__(
-        self, cache: ScoreCache, *, addresses: Sequence[str], ask_info: AskInfo, is_connected: Callable[[], bool]
+        self, cache: ScoreCache, *, addresses: Sequence[str], ask_info: AskInfo, num_losses: Callable[[], int]
     ) -> None:
         self._cache = cache
         self._addresses = ",".join(sorted(addresses))
         self._ask_info = ask_info
-        self._is_connected = is_connected
+        self._num_losses = num_losses
         self._info: ServerInfo | None = None
         self._info_at = 0.0
+        self._losses_at_info = 0
         self._num_forgotten = 0
         self._asking = asyncio.Lock()
 
@@ -140,16 +141,17 @@ class CachedScoring:
         if self.is_offline:
             self._info = self._info or await self.stored_info(include_tokenizer=False)
         while self._info is None or (not self.is_offline and self._is_old()):
-            num_forgotten = self._num_forgotten
+            num_forgotten, num_losses = self._num_forgotten, self._num_losses()
             info = await self._ask_info(max(0.0, deadline - time.monotonic()))
             # What was said before an update ended is forgotten with it.
             if num_forgotten == self._num_forgotten:
+                self._losses_at_info = num_losses
                 await self.saw(info, include_tokenizer=False)
                 return info
         return self._info
 
     def _is_old(self) -> bool:
-        return time.monotonic() - self._info_at > INFO_SECONDS or not self._is_connected()
+        return time.monotonic() - self._info_at > INFO_SECONDS or self._num_losses() != self._losses_at_info
 
     async def _fact(self, name: str, kind: TypeAdapter[FactT], *, what: str) -> FactT:
         data = await self._cache.get_fact(name)

@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "check that a teacher server can be reached and used",
 }
 
+_KEY_OPTIONS = ("--api-key", "--api_key")
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -40,6 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         sys.stderr.write(f"preceptor: no command {name!r}\n\n{_help()}")
+        return EXIT_USAGE
+    if any(argument.partition("=")[0] in _KEY_OPTIONS for argument in arguments):
+        sys.stderr.write(
+            "preceptor: an API key is no option, since a list of processes shows it: write it into a file and name "
+            "that with --api-key-file, or set PRECEPTOR_API_KEY\n"
+        )
         return EXIT_USAGE
     # Before torch is loaded: its threads then sleep at a barrier, where they would spin. Beside another busy process,
     # such as a teacher on the same cores, a training step takes 10 s and not 60; alone it takes about a tenth longer.

@@ -14,7 +14,6 @@ from preceptor.wire import CALLER_METADATA_KEY
 from preceptor_client.access import Access
 from preceptor_client.breaker import CircuitBreaker
 from preceptor_client.channel import (
-    SECURE_SCHEME,
     checked_address,
     checked_caller,
     checked_value,
@@ -71,7 +70,7 @@ class Connection:
         refuse_unless_positive("max_concurrent_calls", max_concurrent_calls)
         refuse_unless_positive("max_bytes_in_flight", max_bytes_in_flight)
         self.address = without_scheme(checked_address(address))
-        self._is_secure = address.startswith(SECURE_SCHEME) or access.has_certificates
+        self._is_secure = access.is_secure(address)
         access.check(self.address, host=split_address(address)[0], is_secure=self._is_secure or transport is not None)
         self._access = access
         self._attempt_timeout_seconds = attempt_timeout_seconds
@@ -87,6 +86,8 @@ class Connection:
         self._on_retry = on_retry
         self._is_patient = is_patient
         self._channel: grpc.aio.Channel | None = None
+        self._was_connected = False
+        self._num_losses = 0
         self._is_closed = False
 
     async def call(
@@ -111,7 +112,12 @@ class Connection:
         async def attempt(seconds: float) -> AnswerT:
             # Of this very moment: a key may have been replaced since, and a span is the call's own.
             metadata = (*self._metadata, *self._access.authorization(), *trace_entries())
-            return await method(self._stub())(request, timeout=seconds, metadata=metadata)
+            try:
+                return await method(self._stub())(request, timeout=seconds, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._num_losses += 1
+                raise
 
         call = RetryingCall(
             address=self.address,
@@ -136,7 +142,17 @@ class Connection:
             return not self._is_closed
         if self._channel is None:
             return False
-        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        is_connected = self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        if self._was_connected and not is_connected:
+            self._num_losses += 1
+        self._was_connected = is_connected
+        return is_connected
+
+    @property
+    def num_losses(self) -> int:
+        """How often the connection was found lost, by whom it was looked at or by a call."""
+        self.is_connected()
+        return self._num_losses
 
     async def close(self) -> None:
         """Cancels what is in flight. Closing twice is fine."""

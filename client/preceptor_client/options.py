@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TypedDict
 
+from preceptor_client.access import AccessOptions
 from preceptor_client.retry import RetryEvent, RetryPolicy
 from preceptor_client.score_cache import ScoreCache
-from preceptor_client.tls import Pair
 from preceptor_client.transport import Transport
 
 
-class ClientOptions(TypedDict, total=False):
+class ClientOptions(AccessOptions, total=False):
     """Of TeacherClient and of BlockingTeacherClient."""
 
     timeout_seconds: float
@@ -21,11 +19,6 @@ class ClientOptions(TypedDict, total=False):
     caller: str
     max_message_bytes: int
     on_retry: Callable[[RetryEvent], None] | None
-    api_key: str | None
-    api_key_file: Path | None
-    ca: Path | None
-    cert: Pair | None
-    insecure_key: bool
     objective: str
     cache: ScoreCache | None
     transport: Transport | None

@@ -115,6 +115,11 @@ class Replica:
         """Whether a connection stands at this moment; if not, one is tried in the background."""
         return self._connection.is_connected()
 
+    @property
+    def num_losses(self) -> int:
+        """How often its connection was found lost."""
+        return self._connection.num_losses
+
     async def close(self) -> None:
         """Cancels what is in flight."""
         await self._connection.close()

@@ -117,9 +117,10 @@ class Replicas:
         """host:port of each."""
         return list(self._members)
 
-    def is_connected(self) -> bool:
-        """Whether a connection to one of them stands at this moment."""
-        return any(member.replica.is_connected() for member in self._members.values())
+    @property
+    def num_losses(self) -> int:
+        """How often a connection to any of them was found lost: another server may stand behind the next one."""
+        return sum(member.replica.num_losses for member in self._members.values())
 
     async def ask(
         self, ask: Ask[ResultT], *, prefix: bytes, timeout_seconds: float, may_hedge: bool = False
@@ -238,7 +239,10 @@ class Replicas:
         call.num_attempts += 1
         member.num_in_flight += 1
         try:
-            if not _is_known(member):
+            # Lost in a quiet hour: another server may stand behind the next connection, which stands in a moment.
+            if not member.replica.is_connected():
+                member.is_compared = False
+            if not member.is_compared:
                 await self._get_to_know(member, call=call)
             result = await ask(member.replica, call.remaining)
         except TeacherUnavailableError as error:
@@ -262,7 +266,7 @@ class Replicas:
                 f"teacher {member.replica.address} did not say in time what it hosts", code=_LATE
             ) from error
         try:
-            if _is_known(member):
+            if member.is_compared:
                 return
             if member.failure is not None and member.away_since is not None and member.away_since >= began:
                 raise TeacherUnavailableError(str(member.failure), code=member.failure.code) from member.failure
@@ -331,11 +335,6 @@ class Replicas:
                     address=nobody.address,
                 )
             )
-
-
-def _is_known(member: Member) -> bool:
-    """Not where the connection was lost in a quiet hour: another server may stand behind the next one."""
-    return member.is_compared and member.replica.is_connected()
 
 
 async def _ask_nothing(replica: Replica, seconds: float) -> None:

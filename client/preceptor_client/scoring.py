@@ -16,7 +16,6 @@ from preceptor_client.request import GroupRequest
 from preceptor_client.tracing import score_span
 from preceptor_client.types import GroupScores
 
-
 _MOMENT_SECONDS = 0.05
 
 

@@ -124,7 +124,7 @@ class TeacherClient:
                 cache,
                 addresses=self._replicas.addresses,
                 ask_info=lambda seconds: self._replicas.info(include_tokenizer=False, timeout_seconds=seconds),
-                is_connected=lambda: self._replicas.is_connected(),
+                num_losses=lambda: self._replicas.num_losses,
             )
         max_calls = max_concurrent_calls * len(addresses)
         self._scoring = Scoring(lambda: self._replicas, max_calls=max_calls, cached=self._cached)

@@ -5,6 +5,7 @@ Knows the names of the calls, and nothing of what they mean.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -75,10 +76,14 @@ class TransportStub:
         self._address = address
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Message]]:
-        def call(request: Message, *, timeout: float, metadata: Metadata) -> Awaitable[Message]:
-            return self._transport.call(
-                method, request, address=self._address, metadata=metadata, timeout_seconds=timeout
-            )
+        async def call(request: Message, *, timeout: float, metadata: Metadata) -> Message:
+            try:
+                async with asyncio.timeout(timeout):
+                    return await self._transport.call(
+                        method, request, address=self._address, metadata=metadata, timeout_seconds=timeout
+                    )
+            except TimeoutError as error:
+                raise TransportError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer in {timeout:.1f} s") from error
 
         return call
 

@@ -20,7 +20,7 @@ _PIECES = re.compile(r"(<0x[0-9A-F]{2}>)+")
 
 async def ask(settings: ScoreSettings) -> Opinion:
     """Raises PreceptorError, ImportError without the package httpx."""
-    async with open_http(settings.http, timeout_seconds=settings.timeout_seconds) as client:
+    async with open_http(settings.http, access=settings.access(), timeout_seconds=settings.timeout_seconds) as client:
         answer = await client.topk(body_of(settings))
         teacher = _described(await client.info(), answer=answer)
     _verify_echoes(answer, settings=settings)

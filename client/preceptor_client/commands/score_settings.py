@@ -17,7 +17,8 @@ class ScoreSettings(ConnectionSettings):
     """Asks a teacher what it thinks of one response."""
 
     address: str = ""
-    """The teacher server, as HOST:PORT; several with commas between: replicas of one teacher. Either this or --http."""
+    """The teacher server, as HOST:PORT; several with commas between: replicas of one teacher. grpcs://HOST:PORT is
+    asked by TLS. Either this or --http."""
     http: str = ""
     """URL of the server's HTTP side, to ask there instead: http://HOST:PORT. Either this or --address."""
     response: str = Field(min_length=1)

@@ -31,7 +31,8 @@ def run(arguments: list[str]) -> int:
         # Whoever read stdout, such as `head`, has seen enough. Nothing may be left to flush there at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (PreceptorError, ImportError) as error:
+    # ValueError: a key or a certificate that cannot be used.
+    except (PreceptorError, ImportError, ValueError) as error:
         complain(f"{PROGRAM}: {error}")
         return FAILED
     except KeyboardInterrupt:
@@ -42,6 +43,8 @@ def run(arguments: list[str]) -> int:
 
 async def _tail(settings: TailSettings) -> None:
     screen = Screen(as_json=settings.as_json)
-    async with open_http(settings.url, timeout_seconds=settings.timeout_seconds, on_retry=screen.no_answer) as server:
+    async with open_http(
+        settings.url, access=settings.access(), timeout_seconds=settings.timeout_seconds, on_retry=screen.no_answer
+    ) as server:
         with screen:
             await follow(server, screen, num_last=settings.last, goes_on=settings.follow)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 
+from preceptor_client.commands.access_settings import AccessSettings
 from preceptor_client.url import checked_url
 
 
-class TailSettings(BaseSettings):
+class TailSettings(AccessSettings):
     """Shows the requests of a teacher server as they end, whoever asked and whichever way: one line each."""
 
     model_config = SettingsConfigDict(

@@ -7,18 +7,22 @@ import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from preceptor_client.access import Access
 from preceptor_client.errors import CorruptAnswerError, PreceptorError, TeacherUnavailableError
 from preceptor_client.http.answers import Info, Records, Stats, Topk
 from preceptor_client.http.problems import NO_ANSWER, Problem, exception_for, read_problem
 from preceptor_client.retry import RetryEvent, RetryPolicy
+from preceptor_client.tls import ssl_context
 from preceptor_client.url import checked_url
 
 CONNECT_SECONDS = 5.0
 _DEFAULT_RETRY = RetryPolicy()
+_NO_ACCESS = Access()
 
 AnswerT = TypeVar("AnswerT")
 Json = Mapping[str, Any]  # Any: the leaves are whatever JSON holds
@@ -35,15 +39,25 @@ class HttpTeacher:
         retry: RetryPolicy = _DEFAULT_RETRY,
         on_retry: Callable[[RetryEvent], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        access: Access = _NO_ACCESS,
     ) -> None:
-        """`timeout_seconds` covers all attempts of a call. `transport` stands in for the network, in tests."""
+        """`timeout_seconds` covers all attempts of a call. `transport` stands in for the network, in tests. Raises
+        ValueError where the key of `access` would travel to another machine in plain text."""
         self.url = checked_url(url)
         self._timeout_seconds = timeout_seconds
         self._retry = retry
         self._on_retry = on_retry
+        parts = urlsplit(self.url)
+        access.check(self.url, host=parts.hostname or "", is_secure=parts.scheme == "https")
+        self._access = access
         # How long a whole attempt may take is granted by `_attempt`.
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=timeout, transport=transport)
+        self._client = httpx.AsyncClient(
+            base_url=self.url,
+            timeout=timeout,
+            transport=transport,
+            verify=ssl_context(ca=access.ca, cert=access.cert),
+        )
 
     async def info(self) -> Info:
         """What the server hosts."""
@@ -86,7 +100,10 @@ class HttpTeacher:
     ) -> AnswerT:
         def request(attempt: int) -> httpx.Request:
             waiting = {"wait_seconds": wait_seconds} if wait_seconds and attempt == 1 else {}
-            return self._client.build_request(method, path, json=body, params={**(query or {}), **waiting})
+            # The key of this very moment: it may have been replaced since the last attempt.
+            headers = dict(self._access.authorization())
+            params = {**(query or {}), **waiting}
+            return self._client.build_request(method, path, json=body, params=params, headers=headers)
 
         content = await self._until_answered(request, timeout_seconds=self._timeout_seconds + wait_seconds)
         try:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from pydantic import TypeAdapter, ValidationError
 
 from preceptor_client.errors import (
+    AccessDeniedError,
     InvalidRequestError,
     MessageTooLargeError,
     NotImplementedByServerError,
@@ -19,6 +20,7 @@ from preceptor_client.errors import (
 )
 
 _PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+_DENIALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 NO_ANSWER = 0
 
 
@@ -89,6 +91,8 @@ def exception_for(problem: Problem, *, url: str) -> PreceptorError:
     message = f"teacher {url}: {problem}"
     if problem.is_transient or problem.status == HTTPStatus.GATEWAY_TIMEOUT:
         return TeacherUnavailableError(message, code=problem.code, retry_after_seconds=problem.retry_after_seconds)
+    if problem.status in _DENIALS:
+        return AccessDeniedError(message, reason=problem.reason)
     if problem.reason == _NOT_IMPLEMENTED:
         return NotImplementedByServerError(message)
     if problem.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
