@@ -108,22 +108,17 @@ async def check_addresses(settings: DoctorSettings) -> tuple[Check, ...]:
         addresses = checked_addresses(settings.address)
     except ValueError as error:
         return (Check(name="address", outcome=Outcome.FAIL, found=str(error), change="write --address HOST:PORT"),)
-    if refused := check_access(settings):
-        return (refused,)
+    access = find_access(**settings.access())
+    try:
+        for address in addresses:
+            access.check(address, host=split_address(address)[0], is_secure=access.is_secure(address))
+    except ValueError as error:
+        change = "name the server's authority with --ca, write grpcs:// before --address, or add --insecure-key"
+        return (Check(name="address", outcome=Outcome.FAIL, found=str(error), change=change),)
     resolved = [check_address(address) for address in addresses]
     if len(addresses) == 1 or any(check.outcome is Outcome.FAIL for check in resolved):
         return tuple(resolved)
     return (*resolved, *(await asyncio.gather(*(check_replica(address, settings=settings) for address in addresses))))
-
-
-def check_access(settings: DoctorSettings) -> Check | None:
-    """The key and the certificates can be used, and the key may be sent to these addresses; None where that is so."""
-    try:
-        TeacherClient(settings.address, **settings.access())  # nothing connects before the first call
-    except ValueError as error:
-        change = "correct --api-key-file, --ca, --cert and --cert-key, or their PRECEPTOR_... variables"
-        return Check(name="key and certificates", outcome=Outcome.FAIL, found=str(error), change=change)
-    return None
 
 
 async def check_replica(address: str, *, settings: DoctorSettings) -> Check:
