@@ -1,0 +1,8 @@
+"""The scenarios by name, in the order in which they run."""
+
+from __future__ import annotations
+
+from bench.service import flood
+from bench.service.room import Scenario
+
+SCENARIOS: dict[str, Scenario] = {one.SCENARIO.name: one.SCENARIO for one in (flood,)}
