@@ -1,9 +1,10 @@
 """Load and faults against a shared teacher service, on this machine: python -m bench.service [scenario ...]
 
-Everything is a real process: preceptor-server with the fake engine (which waits instead of computing, so that the order
-of service does not depend on how busy the machine is) or the hf engine on a tiny random model, and clients that use
-preceptor_client. Each scenario is a row of issue 15; its result is saved as JSON when it ends, so that a run that is cut
-short goes on where it was (--again measures anew). Waits are judged in batch times, throughput in ratios of one run.
+Everything is a real process: preceptor-server with the fake engine (which waits instead of computing, so that who is
+served when does not depend on how busy the machine is) or the hf engine on a tiny random model, and clients that use
+preceptor_client. Each scenario is a row of issue 15. Its result is saved as JSON when it ends, so that a run that was
+cut short continues where it was (--again measures anew). Waits are judged in batch times, throughput in ratios of one
+run.
 
 Scenarios:
 {scenarios}
@@ -21,8 +22,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-for _name, _value in (("HF_HUB_OFFLINE", "1"), ("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")):
-    os.environ.setdefault(_name, _value)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from bench.machine import describe_machine
 from bench.service.results import Result, table

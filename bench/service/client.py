@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import re
 import secrets
 from collections import Counter
@@ -69,7 +71,9 @@ class Client:
     async def _loop(self, channel: TeacherClient) -> None:
         if self._load.think_seconds:  # so that loops do not march in step
             await asyncio.sleep(self._rng.uniform(0, self._load.think_seconds))
-        while now() < self._until:
+        num_left = self._load.num_groups or math.inf
+        while num_left > 0 and not self._is_over():
+            num_left -= 1
             is_ok = await self._score(channel)
             if self._load.think_seconds:
                 await asyncio.sleep(self._rng.exponential(self._load.think_seconds))
@@ -78,13 +82,16 @@ class Client:
 
     async def _open(self, channel: TeacherClient) -> None:
         tasks, started, index = set(), now(), 0
-        while now() < self._until:
+        while not self._is_over():
             task = asyncio.create_task(self._score(channel))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             index += 1
             await asyncio.sleep(max(0.0, started + index / self._load.per_second - now()))
         await asyncio.gather(*tasks)
+
+    def _is_over(self) -> bool:
+        return now() >= self._until or bool(self._load.stop_file and os.path.exists(self._load.stop_file))
 
     async def _score(self, channel: TeacherClient) -> bool:
         load, request_id = self._load, secrets.token_hex(12)
@@ -135,11 +142,11 @@ class Client:
             caller=f"{load.caller}-{index}" if load.names_differ else load.caller,
             # gRPC shares a connection between channels of equal options: an option that differs keeps them apart.
             max_message_bytes=LARGEST_MESSAGE - index,
-            on_retry=self._retried,
+            on_retry=self._count_retry,
             **options,
         )
 
-    def _retried(self, event: RetryEvent) -> None:
+    def _count_retry(self, event: RetryEvent) -> None:  # noqa: ARG002  what TeacherClient calls
         self._num_retries += 1
 
 

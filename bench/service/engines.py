@@ -1,4 +1,4 @@
-"""The teachers that are put under load, as arguments of `preceptor-server`: the one place that knows how they are named."""
+"""The teachers that are put under load, as arguments of the server: nothing else knows how engines are named."""
 
 from __future__ import annotations
 

@@ -56,6 +56,11 @@ class Load:
     think_seconds: float = 0.0
     """Of a closed loop, between its groups; drawn from an exponential distribution."""
     seconds: float = 10.0
+    """How long groups are sent; what is in flight then is waited for."""
+    num_groups: int = 0
+    """Of a closed loop: it ends after so many. 0 = it goes on as long as `seconds` allow."""
+    stop_file: str = ""
+    """No more groups are sent once this file exists."""
     timeout_seconds: float = 300.0
     bad_token: int | None = None
     """With which every response begins."""

@@ -1,6 +1,7 @@
-"""`preceptor-server` whose fake engine raises where a response begins with BAD_TOKEN: python -m bench.service.marked_server
+"""`preceptor-server` whose fake engine raises where a response begins with BAD_TOKEN.
 
-As a model does that fails on one input: the whole forward is lost.
+python -m bench.service.marked_server takes its arguments. As with a model that fails on one input, the whole forward is
+lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a scenario found: figures beside the old ones and beside what is wanted, saved as JSON as soon as they are known."""
+"""What a scenario found: figures beside the old ones and beside what is wanted, saved as JSON."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from bench.service.trees import Tree
 
 START_SECONDS = 180
 STOP_SECONDS = 60
+RESERVE_MIB = 2500
 MIB = 2**20
 
 
@@ -122,9 +123,7 @@ def running_server(
     max_open_files: int | None = None,
 ) -> Iterator[Server]:
     """A server for the length of the block."""
-    server = start_server(
-        folder, teacher, *arguments, tree=tree, with_http=with_http, max_open_files=max_open_files
-    )
+    server = start_server(folder, teacher, *arguments, tree=tree, with_http=with_http, max_open_files=max_open_files)
     try:
         yield server
     finally:
@@ -136,9 +135,11 @@ class Watch:
     """Samples a server's resident memory until left."""
 
     def __init__(self, server: Server, *, every_seconds: float = 0.05) -> None:
+        """Kills the server where it leaves less than RESERVE_MIB to everyone else on this machine."""
         self._server, self._every_seconds = server, every_seconds
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self.has_killed = False
         self.before_mib = server.resident_mib()
         self.samples: list[tuple[float, float]] = []
         """Seconds of the monotonic clock, MiB."""
@@ -165,3 +166,46 @@ class Watch:
     def _run(self) -> None:
         while not self._is_over.wait(self._every_seconds):
             self.samples.append((time.monotonic(), self._server.resident_mib()))
+            if psutil.virtual_memory().available / MIB < RESERVE_MIB and self._server.is_alive():
+                self.has_killed = True
+                self._server.kill()
+
+
+class LogWatch:
+    """Counts the lines that a server logs, second by second, until left."""
+
+    def __init__(self, server: Server) -> None:
+        self._log, self._offset = server.log, server.log_bytes()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.per_second: list[int] = []
+
+    @property
+    def num_lines(self) -> int:
+        return sum(self.per_second)
+
+    @property
+    def most_a_second(self) -> int:
+        return max(self.per_second, default=0)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._read()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(1.0):
+            self._read()
+
+    def _read(self) -> None:
+        with self._log.open("rb") as lines:
+            lines.seek(self._offset)
+            new = lines.read()
+        self._offset += len(new)
+        self.per_second.append(new.count(b"\n"))
