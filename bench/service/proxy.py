@@ -45,7 +45,8 @@ class Proxy:
 
     def cut(self) -> int:
         """Resets all connections; returns how many."""
-        return self._here(self._cut())
+        count: int = self._here(self._cut())
+        return count
 
     def swallow(self, *, is_on: bool) -> None:
         """A black hole: nothing arrives, nothing is refused, while it is on."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bench.service import bad_groups, connections, fairness, flood, large_messages, malformed
+from bench.service import bad_groups, connections, fairness, faults, flood, large_messages, malformed, streams, trainers
 from bench.service.room import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
-    one.SCENARIO.name: one.SCENARIO for one in (flood, large_messages, fairness, bad_groups, malformed, connections)
+    one.SCENARIO.name: one.SCENARIO
+    for one in (flood, large_messages, fairness, bad_groups, malformed, connections, streams, trainers, faults)
 }

@@ -40,7 +40,8 @@ class Server:
         """Of the server and its children."""
         try:
             parent = psutil.Process(self.process.pid)
-            return sum(one.memory_info().rss for one in (parent, *parent.children(recursive=True))) / MIB
+            resident: int = sum(one.memory_info().rss for one in (parent, *parent.children(recursive=True)))
+            return resident / MIB
         except psutil.NoSuchProcess:
             return 0.0
 
