@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -81,6 +82,8 @@ def _run(scenario: Scenario, out: Path, trees: Sequence[Tree], options: argparse
     tree, other = trees
     folder = out / scenario.name
     folder.mkdir(exist_ok=True)
+    if options.again:
+        shutil.rmtree(folder / "parts", ignore_errors=True)
     room = Room(
         folder=folder,
         tree=tree,

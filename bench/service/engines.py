@@ -11,6 +11,8 @@ BAD_TOKEN = 63
 """A response that begins with it makes the marked engine raise."""
 VOCABULARY_SIZE = 64
 """Of the fake engine: small, for its columns are dense."""
+PADDED_VOCABULARY = 1100
+"""Of the tiny Llama: room for 1,023 candidates."""
 MAX_BATCH_TOKENS = 4096
 """The server's own default."""
 
@@ -32,7 +34,7 @@ class Fake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TinyLlama:
-    """The hf engine on a random Llama of 2 layers and 259 byte tokens."""
+    """The hf engine on a random Llama of 2 layers, with 259 tokens of text among its 1,100."""
 
     folder: Path
     max_model_len: int = 20_000
@@ -42,7 +44,8 @@ class TinyLlama:
         if not (self.folder / "config.json").exists():
             from tests.tiny import save_tiny, tiny_llama  # imports torch
 
-            save_tiny(self.folder, tiny_llama(max_length=self.max_model_len))
+            model = tiny_llama(max_length=self.max_model_len, vocabulary_size=PADDED_VOCABULARY)
+            save_tiny(self.folder, model)
         return self.folder
 
 

@@ -28,8 +28,11 @@ def run(room: Room) -> Result:
         if reason := why_not(name, room):
             skipped.append(f"{name}: {reason}")
             continue
-        found = _disturbed(room, name, expected, seed=index)
-        details[name] = found
+
+        def measure(name: str = name, seed: int = index) -> dict[str, Any]:  # Any: JSON
+            return _disturbed(room, name, expected, seed=seed)
+
+        details[name] = found = room.part(name, measure)
         is_met = not found["differences"] and found["num_runs"] > 0
         figures += [
             Figure(what=f"{name}: times", value=found["num_strikes"], wanted=str(room.count(NUM_STRIKES))),

@@ -34,13 +34,14 @@ def run(room: Room) -> Result:
     figures: list[Figure] = []
     details: dict[str, Any] = {}  # Any: JSON
     for title, what, size, old in MESSAGES:
-        with room.server(room.tiny_llama(), name=what) as server, _large(room, what, room.count(size)) as large:
-            _batch_seconds(room, server)  # warms up
-            batch = _batch_seconds(room, server)
-            one = _cost(room, server, large)
-            one["batch_seconds"] = batch
-            one["alive"] = server.is_alive()
-        details[title] = one
+
+        def measure(what: str = what, size: int = size) -> dict[str, Any]:  # Any: JSON
+            with room.server(room.tiny_llama(), name=what) as server, _large(room, what, room.count(size)) as large:
+                _batch_seconds(room, server)  # warms up
+                batch = _batch_seconds(room, server)
+                return {**_cost(room, server, large), "batch_seconds": batch, "alive": server.is_alive()}
+
+        details[title] = one = room.part(title, measure)
         figures += _figures(title, what, one, old)
     return Result(scenario=SCENARIO.name, figures=tuple(figures), details=details)
 

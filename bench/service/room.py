@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.service.engines import Teacher, TinyLlama
 from bench.service.results import Result
@@ -32,6 +34,18 @@ class Room:
     def count(self, number: int) -> int:
         """`number` at full scale, at least 1."""
         return max(1, round(number * self.scale))
+
+    def part(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:  # Any: JSON
+        """What `measure` found, saved at once; what an earlier run saved, where that was cut short."""
+        path = self.folder / "parts" / f"{name.replace(' ', '-').replace('/', '-')}.json"
+        if not path.exists():
+            found = measure()
+            path.parent.mkdir(exist_ok=True)
+            unfinished = path.with_suffix(".part")
+            unfinished.write_text(json.dumps(found, indent=1) + "\n")
+            unfinished.replace(path)
+        saved: dict[str, Any] = json.loads(path.read_text())
+        return saved
 
     def server(
         self,

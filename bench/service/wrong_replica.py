@@ -1,7 +1,7 @@
 """A replica that answers wrong digests while a file exists.
 
-python -m bench.service.wrong_replica TARGET FLAG ADDRESS_FILE hands every call on to a teacher, and changes the digests of
-the answers to Score, as if other ids had been scored.
+python -m bench.service.wrong_replica TARGET FLAG ADDRESS_FILE hands every call on to a teacher, and changes the digests
+of the answers to Score, as if other ids had been scored.
 """
 
 from __future__ import annotations
