@@ -100,7 +100,9 @@ class Client:
         self._ledger.note("sent", request_id)
         began = now()
         try:
-            scores = await channel.score(TeacherIds(prompt), responses, top_k=load.top_k, request_id=request_id)
+            scores = await channel.score(
+                TeacherIds(prompt), responses, top_k=load.top_k, teacher=load.teacher, request_id=request_id
+            )
         except PreceptorError as error:
             self._failed(error)
             return False

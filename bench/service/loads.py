@@ -47,6 +47,8 @@ class Load:
     """Connections of its own for each."""
     names_differ: bool = False
     """Whether each channel goes by a name of its own."""
+    teacher: str = ""
+    """Its name; empty = the only one."""
     shape: Shape = Shape()
     top_k: int = 8
     vocabulary_size: int = 63

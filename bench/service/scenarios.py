@@ -6,6 +6,7 @@ from bench.service import (
     access,
     bad_groups,
     connections,
+    cost,
     fairness,
     faults,
     flood,
@@ -13,10 +14,24 @@ from bench.service import (
     malformed,
     streams,
     trainers,
+    two_teachers,
 )
 from bench.service.room import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
     one.SCENARIO.name: one.SCENARIO
-    for one in (flood, large_messages, fairness, bad_groups, malformed, connections, streams, trainers, access, faults)
+    for one in (
+        flood,
+        large_messages,
+        fairness,
+        bad_groups,
+        malformed,
+        connections,
+        streams,
+        trainers,
+        access,
+        two_teachers,
+        faults,
+        cost,
+    )
 }
