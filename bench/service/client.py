@@ -39,6 +39,7 @@ class Client:
         self._outcomes: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
         self._samples: list[Sample] = []
+        self._revisions: Counter[str] = Counter()
         self._num_retries = 0
         self._sum_used = 0.0
         self._channels = [self._channel(index) for index in range(load.num_channels)]
@@ -58,6 +59,7 @@ class Client:
             outcomes=dict(self._outcomes),
             messages=self._messages,
             samples=tuple(self._samples[:MAX_SAMPLES]),
+            revisions=dict(self._revisions),
             num_retries=self._num_retries,
             resident_mib=psutil.Process().memory_info().rss / 2**20,
         )
@@ -112,6 +114,7 @@ class Client:
             self._sum_used += float(sampled.sum())
             self._ledger.note("used", request_id)
         self._outcomes[OK] += 1
+        self._revisions[scores.revision] += 1
         self._samples.append(
             Sample(
                 began=began,

@@ -95,6 +95,8 @@ class Report:
     messages: Mapping[str, str]
     """Of each outcome but OK the first error's text."""
     samples: tuple[Sample, ...]
+    revisions: Mapping[str, int]
+    """Groups by the revision of the weights that scored them."""
     num_retries: int
     resident_mib: float
 

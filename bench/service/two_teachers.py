@@ -14,7 +14,7 @@ from bench.service.room import Room, Scenario
 STAYS = Fake(seconds_per_token=1e-4)
 GOES, COMES = Fake(seconds_per_token=1e-4, vocabulary_size=80), Fake(seconds_per_token=1e-4, vocabulary_size=96)
 SHAPE = Shape(prompt=64, num_responses=4, response=64)
-NUM_LOOPS, NUM_REPLACED = 4, 5
+NUM_LOOPS, NUM_REPLACED = 12, 5
 SECONDS = 60.0
 MAX_BATCHES = 1.0
 
@@ -47,6 +47,8 @@ def run(room: Room) -> Result:
     return Result(
         scenario=SCENARIO.name,
         figures=(
+            Figure(what="revisions of the replaced that answered", value=len(other.revisions), wanted="2",
+                   is_met=len(other.revisions) == 2),
             Figure(what="groups of the other that failed", value=stays.num_failed, wanted="0",
                    is_met=stays.num_failed == 0),
             Figure(what="its slowest group, slower than before by", value=slower, unit="batches",
@@ -54,7 +56,12 @@ def run(room: Room) -> Result:
             Figure(what="groups of the replaced that failed", value=other.num_failed, wanted="0",
                    is_met=other.num_failed == 0),
         ),
-        details={"stays": dict(stays.outcomes), "other": dict(other.outcomes), "messages": dict(other.messages)},
+        details={
+            "stays": dict(stays.outcomes),
+            "other": dict(other.outcomes),
+            "revisions": dict(other.revisions),
+            "messages": dict(other.messages),
+        },
     )  # fmt: skip
 
 
