@@ -169,10 +169,11 @@ class Mutator:
         return self._with_one_changed(message, change)
 
     def _deep(self, message: bytes) -> bytes:
-        """A prompt inside a prompt ..., deeper than a parser may follow."""
-        nested = b""
-        for _ in range(self._random.choice((50, 99, 101, 500))):
-            nested = Field(number=5, wire_type=BYTES, payload=nested).encode()
+        """JSON inside JSON ..., deeper than a parser may follow, as a tool of a chat or as its template's arguments."""
+        depth = self._random.choice((50, 65, 1000, 20_000))
+        nested = b'{"a":' * depth + b"1" + b"}" * self._random.choice((0, depth))
+        for number in (self._random.choice((2, 3)), 4, 5):
+            nested = Field(number=number, wire_type=BYTES, payload=nested).encode()
         return message + nested
 
     def _unknown_group(self, message: bytes) -> bytes:

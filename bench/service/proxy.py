@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import struct
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
@@ -85,7 +87,7 @@ class Proxy:
     async def _cut(self) -> int:
         count = len(self._open)
         for writer in list(self._open):
-            writer.transport.abort()
+            _reset(writer)
         self.num_cut += count
         return count
 
@@ -102,19 +104,24 @@ class Proxy:
         self._tasks.add(task)
         self._open.add(writer)
         try:
-            local = None if self._source is None else (self._source, 0)
-            onward_reader, onward_writer = await asyncio.open_connection(*self._target, local_addr=local)
-        except OSError:  # the server is away: so is the proxy
-            writer.transport.abort()
-            return
-        else:
-            self.num_connections += 1
-            self._open.add(onward_writer)
-            await asyncio.gather(self._pump(reader, onward_writer), self._pump(onward_reader, writer))
-            self._open.discard(onward_writer)
+            await self._join(reader, writer)
+        except OSError:
+            _reset(writer)  # the server is away: so is the proxy
+        except asyncio.CancelledError:
+            pass  # the proxy ends; asyncio would tell of it
         finally:
             self._open.discard(writer)
             self._tasks.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        local = None if self._source is None else (self._source, 0)
+        onward_reader, onward_writer = await asyncio.open_connection(*self._target, local_addr=local)
+        self.num_connections += 1
+        self._open.add(onward_writer)
+        try:
+            await asyncio.gather(self._pump(reader, onward_writer), self._pump(onward_reader, writer))
+        finally:
+            self._open.discard(onward_writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reads ahead of what it has delayed, so that a delay costs no bandwidth. Ends both ways with either."""
@@ -143,3 +150,11 @@ class Proxy:
                 return
             writer.write(chunk)
             await writer.drain()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection by RST, as a machine does that has lost it."""
+    connection = writer.get_extra_info("socket")
+    if connection is not None and connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

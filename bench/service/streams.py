@@ -21,8 +21,8 @@ SETTLE_SECONDS = 2.0
 NUM_LARGE, LARGE_POSITIONS = 8, 15_000
 MAX_QUEUE_BYTES = 256 << 20
 QUEUE_BYTES = "scheduler.max-queue-bytes"
-SLOW = Fake(seconds_per_token=1.0, max_model_len=40_000, vocabulary_size=1024)
-"""Nothing leaves the queue while one looks at it."""
+SLOW = Fake(seconds_per_token=0.02, max_model_len=40_000, vocabulary_size=1024)
+"""A group takes minutes, so that nothing leaves the queue while its memory is measured."""
 QUICK = Fake(seconds_per_token=0.0, vocabulary_size=256)
 
 
