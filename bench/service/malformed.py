@@ -31,9 +31,10 @@ def run(room: Room) -> Result:
         warm = server.resident_mib()
         with Watch(server, every_seconds=0.5) as watch, LogWatch(server) as log:
             good, phases, found = _in_turn(room, server, fuzzers)
-        ended = _raw(room, server)
-        is_alive = server.is_alive()
-        after = run_loads([_good(server, 2.0)], tree=room.tree)
+        ended = _raw(room, server) if server.is_alive() else 0
+        after = run_loads([_good(server, 2.0)], tree=room.tree) if server.is_alive() else []
+        status = server.process.poll()
+    is_alive = status is None and bool(after and after[0].num_ok)
     codes, bad = found
     seconds = sum(until - since for since, until in phases["beside"])
     rates = {name: _tokens_per_second(good, spans) for name, spans in phases.items()}
@@ -57,8 +58,8 @@ def run(room: Room) -> Result:
                    is_met=goodput >= MIN_GOODPUT),
             Figure(what="good groups that failed", value=good.num_failed, wanted="0",
                    is_met=good.num_failed == 0),
-            Figure(what="alive, and answers", value="yes" if is_alive and after[0].num_ok else "no", wanted="yes",
-                   is_met=is_alive and bool(after[0].num_ok)),
+            Figure(what="alive, and answers", value="yes" if is_alive else "no", wanted="yes",
+                   is_met=is_alive),
         ),
         details={
             "codes": dict(codes),
@@ -67,6 +68,8 @@ def run(room: Room) -> Result:
             "good_tokens_per_second": rates,
             "raw_connections": room.count(NUM_RAW),
             "raw_ended_by_server": ended,
+            "exit_status": status,
+            "killed_for_memory": watch.has_killed,
             "warm_mib": warm,
             "peak_mib": watch.peak_mib,
         },

@@ -169,6 +169,7 @@ class Watch:
             self.samples.append((time.monotonic(), self._server.resident_mib()))
             if psutil.virtual_memory().available / MIB < RESERVE_MIB and self._server.is_alive():
                 self.has_killed = True
+                print(f"killed the server: less than {RESERVE_MIB} MiB are free", file=sys.stderr, flush=True)
                 self._server.kill()
 
 

@@ -51,7 +51,11 @@ class SlowLoris:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2", "http/1.1"])
-        return context.wrap_socket(plain)
+        try:
+            return context.wrap_socket(plain)
+        except OSError:
+            plain.close()
+            raise
 
     def _run(self) -> None:
         sent = 0
