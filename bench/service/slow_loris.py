@@ -65,6 +65,7 @@ class SlowLoris:
             for one in list(self._sockets):
                 if not _send(one, byte):
                     self._sockets.remove(one)
+                    one.close()
                     self.num_ended += 1
             self._is_over.wait(BYTE_SECONDS)
 
