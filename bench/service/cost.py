@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import statistics
 from contextlib import ExitStack
+from typing import Any
 
 from bench.service.engines import SmolLM2, Teacher
 from bench.service.results import Figure, Result
@@ -35,11 +36,17 @@ def run(room: Room) -> Result:
         workers = [stack.enter_context(Worker("bench.service.cost_client", paths=tree.paths)) for tree in trees]
         for index in range(room.count(NUM_ROUNDS) + 1):
             job = Job(workload="W1", round_index=index, top_k=TOP_K, scale=1.0, vocabulary_size=vocabulary_size)
-            asked = {}
-            for which in (0, 1) if index % 2 else (1, 0):
-                asked[which] = workers[which].ask(address=servers[which].address, job=job.to_json())
-            if index:  # the first one warms up
-                pairs.append((asked[0], asked[1]))
+
+            def measure(job: Job = job, order: tuple[int, int] = (0, 1) if index % 2 else (1, 0)) -> dict[str, Any]:
+                return {
+                    str(which): workers[which].ask(address=servers[which].address, job=job.to_json()) for which in order
+                }
+
+            if index:
+                asked = room.part(f"round-{index}", measure)
+                pairs.append((asked["0"], asked["1"]))
+            else:
+                measure()  # warms up
     ratios = sorted(before["seconds"] / now["seconds"] for before, now in pairs)
     differ = max(abs(now["sum_logprobs"] / before["sum_logprobs"] - 1) for before, now in pairs)
     rates = [
