@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.service.trees import Tree
 
+FAKE_KIND = "tests.engines.fake:FakeEngine"
 BAD_TOKEN = 63
 """A response that begins with it makes the marked engine raise."""
 VOCABULARY_SIZE = 64
@@ -76,7 +78,9 @@ def command_of(teacher: Teacher, tree: Tree) -> tuple[str, ...]:
     if isinstance(teacher, Named):
         return ("preceptor_server.cli", "@", str(teacher.file))
     module = "bench.service.marked_server" if teacher.raises_on_bad_token else "preceptor_server.cli"
-    arguments = [f"--engine.{name.replace('_', '-')}={value}" for name, value in _fake_settings(teacher, tree).items()]
+    arguments = [
+        f"--engine.{name.replace('_', '-')}={_text(one)}" for name, one in _fake_settings(teacher, tree).items()
+    ]
     return (module, *arguments)
 
 
@@ -86,16 +90,34 @@ def toml_of(teachers: Mapping[str, Fake], tree: Tree) -> str:
     for name, teacher in teachers.items():
         lines.append(f"[teachers.{name}.engine]")
         for setting, value in _fake_settings(teacher, tree).items():
-            lines.append(f'{setting} = "{value}"' if isinstance(value, str) else f"{setting} = {value}")
+            lines.append(f"{setting} = {_toml(value)}")
     return "\n".join([*lines, ""])
 
 
-def _fake_settings(teacher: Fake, tree: Tree) -> dict[str, str | int | float]:
-    # TODO(fakes): once the fake engine stands in the tests, its kind is "package.module:Name" of a class there.
-    assert tree.has_server_module("engines/fake"), f"{tree.name} has no fake engine that this bench knows"
-    return {
-        "kind": "fake",
+FakeSetting = str | int | float | Mapping[str, int | float]
+
+
+def _fake_settings(teacher: Fake, tree: Tree) -> dict[str, FakeSetting]:
+    if tree.has_server_module("engines/fake"):  # up to commit 7d58a24
+        return {
+            "kind": "fake",
+            "max_model_len": teacher.max_model_len,
+            "fake_seconds_per_token": teacher.seconds_per_token,
+            "fake_vocabulary_size": teacher.vocabulary_size,
+        }
+    options = {
         "max_model_len": teacher.max_model_len,
-        "fake_seconds_per_token": teacher.seconds_per_token,
-        "fake_vocabulary_size": teacher.vocabulary_size,
+        "seconds_per_token": teacher.seconds_per_token,
+        "vocabulary_size": teacher.vocabulary_size,
     }
+    return {"kind": FAKE_KIND, "options": options}
+
+
+def _text(value: FakeSetting) -> str:
+    return json.dumps(value) if isinstance(value, Mapping) else str(value)
+
+
+def _toml(value: FakeSetting) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {one}" for name, one in value.items()) + "}"
+    return json.dumps(value)

@@ -51,7 +51,7 @@ def _unread(room: Room, details: dict[str, Any]) -> tuple[Figure, ...]:  # Any: 
         Figure(what="a stream never read: groups written", value=written["num_written"]),
         Figure(what="a stream never read: server grew by", value=watch.grown_mib, unit="MiB", old="900 MiB, growing",
                wanted=f"<= {UNREAD_MIB:g}", is_met=watch.grown_mib <= UNREAD_MIB),
-        Figure(what="the server's exit status after the stream was cancelled", value=str(status), wanted="None: it lives",
+        Figure(what="the server's exit status once it is cancelled", value=str(status), wanted="None: it lives",
                is_met=status is None),
         Figure(what="others are answered afterwards", value=num_answered, wanted="8", is_met=num_answered == 8),
     )  # fmt: skip

@@ -19,7 +19,7 @@ HELP_SECONDS = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """The packages of one commit; the bench itself, and the fakes of the tests, are always this tree's."""
+    """The packages of one commit, and the fakes of its tests; the bench itself is always this tree's."""
 
     name: str
     paths: tuple[Path, ...]
@@ -29,7 +29,8 @@ class Tree:
         """Of a process that runs this tree's code."""
         paths = os.pathsep.join([*map(str, self.paths), str(ROOT)])
         quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1"}
-        return {**os.environ, **quiet, "PYTHONPATH": paths, **extra}
+        # Safe path: `python -m` would look into the working directory first, and find this tree's tests there.
+        return {**os.environ, **quiet, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", **extra}
 
     def has_setting(self, name: str) -> bool:
         """Whether the server has a setting, such as "access.file"."""
@@ -48,7 +49,8 @@ def this_tree() -> Tree:
 def tree_of(commit: str, folder: Path) -> Tree:
     """Unpacks a commit's packages into `folder`. Raises SystemExit where the history lacks it."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Tree(name=commit, paths=tuple(unpack(commit, folder, packages=PACKAGES)))
+    *packages, tests = unpack(commit, folder, packages=(*PACKAGES, "tests"))
+    return Tree(name=commit, paths=(*packages, tests.parent))
 
 
 @cache
