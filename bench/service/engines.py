@@ -105,12 +105,8 @@ def _fake_settings(teacher: Fake, tree: Tree) -> dict[str, FakeSetting]:
             "fake_seconds_per_token": teacher.seconds_per_token,
             "fake_vocabulary_size": teacher.vocabulary_size,
         }
-    options = {
-        "max_model_len": teacher.max_model_len,
-        "seconds_per_token": teacher.seconds_per_token,
-        "vocabulary_size": teacher.vocabulary_size,
-    }
-    return {"kind": FAKE_KIND, "options": options}
+    options = {"seconds_per_token": teacher.seconds_per_token, "vocabulary_size": teacher.vocabulary_size}
+    return {"kind": FAKE_KIND, "max_model_len": teacher.max_model_len, "options": options}
 
 
 def _text(value: FakeSetting) -> str:
