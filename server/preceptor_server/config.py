@@ -91,7 +91,7 @@ class TeacherSettings(Section):
                 f"scheduler.max_queue_tokens={queue} is below limits.max_group_tokens={group}, so the largest group "
                 "could never be queued: raise one or lower the other"
             )
-        for name in ("max_batch_tokens", "batch_window_ms"):
+        for name in ("max_batch_tokens", "max_divided_groups", "batch_window_ms"):
             default = SchedulerConfig.model_fields[name].default
             if isinstance(self.engine, VllmConfig) and getattr(self.scheduler, name) != default:
                 raise ValueError(

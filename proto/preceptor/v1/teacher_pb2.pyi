@@ -9,7 +9,8 @@ Conventions:
   truncation.
 - A server refuses what it does not implement with UNIMPLEMENTED and a reason. It never ignores a field.
 - Errors carry `google.rpc.ErrorInfo` (domain "preceptor", a reason in UPPER_SNAKE_CASE, the field's name in the
-  metadata entry "field") and, under overload, `google.rpc.RetryInfo`.
+  metadata entry "field", and what finds the cause in the server's log in "incident") and, under overload,
+  `google.rpc.RetryInfo`.
 - A server with keys wants the metadata entry "authorization: Bearer KEY"; without one, with an unknown or an expired one
   a call ends in UNAUTHENTICATED, without the right in PERMISSION_DENIED.
 """

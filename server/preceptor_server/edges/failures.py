@@ -56,6 +56,8 @@ class Failure:
     reason: str
     message: str
     field: str = ""
+    incident: str = ""
+    """What finds the cause in the server's log."""
     retry_after_seconds: float = 0.0
 
     def to_status(self) -> grpc.Status:
@@ -74,7 +76,7 @@ class Failure:
         return status
 
     def _metadata(self) -> dict[str, str]:
-        return {"field": self.field} if self.field else {}
+        return {name: text for name, text in (("field", self.field), ("incident", self.incident)) if text}
 
 
 def failure_of(error: Exception) -> Failure:
@@ -87,6 +89,7 @@ def failure_of(error: Exception) -> Failure:
                 reason=error.reason,
                 message=str(error),
                 field=getattr(error, "field", ""),
+                incident=getattr(error, "incident", ""),
                 retry_after_seconds=getattr(error, "retry_after_seconds", 0.0),
             )
     logger.error("unforeseen error", exc_info=error)

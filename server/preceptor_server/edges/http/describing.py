@@ -14,6 +14,9 @@ from preceptor_server.edges.http.answers import ProblemDetails
 from preceptor_server.edges.http.problems import MEDIA_TYPE
 from preceptor_server.edges.http.requests import AlignRequest, TopkRequest
 
+_EVERYWHERE = (HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value, HTTPStatus.MISDIRECTED_REQUEST.value)
+"""What any route may answer: who asks, whether they may, and by which name."""
+
 Plain = dict[str, Any]  # Any: whatever JSON holds
 _REF = "#/components/schemas/{model}"
 
@@ -23,7 +26,7 @@ def problems(*statuses: int) -> dict[int | str, Plain]:
     schema = {"$ref": _REF.format(model=ProblemDetails.__name__)}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in (*statuses, HTTPStatus.MISDIRECTED_REQUEST.value)
+        for status in (*statuses, *_EVERYWHERE)
     }
 
 
