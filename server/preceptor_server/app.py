@@ -183,6 +183,7 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
         on_health=readiness.set,
         metrics=observatory.metrics,
         workbench=workbench,
+        tracing=observatory.tracing,
         observe_batches=lambda observer: parts.observers.batches([observer]),
     )
     following: asyncio.Task[None] | None = None

@@ -22,6 +22,7 @@ from preceptor_server.hosted import HostedTeacher, with_turn_end
 from preceptor_server.observability.metrics import Metrics
 from preceptor_server.observability.observer import BatchObserver
 from preceptor_server.observability.state_metrics import TeacherState
+from preceptor_server.observability.tracing import NO_TRACING, Tracing
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.settling import settle_engine
 from preceptor_server.supervision import SupervisedEngine, supervise
@@ -41,6 +42,7 @@ class Hosting:
     on_health: OnHealth
     metrics: Metrics
     workbench: Workbench
+    tracing: Tracing = NO_TRACING
     observe_batches: Callable[[BatchObserver], BatchObserver] = field(default=lambda observer: observer)
     """Isolates an observer of batches: whatever it raises, scoring goes on."""
 
@@ -48,7 +50,9 @@ class Hosting:
         """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Raises
         StartupError, and leaves what serves as it is."""
         observer = self.observe_batches(self.metrics.of_teacher(name))
-        teacher = await load_teacher(name, settings, workbench=self.workbench, observers=[observer])
+        teacher = await load_teacher(
+            name, settings, workbench=self.workbench, observers=[observer], tracing=self.tracing
+        )
         teacher.scheduler.start()
         self.metrics.host(name, partial(state_of, teacher))
         before = self.teachers.put(teacher)
@@ -101,7 +105,12 @@ def state_of(teacher: HostedTeacher) -> TeacherState:
 
 
 async def load_teacher(
-    name: str, settings: TeacherSettings, *, workbench: Workbench, observers: Sequence[BatchObserver] = ()
+    name: str,
+    settings: TeacherSettings,
+    *,
+    workbench: Workbench,
+    observers: Sequence[BatchObserver] = (),
+    tracing: Tracing = NO_TRACING,
 ) -> HostedTeacher:
     """A teacher that has passed its self-tests; its scheduler is not started. Raises StartupError."""
     await asyncio.to_thread(check_engine_class, settings.engine)
@@ -124,7 +133,7 @@ async def load_teacher(
             engine=engine,
             tokenizer=tokenizer,
             aligner=aligner,
-            scheduler=Scheduler(engine, settings.scheduler, observers=observers),
+            scheduler=Scheduler(engine, settings.scheduler, observers=observers, tracing=tracing, teacher=name),
             limits=settings.limits,
             max_queue_tokens=settings.scheduler.max_queue_tokens,
             workbench=workbench,

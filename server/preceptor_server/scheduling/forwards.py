@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from preceptor_server.engines.base import Engine
 from preceptor_server.errors import ServerError
 from preceptor_server.observability.observer import OK, BatchDone, BatchObserver
+from preceptor_server.observability.tracing import BatchSpan
 from preceptor_server.scheduling.batch_limit import BatchLimit
 from preceptor_server.scheduling.batches import Batch
 from preceptor_server.scheduling.divisions import Divisions
@@ -33,47 +34,51 @@ class Forwards:
         limit: BatchLimit,
         speed: Speed,
         observers: Sequence[BatchObserver],
+        begin_span: Callable[[Batch], BatchSpan],
         requeue: Callable[[Job], None],
         charge: Callable[[Job, float], None],
         cost_in_flight: Callable[[], float],
     ) -> None:
-        """`requeue` puts a job back that has more slices; `charge` corrects what a slice was taken for."""
+        """`requeue` puts a job back that has more slices; `charge` corrects what a slice was taken for; `begin_span`
+        shows a forward in the traces of its calls."""
         self._engine = engine
         self._divisions = divisions
         self._failures = failures
         self._limit = limit
         self._speed = speed
         self._observers = tuple(observers)
+        self._begin_span = begin_span
         self._requeue = requeue
         self._charge = charge
         self._cost_in_flight = cost_in_flight
 
     async def compute(self, batch: Batch) -> None:
         """Everybody who waits for the batch is told, or computed again."""
+        span = self._begin_span(batch)
         if batch.is_slice:
-            await self._compute_slice(batch)
+            await self._compute_slice(batch, span)
         else:
-            await self._compute_groups(batch)
+            await self._compute_groups(batch, span)
 
-    async def _compute_groups(self, batch: Batch) -> None:
+    async def _compute_groups(self, batch: Batch, span: BatchSpan) -> None:
         started = _now()
         try:
             columns = await self._engine.score([job.group for job in batch.jobs])
             if len(columns) != len(batch.jobs):
                 raise RuntimeError(f"the engine answered {len(columns)} groups of {len(batch.jobs)}")
         except Exception as error:  # noqa: BLE001  whatever a model raises is looked into, and told
-            self._tell(batch, batch.computed, seconds=_now() - started, error=error)
+            self._tell(batch, span, batch.computed, seconds=_now() - started, error=error)
             await self._failures.failed(batch, error)
             return
         seconds = _now() - started
         # Little's law: what is in flight, over the time that each takes, is what gets done in a second.
         self._speed.observe(self._cost_in_flight(), seconds)
-        self._tell(batch, batch.computed, seconds=seconds, error=None)
+        self._tell(batch, span, batch.computed, seconds=seconds, error=None)
         for job, group_columns in zip(batch.jobs, columns, strict=True):
             job.answer(group_columns, seconds=seconds)
         await self._failures.succeeded(batch)
 
-    async def _compute_slice(self, batch: Batch) -> None:
+    async def _compute_slice(self, batch: Batch, span: BatchSpan) -> None:
         [job] = batch.jobs
         started = _now()
         num_tokens = 0
@@ -82,7 +87,7 @@ class Forwards:
             num_tokens = division.next_tokens
             columns = await division.advance()
         except Exception as error:  # noqa: BLE001  whatever a model raises is looked into, and told
-            self._tell(batch, (num_tokens,), seconds=_now() - started, error=error)
+            self._tell(batch, span, (num_tokens,), seconds=_now() - started, error=error)
             self._divisions.restart(job)
             await self._failures.failed(batch, error)
             return
@@ -90,7 +95,7 @@ class Forwards:
         cost = self._divisions.cost_of_slice(job, num_tokens)
         self._charge(job, cost - batch.cost)
         self._speed.observe(self._cost_in_flight() - batch.cost + cost, seconds)
-        self._tell(batch, (num_tokens,), seconds=seconds, error=None)
+        self._tell(batch, span, (num_tokens,), seconds=seconds, error=None)
         await self._failures.succeeded(batch)
         self._follow_up(job, columns, seconds=seconds)
 
@@ -101,11 +106,11 @@ class Forwards:
             job.forward_seconds += seconds
             self._requeue(job)
 
-    def _tell(self, batch: Batch, computed: tuple[int, ...], *, seconds: float, error: Exception | None) -> None:
+    def _tell(
+        self, batch: Batch, span: BatchSpan, computed: tuple[int, ...], *, seconds: float, error: Exception | None
+    ) -> None:
         num_tokens = computed[0] if batch.is_slice else sum(job.num_tokens for job in batch.jobs)
         logger.debug("batch groups=%d tokens=%d seconds=%.3f", len(batch.jobs), sum(computed), seconds)
-        if not self._observers:
-            return
         computed_by_tenant: Counter[str] = Counter()
         for job, tokens in zip(batch.jobs, computed, strict=True):
             computed_by_tenant[job.caller.tenant.name] += tokens
@@ -118,6 +123,7 @@ class Forwards:
             reason=OK if error is None else _reason_of(error),
             computed_by_tenant=computed_by_tenant,
         )
+        span.done(done)
         for observer in self._observers:
             observer.batch_done(done)
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from preceptor_server.callers import Caller
 from preceptor_server.engines.base import Division
 from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.observability.tracing import NO_TRACING, QueueSpan
 from preceptor_server.scheduling.costs import bytes_of, cost_of
 from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup
+
+NO_WAIT = NO_TRACING.queued()
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -21,6 +24,8 @@ class Job:
     deadline: float | None
     enqueued: float
     future: asyncio.Future[ScoredGroup]
+    wait: QueueSpan = NO_WAIT
+    """Its time in the queue, as a trace shows it."""
     order: int = 0
     """Of arrival; the queue sets it."""
     num_overtaken: int = 0

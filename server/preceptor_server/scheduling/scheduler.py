@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 from preceptor_server.callers import Caller
 from preceptor_server.engines.base import Engine
-from preceptor_server.errors import DrainingError, UnknownTeacherError
-from preceptor_server.observability.observer import BatchObserver
+from preceptor_server.errors import DrainingError, QueueFullError, UnknownTeacherError, reason_of
+from preceptor_server.observability.observer import CANCELLED, OK, BatchObserver
+from preceptor_server.observability.tracing import NO_TRACING, Tracing
 from preceptor_server.scheduling.admission import Admission, Waiting
 from preceptor_server.scheduling.bad_groups import BadGroups
 from preceptor_server.scheduling.batch_limit import BatchLimit
@@ -35,11 +36,21 @@ class Scheduler:
     An engine that batches by itself gets each group alone, and is told to leave off what nobody waits for any more.
     """
 
-    def __init__(self, engine: Engine, config: SchedulerConfig, *, observers: Sequence[BatchObserver] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: SchedulerConfig,
+        *,
+        observers: Sequence[BatchObserver] = (),
+        tracing: Tracing = NO_TRACING,
+        teacher: str = "",
+    ) -> None:
+        """`teacher` is the name that traces show."""
         info = engine.info()
         max_tokens = 0 if info.batches_itself else config.max_batch_tokens
         self._engine = engine
         self._batches_itself = info.batches_itself
+        self._tracing = tracing
         self._window_seconds = config.batch_window_ms / 1000
         self._queue: FairQueue[Job] = FairQueue()
         self._speed = Speed()
@@ -62,6 +73,7 @@ class Scheduler:
             limit=self._limit,
             speed=self._speed,
             observers=observers,
+            begin_span=lambda batch: tracing.batch([job.wait for job in batch.jobs], teacher=teacher),
             requeue=self._enqueue,
             charge=self._charge,
             cost_in_flight=lambda: self._in_flight.cost,
@@ -162,8 +174,13 @@ class Scheduler:
             deadline=None if timeout_seconds is None else enqueued + timeout_seconds,
             enqueued=enqueued,
             future=loop.create_future(),
+            wait=self._tracing.queued(),
         )
-        self._admission.admit(job, now=loop.time())
+        try:
+            self._admission.admit(job, now=loop.time())
+        except QueueFullError as error:
+            job.wait.dropped(error.reason)
+            raise
         self._pay_debts(loop.time())
         self._jobs.add(job)
         timer = None if job.deadline is None else loop.call_at(job.deadline, self._expire, job)
@@ -283,6 +300,7 @@ class Scheduler:
     def _leave(self, job: Job) -> None:
         """Nobody waits for it any more."""
         self._jobs.discard(job)
+        job.wait.dropped(_reason_of(job))
         self._admission.release(job)
         self._queue.remove(job)
         for admitted in self._divisions.release(job):
@@ -324,6 +342,14 @@ class Scheduler:
     def _tokens_more(self, job: Job) -> int:
         """What a group adds to what is in flight."""
         return job.num_tokens - self._prefixes.num_shared(job.group)
+
+
+def _reason_of(job: Job) -> str:
+    """Why nobody waits for it any more."""
+    if job.future.cancelled() or not job.future.done():
+        return CANCELLED
+    error = job.future.exception()
+    return OK if error is None else reason_of(error)
 
 
 def _draining() -> DrainingError:

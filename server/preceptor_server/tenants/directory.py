@@ -79,7 +79,6 @@ class TenantDirectory:
             if error.reason == UNKNOWN_KEY:
                 self._guesses.wrong(name)
             raise
-        self._guesses.right(name, record.id)
         return access.tenants[record.tenant]
 
     def _anonymous(self, peer: str) -> Tenant:

@@ -1,7 +1,7 @@
-"""Slows down whoever tries keys: after some wrong ones from a peer its keys are refused unseen for a while.
+"""Slows down whoever tries keys: after some wrong ones from a peer the next wrong ones are told to come back later.
 
-A secret holds 256 bits, so nobody finds one by trying; this keeps the attempts cheap and few. A key that was right from
-that peer before goes on working, so that a stranger behind the same address stops nobody's training.
+A secret holds 256 bits, so nobody finds one by trying; this keeps the attempts, and what is logged of them, few. A
+right key always works, so that a stranger behind the same address stops nobody's training.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ class KeyGuesses:
         self._clock = clock
         self._forgiven_at: OrderedDict[str, float] = OrderedDict()
         """Of each peer: when all its wrong keys are forgiven. Those that were wrong last stand last."""
-        self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
-        """Peers with the ids of keys that were right."""
 
     def wrong(self, peer: str) -> None:
         """Takes note of a wrong key. Raises QuotaExceededError where there were too many."""
@@ -43,18 +41,6 @@ class KeyGuesses:
         self._forgiven_at.move_to_end(peer)
         if len(self._forgiven_at) > self._max_peers:
             self._forgiven_at.popitem(last=False)
-
-    def right(self, peer: str, key_id: str) -> None:
-        """Takes note of a right key. Raises QuotaExceededError where there were too many wrong ones before, and this
-        one was not among the right ones: nobody shall learn by trying that it is."""
-        pair = (peer, key_id)
-        if pair in self._right:
-            self._right.move_to_end(pair)
-            return
-        self._refuse_if_too_many(peer)
-        self._right[pair] = None
-        if len(self._right) > self._max_peers:
-            self._right.popitem(last=False)
 
     def _refuse_if_too_many(self, peer: str) -> None:
         """Each wrong key is forgiven `seconds_each` after the one before it."""

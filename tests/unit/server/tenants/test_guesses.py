@@ -38,37 +38,13 @@ def test_other_peers_do_not_wait() -> None:
     guesses = KeyGuesses(max_wrong=1, clock=Clock())
     guesses.wrong("p")
     guesses.wrong("q")
-    guesses.right("r", "id")
-
-
-def test_a_right_key_is_not_told_from_a_wrong_one_while_the_peer_waits() -> None:
-    guesses = KeyGuesses(max_wrong=1, clock=Clock())
-    guesses.wrong("p")
-    told = []
-    with pytest.raises(QuotaExceededError) as raised:
-        guesses.wrong("p")
-    told.append((str(raised.value), raised.value.retry_after_seconds))
-    with pytest.raises(QuotaExceededError) as raised:
-        guesses.right("p", "id")
-    told.append((str(raised.value), raised.value.retry_after_seconds))
-    assert told[0] == told[1]
-
-
-def test_a_key_that_was_right_before_goes_on_working_beside_wrong_ones() -> None:
-    guesses = KeyGuesses(max_wrong=1, clock=Clock())
-    guesses.right("p", "id")
-    guesses.wrong("p")
-    guesses.right("p", "id")
-    with pytest.raises(QuotaExceededError):
-        guesses.right("p", "another")
 
 
 def test_memory_is_bounded_and_those_seen_last_are_kept() -> None:
     guesses = KeyGuesses(max_wrong=1, max_peers=10, clock=Clock())
     for number in range(1000):
         guesses.wrong(f"p{number}")
-        guesses.right(f"r{number}", "id")
-    assert len(guesses._forgiven_at) == len(guesses._right) == 10
+    assert len(guesses._forgiven_at) == 10
     with pytest.raises(QuotaExceededError):
         guesses.wrong("p999")
     guesses.wrong("p0")
