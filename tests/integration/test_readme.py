@@ -144,7 +144,7 @@ def test_the_settings_of_the_demo_load(tmp_path: Path) -> None:
         ServerConfig, ["@", str(REPOSITORY / "deploy/local/teacher.toml"), "--engine.model", "x"], program="demo"
     )
     assert run_config.teacher.name == server_config.teacher
-    engine = server_config.hosted["teacher"].engine
+    engine = server_config.hosted[server_config.teacher].engine
     assert isinstance(engine, HfConfig)
     assert run_config.student.gguf_file == engine.gguf_file
     assert len(load_examples(str(tmp_path / "train.jsonl"))) == 40
