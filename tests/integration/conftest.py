@@ -10,7 +10,7 @@ from preceptor_client import cli
 
 from tests.engines.fake import fake_arguments
 from tests.integration.example_runs import ExampleRuns
-from tests.integration.servers import RunningServer, running_server
+from tests.integration.servers import MAY_UPDATE_WEIGHTS, RunningServer, running_server
 from tests.integration.tool_pupil import save_stranger
 from tests.integration.trainers import TrainHere
 from tests.tiny import save_tiny, tiny_llama
@@ -19,7 +19,8 @@ from tests.tiny import save_tiny, tiny_llama
 @pytest.fixture(scope="session")
 def hf_server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A tiny random Llama behind a real socket."""
-    with running_server(tmp_path_factory.mktemp("hf"), "--engine.model", str(tiny_folder)) as server:
+    arguments = ["--engine.model", str(tiny_folder), *MAY_UPDATE_WEIGHTS]
+    with running_server(tmp_path_factory.mktemp("hf"), *arguments) as server:
         yield server
 
 

@@ -264,7 +264,7 @@ def test_at_sign_without_a_path_is_told(sponge: str) -> None:
             [
                 "Where the model runs; auto takes CUDA when there is one",
                 "--engine.max-model-len",
-                "Tokens of one forward,",
+                "Tokens of one forward:",
             ],
         ),
         (
