@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 from preceptor_server.alignment.chat_template import MAX_SECONDS, WritesChats
@@ -44,6 +45,8 @@ class RenderProcess:
         self._max_seconds = max_seconds
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._ending: weakref.finalize[..., RenderProcess] | None = None
+        """Ends the process, at the latest with this object."""
 
     def render(self, chat: SentChat, *, max_bytes: int | None, field: str, turn: Turn) -> str:
         """The conversation as the teacher reads it. Raises InvalidRequestError, whose reason is TOO_LONG where it has
@@ -68,9 +71,9 @@ class RenderProcess:
             self._started()
 
     def close(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            _end(process)
+        self._process = None
+        if self._ending is not None:
+            self._ending()
 
     @contextlib.contextmanager
     def _alone(self, turn: Turn) -> Iterator[None]:
@@ -103,6 +106,7 @@ class RenderProcess:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
+            self.close()
             environment = {name: os.environ[name] for name in FINDS_PYTHON if name in os.environ}
             # A session of its own: Ctrl-C in a terminal is for the server, which then ends this process itself.
             process = subprocess.Popen(
@@ -119,7 +123,7 @@ class RenderProcess:
             except (TimeoutError, EOFError, BrokenPipeError) as error:
                 _end(process)
                 raise ServerError("the process that renders chats does not start, see its words above") from error
-            self._process = process
+            self._process, self._ending = process, weakref.finalize(self, _end, process)
         return self._process
 
 
