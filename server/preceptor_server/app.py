@@ -16,7 +16,7 @@ from preceptor import __version__
 from preceptor.settings import InvalidSettingsError, dump_settings
 
 from preceptor_server.alignment.workbench import Workbench
-from preceptor_server.callers import Caller
+from preceptor_server.callers import Caller, Transport
 from preceptor_server.config import ServerConfig
 from preceptor_server.edges.grpc.server import add_services, bind, build_server
 from preceptor_server.edges.grpc.servicer import TeacherServicer
@@ -70,6 +70,8 @@ async def serve(config: ServerConfig, *, reload: Reload | None = None) -> None:
     http = open_http(config.http, identity, observatory, certificates)
     observers: Observers[ServedOutcome] = observatory.observers(*([http.recorder] if http else []))
     refusals = Refusals(observers)
+    if http is not None:
+        http.tell_refusals(refusals)
     server = build_server(
         config.listen, max_message_bytes=config.max_message_bytes, identity=identity, observer=refusals
     )
@@ -101,10 +103,10 @@ class Refusals:
         self.log = RefusalLog()
         self._observers = observers
 
-    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str) -> None:
+    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str, transport: Transport) -> None:
         """A caller's mistakes in what it asks for are its own to read; who it is, and what it may do, is told here."""
         tenant = caller.tenant.name if caller else ""
-        self._observers.refused(Refusal(tenant=tenant, transport="grpc", method=method, reason=reason_of(error)))
+        self._observers.refused(Refusal(tenant=tenant, transport=transport, method=method, reason=reason_of(error)))
         if isinstance(error, UnauthenticatedError | ForbiddenError | QuotaExceededError):
             self.log.note(peer=tenant or peer, reason=error.reason, detail=f"{method}: {error}")
 

@@ -34,6 +34,13 @@ class Directory(Protocol):
         """Raises UnauthenticatedError."""
 
 
+class RefusalObserver(Protocol):
+    """Counts calls that were refused before they reached a teacher."""
+
+    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str, transport: Transport) -> None:
+        """`caller` is None where it is not known who asks."""
+
+
 class Identity:
     """Makes a Caller of what a call says about itself."""
 

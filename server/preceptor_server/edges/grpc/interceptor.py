@@ -8,7 +8,7 @@ thread.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -18,7 +18,7 @@ from preceptor_server.edges.failures import failure_of
 from preceptor_server.edges.grpc.intake import Intake
 from preceptor_server.edges.grpc.servicer import ServedCall
 from preceptor_server.edges.grpc.sizes import off_loop
-from preceptor_server.edges.identity import Identity, notes_of
+from preceptor_server.edges.identity import Identity, RefusalObserver, notes_of
 from preceptor_server.errors import DeadlinePassedError, InvalidRequestError
 from preceptor_server.serving import Notes
 from preceptor_server.tenants.rights import require_right
@@ -40,13 +40,6 @@ RIGHTS: Mapping[str, Right | None] = {
 """What a method needs besides a valid key."""
 OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Asked without a key: by whoever balances load, and by tools. They say nothing that the proto does not."""
-
-
-class RefusalObserver(Protocol):
-    """Counts calls that were refused before they reached a teacher."""
-
-    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str) -> None:
-        """`caller` is None where it is not known who asks."""
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -84,7 +77,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
                 if self._observer is not None:
                     peer = self._identity.peer_name(str(context.peer()))
-                    self._observer.refused(error, caller=caller, peer=peer, method=method)
+                    self._observer.refused(error, caller=caller, peer=peer, method=method, transport="grpc")
                 await context.abort_with_status(failure_of(error).to_status())
                 raise
 

@@ -12,9 +12,9 @@ from preceptor.v1.teacher_pb2_grpc import TeacherServiceServicer, add_TeacherSer
 from preceptor_server.bind_address import joined
 from preceptor_server.config import ListenConfig
 from preceptor_server.edges.grpc.intake import Intake
-from preceptor_server.edges.grpc.interceptor import Interceptor, RefusalObserver
+from preceptor_server.edges.grpc.interceptor import Interceptor
 from preceptor_server.edges.grpc.servicer import TeacherServicer
-from preceptor_server.edges.identity import Identity
+from preceptor_server.edges.identity import Identity, RefusalObserver
 from preceptor_server.edges.readiness import SERVICE_NAME
 from preceptor_server.errors import StartupError
 from preceptor_server.tenants.certificates import ServerCertificates

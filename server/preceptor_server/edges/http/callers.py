@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from preceptor_server.callers import Caller
 from preceptor_server.edges.http.state import HttpState
+from preceptor_server.errors import ServerError
 from preceptor_server.tenants.rights import require_right
 from preceptor_server.tenants.tenant import Right
 
@@ -19,13 +20,17 @@ def caller_with(right: Right) -> Callable[[Request], Caller]:
 
     def caller_of(request: Request) -> Caller:
         state: HttpState = request.app.state.http
-        caller = state.identity.caller_of(
-            request.headers,
-            peer=request.client.host if request.client else "unknown",
-            transport="http",
-            weight=state.config.share,
-        )
-        require_right(caller.tenant, right)
+        peer = request.client.host if request.client else "unknown"
+        caller: Caller | None = None
+        try:
+            caller = state.identity.caller_of(request.headers, peer=peer, transport="http", weight=state.config.share)
+            require_right(caller.tenant, right)
+        except ServerError as error:
+            if state.refusals is not None:
+                peer = state.identity.peer_name(peer)
+                path = str(request.scope["route"].path)  # never what a caller made up
+                state.refusals.refused(error, caller=caller, peer=peer, method=path, transport="http")
+            raise
         return caller
 
     return caller_of

@@ -16,7 +16,7 @@ from preceptor_server.edges.http.app import build_app
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.http.recorder import Recorder
 from preceptor_server.edges.http.state import HttpState
-from preceptor_server.edges.identity import Identity
+from preceptor_server.edges.identity import Identity, RefusalObserver
 from preceptor_server.errors import StartupError
 from preceptor_server.observability.observatory import Observatory
 from preceptor_server.serving import ScoreService
@@ -71,6 +71,10 @@ class HttpSide:
     def recorder(self) -> Recorder:
         """To be told of every group."""
         return self._state.recorder
+
+    def tell_refusals(self, observer: RefusalObserver) -> None:
+        """Tells it of callers without a key or a right."""
+        self._state.refusals = observer
 
     def start(self) -> None:
         """Answers from here on, though there is no teacher yet."""

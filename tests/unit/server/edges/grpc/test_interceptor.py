@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from preceptor.v1 import teacher_pb2 as pb
-from preceptor_server.callers import Caller
+from preceptor_server.callers import Caller, Transport
 from preceptor_server.config import ListenConfig
 from preceptor_server.edges.grpc.interceptor import RIGHTS, SERVICE
 from preceptor_server.edges.grpc.server import add_services, bind, build_server
@@ -55,7 +55,7 @@ class Refusals:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
 
-    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str) -> None:
+    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str, transport: Transport) -> None:
         self.seen.append((caller.tenant.name if caller else peer, reason_of(error)))
 
 

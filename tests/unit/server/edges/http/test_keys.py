@@ -1,0 +1,63 @@
+"""Keys over HTTP: who is refused, what they are told, and whom the server tells of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from preceptor_server.callers import Caller, Transport
+from preceptor_server.edges.identity import Identity
+from preceptor_server.errors import reason_of
+from preceptor_server.tenants.command import run
+from preceptor_server.tenants.config import AccessConfig
+from preceptor_server.tenants.directory import TenantDirectory
+
+from tests.unit.server.edges.http.asking import asking, group, problem
+
+
+class Refusals:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, str]] = []
+
+    def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str, transport: Transport) -> None:
+        assert transport == "http"
+        self.seen.append((caller.tenant.name if caller else peer, method, reason_of(error)))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "access.toml"
+
+
+def key_for(file: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
+    assert run(["new", "--file", str(file), *arguments]) == 0
+    return {"authorization": f"Bearer {capsys.readouterr().out.strip()}"}
+
+
+async def test_routes_ask_for_a_key_and_its_right_and_refusals_are_told(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scorer = key_for(file, capsys, "--tenant", "scorer", "--rights", "score")
+    looker = key_for(file, capsys, "--tenant", "looker", "--rights", "look")
+    async with asking(record=5) as asked:
+        asked.state.identity = Identity(TenantDirectory(AccessConfig(file=file)))
+        refusals = asked.state.refusals = Refusals()
+        nobody = await asked.topk(group())
+        assert problem(nobody) == (401, "NO_KEY", None)
+        assert nobody.headers["www-authenticate"] == "Bearer"
+        assert problem(await asked.topk(group(), authorization="Bearer prk_a_b")) == (401, "UNKNOWN_KEY", None)
+        assert problem(await asked.topk(group(), **looker)) == (403, "MISSING_RIGHT", None)
+        assert (await asked.topk(group(), **scorer)).status_code == 200
+        assert problem(await asked.client.get("/v1/requests", headers=scorer)) == (403, "MISSING_RIGHT", None)
+        # What another tenant sent is not for this one to see.
+        listed = (await asked.client.get("/v1/requests", headers=looker)).json()
+        assert (listed["records"], listed["last"]) == ([], 1)
+        assert problem(await asked.client.get("/v1/requests/1", headers=looker)) == (404, "NOT_RECORDED", "number")
+        for path in ("/", "/healthz", "/readyz"):
+            assert (await asked.client.get(path)).status_code == 200
+    assert refusals.seen == [
+        ("127.0.0.1", "/v1/topk", "NO_KEY"),
+        ("127.0.0.1", "/v1/topk", "UNKNOWN_KEY"),
+        ("looker", "/v1/topk", "MISSING_RIGHT"),
+        ("scorer", "/v1/requests", "MISSING_RIGHT"),
+    ]
