@@ -67,14 +67,17 @@ def copy(argument: str, work: Path) -> None:
 
 
 def serve_once(entrypoint: list[str], work: Path, environment: dict[str, str]) -> None:
-    """Starts the entrypoint with the fake engine on a port of the kernel's choice, waits for it, ends it."""
+    """Starts the entrypoint with the fake engine on a port of the kernel's choice, waits for it, ends it. As the image
+    is, reachable from elsewhere without keys and TLS, it must refuse to start."""
     subprocess.run([*entrypoint, "--help"], env=environment, cwd=work, check=True, stdout=subprocess.DEVNULL)
     address_file = work / "address"
     shutil.copy(REPOSITORY / "tests" / "engines" / "fake.py", work)
-    arguments = ["--engine.kind", "fake:FakeEngine", "--listen.host", "127.0.0.1", "--listen.port", "0"]
-    server = subprocess.Popen(
-        [*entrypoint, *arguments, "--listen.address-file", str(address_file)], env=environment, cwd=work
-    )
+    arguments = [*entrypoint, "--engine.kind", "fake:FakeEngine", "--listen.port", "0"]
+    bare = subprocess.run(arguments, env=environment, cwd=work, capture_output=True, text=True, timeout=START_SECONDS)
+    if bare.returncode != 2 or "has neither keys nor TLS" not in bare.stderr:
+        raise SystemExit(f"Dockerfile: the image serves everybody, or fails otherwise: {bare.stderr}")
+    arguments += ["--listen.host", "127.0.0.1", "--listen.address-file", str(address_file)]
+    server = subprocess.Popen(arguments, env=environment, cwd=work)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not address_file.exists():
