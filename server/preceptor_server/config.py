@@ -76,6 +76,9 @@ class LimitsConfig(Section):
 class TeacherSettings(Section):
     """One of several teachers."""
 
+    weight: float | None = Field(None, gt=0, le=1000)
+    """Share of the machine beside other teachers that have a weight: their forwards then take turns, one at a time.
+    Default: none, and its forwards wait for nobody's. Not for engines that batch by themselves (vllm)."""
     engine: EngineConfig
     """The model that answers."""
     scheduler: SchedulerConfig = SchedulerConfig()

@@ -23,6 +23,7 @@ from preceptor_server.observability.metrics import Metrics
 from preceptor_server.observability.observer import BatchObserver
 from preceptor_server.observability.state_metrics import TeacherState
 from preceptor_server.observability.tracing import NO_TRACING, Tracing
+from preceptor_server.scheduling.device_turns import DeviceTurns
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.settling import settle_engine
 from preceptor_server.supervision import SupervisedEngine, supervise
@@ -43,6 +44,8 @@ class Hosting:
     metrics: Metrics
     workbench: Workbench
     tracing: Tracing = NO_TRACING
+    turns: DeviceTurns = field(default_factory=DeviceTurns)
+    """Of the teachers that have a weight."""
     observe_batches: Callable[[BatchObserver], BatchObserver] = field(default=lambda observer: observer)
     """Isolates an observer of batches: whatever it raises, scoring goes on."""
 
@@ -51,7 +54,12 @@ class Hosting:
         StartupError, and leaves what serves as it is."""
         observer = self.observe_batches(self.metrics.of_teacher(name))
         teacher = await load_teacher(
-            name, settings, workbench=self.workbench, observers=[observer], tracing=self.tracing
+            name,
+            settings,
+            workbench=self.workbench,
+            observers=[observer],
+            tracing=self.tracing,
+            turns=self.turns,
         )
         teacher.scheduler.start()
         self.metrics.host(name, partial(state_of, teacher))
@@ -111,6 +119,7 @@ async def load_teacher(
     workbench: Workbench,
     observers: Sequence[BatchObserver] = (),
     tracing: Tracing = NO_TRACING,
+    turns: DeviceTurns | None = None,
 ) -> HostedTeacher:
     """A teacher that has passed its self-tests; its scheduler is not started. Raises StartupError."""
     await asyncio.to_thread(check_engine_class, settings.engine)
@@ -133,7 +142,15 @@ async def load_teacher(
             engine=engine,
             tokenizer=tokenizer,
             aligner=aligner,
-            scheduler=Scheduler(engine, settings.scheduler, observers=observers, tracing=tracing, teacher=name),
+            scheduler=Scheduler(
+                engine,
+                settings.scheduler,
+                observers=observers,
+                tracing=tracing,
+                teacher=name,
+                turns=None if settings.weight is None else turns,
+                weight=settings.weight or 1.0,
+            ),
             limits=settings.limits,
             max_queue_tokens=settings.scheduler.max_queue_tokens,
             workbench=workbench,

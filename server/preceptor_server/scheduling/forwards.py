@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from preceptor_server.engines.base import Engine
 from preceptor_server.errors import ServerError
@@ -35,12 +36,13 @@ class Forwards:
         speed: Speed,
         observers: Sequence[BatchObserver],
         begin_span: Callable[[Batch], BatchSpan],
+        turn: Callable[[Batch], AbstractAsyncContextManager[None]],
         requeue: Callable[[Job], None],
         charge: Callable[[Job, float], None],
         cost_in_flight: Callable[[], float],
     ) -> None:
         """`requeue` puts a job back that has more slices; `charge` corrects what a slice was taken for; `begin_span`
-        shows a forward in the traces of its calls."""
+        shows a forward in the traces of its calls; `turn` waits for the machine, which other teachers may share."""
         self._engine = engine
         self._divisions = divisions
         self._failures = failures
@@ -48,17 +50,19 @@ class Forwards:
         self._speed = speed
         self._observers = tuple(observers)
         self._begin_span = begin_span
+        self._turn = turn
         self._requeue = requeue
         self._charge = charge
         self._cost_in_flight = cost_in_flight
 
     async def compute(self, batch: Batch) -> None:
         """Everybody who waits for the batch is told, or computed again."""
-        span = self._begin_span(batch)
-        if batch.is_slice:
-            await self._compute_slice(batch, span)
-        else:
-            await self._compute_groups(batch, span)
+        async with self._turn(batch):
+            span = self._begin_span(batch)
+            if batch.is_slice:
+                await self._compute_slice(batch, span)
+            else:
+                await self._compute_groups(batch, span)
 
     async def _compute_groups(self, batch: Batch, span: BatchSpan) -> None:
         started = _now()

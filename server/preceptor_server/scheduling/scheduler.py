@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from preceptor_server.callers import Caller
 from preceptor_server.engines.base import Engine
@@ -17,6 +17,7 @@ from preceptor_server.scheduling.batch_limit import BatchLimit
 from preceptor_server.scheduling.batches import Batch, BatchTaker, part_of
 from preceptor_server.scheduling.config import SchedulerConfig
 from preceptor_server.scheduling.costs import SharedPrefixes
+from preceptor_server.scheduling.device_turns import DeviceTurns
 from preceptor_server.scheduling.divisions import Divisions
 from preceptor_server.scheduling.failures import Failures
 from preceptor_server.scheduling.fair_queue import FairQueue
@@ -44,8 +45,11 @@ class Scheduler:
         observers: Sequence[BatchObserver] = (),
         tracing: Tracing = NO_TRACING,
         teacher: str = "",
+        turns: DeviceTurns | None = None,
+        weight: float = 1.0,
     ) -> None:
-        """`teacher` is the name that traces show."""
+        """`teacher` is the name that traces show, and by which it takes `turns` with other teachers of the process, by
+        its `weight`; without them its forwards wait for nobody."""
         info = engine.info()
         max_tokens = 0 if info.batches_itself else config.max_batch_tokens
         self._engine = engine
@@ -73,6 +77,7 @@ class Scheduler:
             limit=self._limit,
             speed=self._speed,
             observers=observers,
+            turn=lambda batch: nullcontext() if turns is None else turns.turn(teacher, weight=weight, cost=batch.cost),
             begin_span=lambda batch: tracing.batch([job.wait for job in batch.jobs], teacher=teacher),
             requeue=self._enqueue,
             charge=self._charge,

@@ -1,0 +1,87 @@
+"""Teachers of one process take turns by weight."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from preceptor_server.scheduling.device_turns import DeviceTurns
+
+
+async def served(
+    turns: DeviceTurns, *, num_turns: int, weights: dict[str, float], costs: dict[str, int]
+) -> dict[str, int]:
+    """Tokens that each teacher was served while all of them always want more, in so many turns."""
+    tokens = dict.fromkeys(weights, 0)
+    left = num_turns
+
+    async def ask(name: str) -> None:
+        nonlocal left
+        while left > 0:
+            async with turns.turn(name, weight=weights[name], cost=costs[name]):
+                left -= 1
+                tokens[name] += costs[name]
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*map(ask, weights))
+    return tokens
+
+
+@pytest.mark.parametrize("costs", [{"a": 100, "b": 100, "c": 100}, {"a": 4000, "b": 300, "c": 50}])
+async def test_tokens_are_shared_by_weight_whatever_a_forward_costs(costs: dict[str, int]) -> None:
+    weights = {"a": 1.0, "b": 2.0, "c": 4.0}
+    tokens = await served(DeviceTurns(), num_turns=4000, weights=weights, costs=costs)
+    shares = {name: tokens[name] / weights[name] for name in weights}
+    # Nobody is ahead of anybody by more than a forward of each.
+    largest = sorted(costs[name] / weights[name] for name in weights)[-2:]
+    assert max(shares.values()) - min(shares.values()) <= sum(largest) * 1.5
+    assert min(tokens.values()) > 0
+
+
+async def test_there_is_one_forward_at_a_time_and_who_gives_up_passes_the_turn_on() -> None:
+    turns, order = DeviceTurns(), []
+    go = asyncio.Event()
+
+    async def hold(name: str) -> None:
+        async with turns.turn(name, weight=1, cost=10):
+            order.append(name)
+            await go.wait()
+
+    first = asyncio.create_task(hold("first"))
+    await asyncio.sleep(0)
+    second, third = asyncio.create_task(hold("second")), asyncio.create_task(hold("third"))
+    await asyncio.sleep(0)
+    assert order == ["first"]
+    second.cancel()
+    go.set()
+    await asyncio.wait_for(asyncio.gather(first, third), 5)
+    assert order == ["first", "third"]
+    await asyncio.wait_for(hold("again"), 5)
+
+
+async def test_a_turn_that_comes_as_it_is_given_up_goes_to_the_next() -> None:
+    turns, done = DeviceTurns(), []
+
+    async def hold(name: str, go: asyncio.Event) -> None:
+        async with turns.turn(name, weight=1, cost=1):
+            await go.wait()
+            done.append(name)
+
+    open_door = asyncio.Event()
+    first = asyncio.create_task(hold("first", open_door))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(hold("second", open_door))
+    third = asyncio.create_task(hold("third", open_door))
+    await asyncio.sleep(0)
+    open_door.set()
+    await first
+    second.cancel()  # it was given its turn in this very step
+    await asyncio.wait_for(third, 5)
+    assert "third" in done
+
+
+async def test_idleness_earns_nothing() -> None:
+    turns = DeviceTurns()
+    await served(turns, num_turns=1000, weights={"a": 1.0}, costs={"a": 100})
+    tokens = await served(turns, num_turns=1000, weights={"a": 1.0, "b": 1.0}, costs={"a": 100, "b": 100})
+    assert abs(tokens["a"] - tokens["b"]) <= 200
