@@ -9,6 +9,7 @@ An estimate is meant to be above what the forward takes, and below three times t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,12 +169,18 @@ def _intermediate(text: PretrainedConfig, *, hidden: int, has_experts: bool) -> 
 def _number(config: Any, *names: str) -> int:  # Any: configs of architectures, each with fields of its own
     """The first of these settings that the config has, as a number; the largest where it is one for each layer."""
     for name in names:
-        value = getattr(config, name, None)
-        values = value if isinstance(value, list | tuple) else [value]
-        numbers = [one for one in values if isinstance(one, int) and not isinstance(one, bool)]
+        numbers = [one for one in _values(config, name) if isinstance(one, int) and not isinstance(one, bool)]
         if numbers:
             return max(numbers)
     return 0
+
+
+def _values(config: Any, name: str) -> Sequence[object]:  # Any: as above
+    """Of one setting: one, or one for each layer, in either of the two ways in which configs say that."""
+    if getattr(config, "is_heterogeneous", False) and name in (config.per_layer_attributes or ()):
+        return [getattr(layer, name, None) for layer in config.per_layer_config]
+    value = getattr(config, name, None)
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def default_max_bytes(device: torch.device) -> int:
