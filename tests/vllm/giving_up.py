@@ -13,7 +13,7 @@ import psutil
 from preceptor_server.config import SchedulerConfig
 from preceptor_server.engines.config import VllmConfig
 from preceptor_server.engines.vllm.engine import VllmEngine
-from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.errors import DeadlinePassedError, QueueFullError
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import ScoreGroup
 
@@ -44,7 +44,7 @@ async def give_up(scheduler: Scheduler, group: ScoreGroup, seed: int) -> str:
         await call
     except asyncio.CancelledError:
         return "cancelled"
-    except DeadlinePassedError:
+    except (DeadlinePassedError, QueueFullError):  # too late, or it could not have started in time
         return "late"
     return "answered"
 
