@@ -21,6 +21,7 @@ from preceptor_server.tenants.certificates import ServerCertificates
 from preceptor_server.tenants.tls import grpc_credentials
 
 _MANY = 2**31 - 1
+_HANDSHAKE_MS = 10_000
 
 
 def build_server(
@@ -47,6 +48,8 @@ def build_server(
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
             # A client that wants more waits: HTTP/2 tells it so when it connects.
+            # TLS, and the first frame of HTTP/2.
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ("grpc.max_concurrent_streams", config.max_calls_per_connection),
             # By default gRPC cancels calls at random once 1,000 wait to be begun.
             ("grpc.server.max_pending_requests", _MANY),

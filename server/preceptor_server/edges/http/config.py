@@ -67,6 +67,8 @@ class HttpConfig(Section):
     """Memory that these may take, in bytes; the oldest make room."""
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     """Largest request, in bytes."""
+    head_seconds: float = Field(10.0, gt=0)
+    """How long a request's line and headers may take to arrive, in seconds."""
     timeout_seconds: float = Field(60.0, gt=0, le=3600)
     """How long a request may take, waiting included, in seconds."""
     max_groups: int = Field(2, ge=1)

@@ -16,6 +16,7 @@ from preceptor_server.edges.http.app import build_app
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.http.recorder import Recorder
 from preceptor_server.edges.http.state import HttpState
+from preceptor_server.edges.http.timed_head import timed_head
 from preceptor_server.edges.identity import Identity, RefusalObserver
 from preceptor_server.errors import StartupError
 from preceptor_server.observability.observatory import Observatory
@@ -53,7 +54,7 @@ class HttpSide:
                 server_header=False,
                 proxy_headers=False,  # anyone could name any address
                 ws="none",
-                http="h11",
+                http=timed_head(config.head_seconds),
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             )
         )

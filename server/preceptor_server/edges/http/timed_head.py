@@ -1,0 +1,44 @@
+"""uvicorn's HTTP protocol, which also ends a connection whose request line and headers do not come in time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def timed_head(seconds: float) -> type[H11Protocol]:
+    """The protocol with this limit, for `uvicorn.Config(http=...)`. It holds for connections that send nothing, too."""
+
+    class TimedHead(H11Protocol):
+        """One connection."""
+
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:  # Any: as uvicorn types it in each release
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            """Waits for the rest of a head, and not while a request is answered or its body comes."""
+            if self.conn.their_state is not h11.IDLE:
+                self._forget()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(seconds, self.transport.close)
+
+        def _forget(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return TimedHead

@@ -1,0 +1,62 @@
+"""Connections whose request does not come are ended, and no others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from preceptor_server.edges.http.config import HttpConfig
+from preceptor_server.edges.http.listen import HttpSide
+from preceptor_server.edges.identity import Identity
+from preceptor_server.observability.config import ObserveConfig
+from preceptor_server.observability.observatory import Observatory
+
+SECONDS = 20
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@asynccontextmanager
+async def http_side() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a server that waits half a second for a head."""
+    observatory = Observatory(ObserveConfig(), version="test")
+    side = HttpSide(HttpConfig(port=0, head_seconds=0.5), identity=Identity(), observatory=observatory)
+    side.start()
+    host, _, port = side.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await side.stop(0)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "], ids=["nothing", "half"]
+)
+async def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes) -> None:
+    async with http_side() as (reader, writer):
+        writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b""
+
+
+async def test_a_second_head_on_a_connection_is_not_waited_for_either() -> None:
+    async with http_side() as (reader, writer):
+        writer.write(REQUEST)
+        first = await asyncio.wait_for(reader.readuntil(b"}"), SECONDS)
+        assert first.startswith(b"HTTP/1.1 200")
+        writer.write(REQUEST[:20])
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b""
+
+
+async def test_a_body_that_takes_longer_than_a_head_may_is_waited_for() -> None:
+    async with http_side() as (reader, writer):
+        head = (
+            b"POST /v1/topk HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+        )
+        writer.write(head)
+        await asyncio.sleep(1)  # twice what a head may take
+        writer.write(b"{}")
+        # There is no teacher yet, and an empty body is no request: either is an answer.
+        assert (await asyncio.wait_for(reader.readline(), SECONDS)).startswith(b"HTTP/1.1 ")
