@@ -429,5 +429,5 @@ async def test_every_problem_is_described() -> None:
             assert ("422" in operation["responses"]) == (path in ("/v1/topk", "/v1/align"))
             for status in operation["responses"].keys() - {"200"}:
                 assert list(operation["responses"][status]["content"]) == ["application/problem+json"]
-    scoring = set(paths["/v1/topk"]["post"]["responses"])
-    assert scoring == {"200", "400", "404", "406", "408", "413", "415", "421", "422", "429", "500", "503", "504"}
+    scoring = {int(status) for status in paths["/v1/topk"]["post"]["responses"]}
+    assert scoring == {200, 400, 401, 403, 404, 406, 408, 413, 415, 421, 422, 429, 500, 503, 504}
