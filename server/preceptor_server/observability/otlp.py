@@ -36,6 +36,7 @@ class OtlpTracing:
     def __init__(self, exporter: SpanExporter, *, version: str, share: float = 1.0) -> None:
         """`share` of the calls that come without a trace of their own are traced; those with one as their callers
         decided."""
+        self._exporter = exporter
         self._processor: SpanProcessor = BatchSpanProcessor(exporter)
         resource = Resource.create({"service.name": "preceptor", "service.version": version})
         self._calls = self._tracer(resource, ParentBased(TraceIdRatioBased(share)), version)
@@ -98,10 +99,12 @@ class OtlpTracing:
         return _Batch(span)
 
     def close(self, seconds: float) -> None:
-        # The exporter goes on trying a collector that is gone for as long as it likes; the server does not wait for it.
+        # The processor's last export tries a collector that is gone for as long as it likes; its exporter's end stops it.
         ending = threading.Thread(target=self._processor.shutdown, name="otlp shutdown", daemon=True)
         ending.start()
         ending.join(seconds)
+        if ending.is_alive():
+            self._exporter.shutdown()
 
 
 class _Call:
