@@ -99,7 +99,7 @@ class OtlpTracing:
         return _Batch(span)
 
     def close(self, seconds: float) -> None:
-        # The processor's last export tries a collector that is gone for as long as it likes; its exporter's end stops it.
+        # The last export tries a collector that is gone for as long as it likes; its exporter's end stops it.
         ending = threading.Thread(target=self._processor.shutdown, name="otlp shutdown", daemon=True)
         ending.start()
         ending.join(seconds)
