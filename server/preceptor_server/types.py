@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from preceptor.wire import LogprobArray, StatusArray, TokenArray
 
+from preceptor_server.context_costs import FLAT, ContextCosts
+
 CANDIDATES_PER_TOKEN = 64
 """They cost next to no time, and half a kilobyte while they wait."""
 
@@ -51,6 +53,13 @@ class ScoreGroup:
             response.candidate_ids_TC.size for response in self.responses if response.candidate_ids_TC is not None
         )
         return len(self.prompt_ids_P) + num_ids + num_candidates // CANDIDATES_PER_TOKEN
+
+    def forward_cost(self, costs: ContextCosts) -> float:
+        """Of one forward over the group's tokens, the prompt computed once."""
+        num_prompt = len(self.prompt_ids_P)
+        return costs.of_span(0, num_prompt) + sum(
+            costs.of_span(num_prompt, num_prompt + len(response.ids_T)) for response in self.responses
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,6 +132,8 @@ class EngineInfo:
     max_tokens_in_flight: int = 0
     """Of an engine that batches by itself: tokens that keep it busy; what is beyond waits in the scheduler, which is
     fair."""
+    context_costs: ContextCosts = FLAT
+    """What its model's tokens cost by their position; groups are charged, batched and divided by them."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Names of the adapters that are loaded, and their revisions."""
     packing: str = ""

@@ -47,9 +47,10 @@ class FallsBack(Protocol):
 class Divides(Protocol):
     """An engine that computes a large group slice by slice, so that others need not wait for all of it."""
 
-    def divide(self, group: ScoreGroup, *, max_tokens: int) -> Division:
-        """Slices of at most `max_tokens` computed tokens, where the model allows it. How a group is cut depends on the
-        group, `max_tokens` and the settings alone. Raises EngineOutOfMemoryError where no slicing fits."""
+    def divide(self, group: ScoreGroup, *, max_cost: float) -> Division:
+        """Slices whose tokens cost at most `max_cost` by EngineInfo.context_costs, where the model allows it. How a
+        group is cut depends on the group, `max_cost` and the settings alone. Raises EngineOutOfMemoryError where no
+        slicing fits."""
 
 
 class Division(Protocol):
@@ -58,6 +59,10 @@ class Division(Protocol):
     @property
     def next_tokens(self) -> int:
         """Tokens that the next slice computes; 0 = done."""
+
+    @property
+    def next_cost(self) -> float:
+        """What these cost by EngineInfo.context_costs."""
 
     async def advance(self) -> GroupColumns | None:
         """Computes one slice; the columns after the last. Raises what `score` raises, and EngineUnavailableError where

@@ -53,7 +53,7 @@ def part_of(jobs: Sequence[Job], *, min_shared: int | None, lineage: Lineage | N
         shared = prefixes.num_shared(job.group)
         prefixes.add(job.group)
         computed.append(job.num_tokens - shared)
-        cost += job.cost - shared
+        cost += job.cost_beyond(shared)
     return Batch(jobs=tuple(jobs), computed=tuple(computed), cost=cost, lineage=lineage)
 
 
@@ -117,14 +117,14 @@ class _Draft:
         return self._prefixes.num_shared(job.group)
 
     def fits(self, job: Job, num_shared: int) -> bool:
-        return not self.jobs or (job.cost - num_shared <= self._room and not job.is_exclusive)
+        return not self.jobs or (job.cost_beyond(num_shared) <= self._room and not job.is_exclusive)
 
     def add(self, job: Job, num_shared: int) -> float:
         """Its cost in this batch."""
         self._computed.append(job.num_tokens - num_shared)
         self._prefixes.add(job.group)
         self._is_closed = job.is_exclusive
-        return self._append(job, job.cost - num_shared)
+        return self._append(job, job.cost_beyond(num_shared))
 
     def add_slice(self, job: Job, *, cost: float) -> float:
         self._computed.append(max(1, round(cost)))

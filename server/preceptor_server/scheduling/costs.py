@@ -1,6 +1,7 @@
 """What groups cost, in computed tokens: the one model by which they are charged, batched and divided.
 
-One unit is a token of which a support of 32 is wanted. A prompt is counted once, and a prefix that the engine computes
+One unit is a token without context of which a support of 32 is wanted; with its context a token costs more, as the
+engine says (EngineInfo.context_costs). A prompt is counted once, and a prefix that the engine computes
 once for several groups, or finds in its cache, only for the first. Beyond that a scored position costs more for a
 larger support and for candidates, since those are selected and copied apart from the model. The constants are those of
 SmolLM2-135M on one core (python -m bench.scheduling_costs prints them); under a larger model, whose tokens cost more,
@@ -15,6 +16,7 @@ from collections import OrderedDict, deque
 
 from preceptor.wire import TokenArray
 
+from preceptor_server.context_costs import ContextCosts
 from preceptor_server.types import ScoreGroup, num_shared_tokens
 
 SUPPORT_INCLUDED = 32
@@ -29,10 +31,9 @@ _MAX_COMPARED = 4
 """Prompts of one beginning that a new one is compared with: the latest."""
 
 
-def cost_of(group: ScoreGroup) -> float:
+def cost_of(group: ScoreGroup, costs: ContextCosts) -> float:
     """Of the group by itself."""
-    tokens = len(group.prompt_ids_P) + sum(len(response.ids_T) for response in group.responses)
-    return tokens + _cost_of_supports(group) + _cost_of_candidates(group)
+    return group.forward_cost(costs) + _cost_of_supports(group) + _cost_of_candidates(group)
 
 
 def _cost_of_supports(group: ScoreGroup) -> float:

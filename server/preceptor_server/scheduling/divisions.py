@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from preceptor_server.context_costs import ContextCosts
 from preceptor_server.engines.base import Divides, Division, Engine
 from preceptor_server.scheduling.fair_queue import FairQueue
 from preceptor_server.scheduling.job import Job
 from preceptor_server.types import GroupColumns, ResponseToScore, ScoreGroup
 
 SMALLEST_SLICE = 64
-"""Tokens. What does not fit into memory in slices of that many does not fit at all."""
+"""As much as so many tokens cost. What does not fit into memory in such slices does not fit at all."""
 _MAX_PROMPT_SHARE = 0.25
 """Of a slice. Beyond it responses are not computed apart, for each slice computes the prompt anew."""
 
@@ -20,10 +21,11 @@ _MAX_PROMPT_SHARE = 0.25
 class ByResponses:
     """A Division for an engine without one of its own: some of the responses at a time, each time with the prompt."""
 
-    def __init__(self, engine: Engine, group: ScoreGroup, *, max_tokens: int) -> None:
+    def __init__(self, engine: Engine, group: ScoreGroup, *, max_cost: float) -> None:
         self._engine = engine
         self._group = group
-        self._parts = _parts_of(group, max_tokens=max_tokens)
+        self._costs = engine.info().context_costs
+        self._parts = _parts_of(group, self._costs, max_cost=max_cost)
         self._columns: GroupColumns = ()
         self._num_done = 0
 
@@ -32,6 +34,12 @@ class ByResponses:
         if self._num_done >= len(self._parts):
             return 0
         return self._part(self._num_done).num_tokens
+
+    @property
+    def next_cost(self) -> float:
+        if self._num_done >= len(self._parts):
+            return 0.0
+        return self._part(self._num_done).forward_cost(self._costs)
 
     async def advance(self) -> GroupColumns | None:
         [columns] = await self._engine.score([self._part(self._num_done)])
@@ -47,17 +55,19 @@ class ByResponses:
         return replace(self._group, responses=self._parts[index])
 
 
-def _parts_of(group: ScoreGroup, *, max_tokens: int) -> list[tuple[ResponseToScore, ...]]:
+def _parts_of(group: ScoreGroup, costs: ContextCosts, *, max_cost: float) -> list[tuple[ResponseToScore, ...]]:
     """As many responses in each as fit beside the prompt, at least one."""
     parts: list[tuple[ResponseToScore, ...]] = []
     part: list[ResponseToScore] = []
-    num_tokens = num_prompt = len(group.prompt_ids_P)
+    num_prompt = len(group.prompt_ids_P)
+    cost = prompt_cost = costs.of_span(0, num_prompt)
     for response in group.responses:
-        if part and num_tokens + len(response.ids_T) > max_tokens:
+        own = costs.of_span(num_prompt, num_prompt + len(response.ids_T))
+        if part and cost + own > max_cost:
             parts.append(tuple(part))
-            part, num_tokens = [], num_prompt
+            part, cost = [], prompt_cost
         part.append(response)
-        num_tokens += len(response.ids_T)
+        cost += own
     return [*parts, tuple(part)]
 
 
@@ -80,17 +90,17 @@ class Divisions:
         """Whether the job is computed in slices: since it is too large, or since it did not fit into memory."""
         if not self._max_cost:
             return False
-        if job.slice_tokens:
+        if job.slice_cost:
             return True
-        return job.cost > self._max_cost and self.can_divide(job, max_tokens=self._slice_tokens(job))
+        return job.cost > self._max_cost and self.can_divide(job, max_cost=self._slice_cost(job))
 
-    def can_divide(self, job: Job, *, max_tokens: int) -> bool:
-        """Whether slices of so many tokens are worth while."""
+    def can_divide(self, job: Job, *, max_cost: float) -> bool:
+        """Whether slices whose forwards cost so much are worth while."""
         if not self._max_cost:
             return False
         if isinstance(self._engine, Divides):
             return True
-        is_small = len(job.group.prompt_ids_P) <= _MAX_PROMPT_SHARE * max_tokens
+        is_small = job.context_costs.of_span(0, len(job.group.prompt_ids_P)) <= _MAX_PROMPT_SHARE * max_cost
         return is_small and len(job.group.responses) > 1
 
     def reserve(self, job: Job) -> bool:
@@ -119,24 +129,20 @@ class Divisions:
         return self._fill_places()
 
     def estimate(self, job: Job) -> float:
-        """Cost of its next slice."""
+        """Cost of its next slice: supports and candidates are spread over all of them."""
         if job.division is None:
             return min(job.cost, float(self._max_cost))
-        return self.cost_of_slice(job, job.division.next_tokens)
-
-    def cost_of_slice(self, job: Job, num_tokens: int) -> float:
-        """Of a slice of so many tokens: supports and candidates are spread over all of them."""
-        return num_tokens * job.cost / _plain_tokens(job)
+        return job.division.next_cost * job.cost / job.forward_cost
 
     def open(self, job: Job) -> Division:
         """The job's division, opened if it is not. Raises what the engine raises."""
         assert job in self._holders, "only a job that has a place is divided"
         if job.division is None:
-            job.slice_tokens = job.slice_tokens or self._slice_tokens(job)
+            job.slice_cost = job.slice_cost or self._slice_cost(job)
             if isinstance(self._engine, Divides):
-                job.division = self._engine.divide(job.group, max_tokens=job.slice_tokens)
+                job.division = self._engine.divide(job.group, max_cost=job.slice_cost)
             else:
-                job.division = ByResponses(self._engine, job.group, max_tokens=job.slice_tokens)
+                job.division = ByResponses(self._engine, job.group, max_cost=job.slice_cost)
         return job.division
 
     def restart(self, job: Job) -> None:
@@ -175,9 +181,5 @@ class Divisions:
         if not len(self._rooms[job.caller.tenant.name]):
             del self._rooms[job.caller.tenant.name]
 
-    def _slice_tokens(self, job: Job) -> int:
-        return max(SMALLEST_SLICE, int(self._max_cost * _plain_tokens(job) / job.cost))
-
-
-def _plain_tokens(job: Job) -> int:
-    return len(job.group.prompt_ids_P) + sum(len(response.ids_T) for response in job.group.responses)
+    def _slice_cost(self, job: Job) -> float:
+        return max(SMALLEST_SLICE, self._max_cost * job.forward_cost / job.cost)

@@ -121,10 +121,10 @@ class Failures:
         [job] = batch.jobs
         if not batch.is_slice:
             self._limit.ran_out_of_memory(batch.cost, now=now)
-        slice_tokens = (job.slice_tokens or job.num_tokens) // 2
-        if slice_tokens >= SMALLEST_SLICE and self._divisions.can_divide(job, max_tokens=slice_tokens):
+        slice_cost = (job.slice_cost or job.forward_cost) / 2
+        if slice_cost >= SMALLEST_SLICE and self._divisions.can_divide(job, max_cost=slice_cost):
             self._divisions.restart(job)
-            job.slice_tokens = slice_tokens
+            job.slice_cost = slice_cost
             self._requeue(job)
         else:
             await self._blame(job, error, reason=GROUP_TOO_LARGE)

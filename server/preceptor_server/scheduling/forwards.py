@@ -85,10 +85,10 @@ class Forwards:
     async def _compute_slice(self, batch: Batch, span: BatchSpan) -> None:
         [job] = batch.jobs
         started = _now()
-        num_tokens = 0
+        num_tokens, cost = 0, 0.0
         try:
             division = self._divisions.open(job)
-            num_tokens = division.next_tokens
+            num_tokens, cost = division.next_tokens, self._divisions.estimate(job)
             columns = await division.advance()
         except Exception as error:  # noqa: BLE001  whatever a model raises is looked into, and told
             self._tell(batch, span, (num_tokens,), seconds=_now() - started, error=error)
@@ -96,7 +96,6 @@ class Forwards:
             await self._failures.failed(batch, error)
             return
         seconds = _now() - started
-        cost = self._divisions.cost_of_slice(job, num_tokens)
         self._charge(job, cost - batch.cost)
         self._speed.observe(self._cost_in_flight() - batch.cost + cost, seconds)
         self._tell(batch, span, (num_tokens,), seconds=seconds, error=None)

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from preceptor_server.callers import Caller
+from preceptor_server.context_costs import FLAT, ContextCosts
 from preceptor_server.engines.base import Division
 from preceptor_server.errors import DeadlinePassedError
 from preceptor_server.observability.tracing import NO_TRACING, QueueSpan
@@ -24,6 +25,8 @@ class Job:
     deadline: float | None
     enqueued: float
     future: asyncio.Future[ScoredGroup]
+    context_costs: ContextCosts = FLAT
+    """Of the engine."""
     wait: QueueSpan = NO_WAIT
     """Its time in the queue, as a trace shows it."""
     order: int = 0
@@ -36,19 +39,26 @@ class Job:
     """Of the weights that score it; known once it has started."""
     division: Division | None = None
     """Open while it is computed in slices."""
-    slice_tokens: int = 0
-    """Most tokens of such a slice; 0 until it is first divided."""
+    slice_cost: float = 0.0
+    """Of the forward of such a slice, at most; 0 until it is first divided."""
     forward_seconds: float = 0.0
     """Of its slices so far."""
     num_tokens: int = field(init=False)
     num_bytes: int = field(init=False)
+    forward_cost: float = field(init=False)
+    """By itself, of all of its tokens."""
     cost: float = field(init=False)
-    """By itself, of all of it; see `costs.py`."""
+    """The same, with supports and candidates; see `costs.py`."""
 
     def __post_init__(self) -> None:
         self.num_tokens = self.group.num_tokens
         self.num_bytes = bytes_of(self.group)
-        self.cost = cost_of(self.group)
+        self.forward_cost = self.group.forward_cost(self.context_costs)
+        self.cost = cost_of(self.group, self.context_costs)
+
+    def cost_beyond(self, num_shared: int) -> float:
+        """Where so many tokens of its prompt need not be computed."""
+        return self.cost - self.context_costs.of_span(0, num_shared)
 
     @property
     def is_exclusive(self) -> bool:

@@ -54,6 +54,7 @@ class Scheduler:
         max_tokens = 0 if info.batches_itself else config.max_batch_tokens
         self._engine = engine
         self._batches_itself = info.batches_itself
+        self._context_costs = info.context_costs
         self._tracing = tracing
         self._window_seconds = config.batch_window_ms / 1000
         self._queue: FairQueue[Job] = FairQueue()
@@ -179,6 +180,7 @@ class Scheduler:
             deadline=None if timeout_seconds is None else enqueued + timeout_seconds,
             enqueued=enqueued,
             future=loop.create_future(),
+            context_costs=self._context_costs,
             wait=self._tracing.queued(),
         )
         try:
@@ -271,7 +273,7 @@ class Scheduler:
             self._queue.remove(job)
             return None
         num_tokens = self._tokens_more(job)
-        cost = job.cost - (job.num_tokens - num_tokens)
+        cost = job.cost_beyond(job.num_tokens - num_tokens)
         self._queue.take(job, cost=cost)
         self._prefixes.add(job.group)
         return Batch(jobs=(job,), computed=(num_tokens,), cost=cost)

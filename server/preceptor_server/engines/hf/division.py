@@ -69,6 +69,12 @@ class HfDivision:
             return 0
         return self._steps.num_tokens(self._next)
 
+    @property
+    def next_cost(self) -> float:
+        if self._steps is None or self._next == self._steps.num_steps:
+            return 0.0
+        return self._steps.cost(self._next)
+
     async def advance(self) -> GroupColumns | None:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.advance_here)
 

@@ -106,6 +106,7 @@ class HfEngine:
             min_shared_prefix=MIN_SHARED_TOKENS if self._packing == "packed" else None,
             scores_candidates=True,
             packing=self._packing,
+            context_costs=model.shape.context_costs,
             thresholds=model.thresholds,
             remedy=self._remedy,
         )
@@ -113,10 +114,10 @@ class HfEngine:
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._score, list(batch))
 
-    def divide(self, group: ScoreGroup, *, max_tokens: int) -> HfDivision:
+    def divide(self, group: ScoreGroup, *, max_cost: float) -> HfDivision:
         """Where packing fits the model, the prompt is computed once and what follows attends to what was kept of it; a
         long response is cut too. Else each slice holds some of the responses, at least one, and their prompt."""
-        return self._divide(group, max_tokens=max_tokens)
+        return self._divide(group, max_cost=max_cost)
 
     def divide_plainly(self, reason: str) -> bool:
         """By responses alone."""
@@ -197,17 +198,18 @@ class HfEngine:
 
     def _score_in_slices(self, group: ScoreGroup) -> GroupColumns:
         """Of as many tokens as fit."""
-        division = self._divide(group, max_tokens=group.num_tokens)
+        division = self._divide(group, max_cost=group.forward_cost(self._loaded.shape.context_costs))
         while (columns := division.advance_here()) is None:
             pass
         return columns
 
-    def _divide(self, group: ScoreGroup, *, max_tokens: int) -> HfDivision:
+    def _divide(self, group: ScoreGroup, *, max_cost: float) -> HfDivision:
         model, forwards = self._loaded, self._ways
-        ways: list[Callable[[int], Steps]] = [lambda tokens: ResponseSteps(forwards, group, max_tokens=tokens)]
+        costs = model.shape.context_costs
+        ways: list[Callable[[float], Steps]] = [lambda cost: ResponseSteps(forwards, group, costs, max_cost=cost)]
         if self._keeps_prompts:
-            ways.insert(0, lambda tokens: KeptSteps(model, group, max_tokens=tokens))
-        steps, num_bytes = self._plan.steps(group, ways, max_tokens=max_tokens)
+            ways.insert(0, lambda cost: KeptSteps(model, group, max_cost=cost))
+        steps, num_bytes = self._plan.steps(group, ways, max_cost=max_cost)
         ordered = replace(group, responses=tuple(group.responses[index] for index in steps.responses))
         return HfDivision(
             steps,

@@ -26,16 +26,17 @@ class KeptForwards:
 
     def num_tokens(self, index: int) -> int:
         """That the forward of a slice computes, with what has to be computed again for it."""
-        chosen = self._slicing.slices[index]
-        missing = [other for other in chosen.needs if other not in self._present]
-        return chosen.num_tokens + sum(self._slicing.slices[other].num_tokens for other in missing)
+        return sum(self._slicing.slices[one].num_tokens for one in [*self._missing(index), index])
+
+    def cost(self, index: int) -> float:
+        """Of these tokens."""
+        return sum(self._slicing.slices[one].cost for one in [*self._missing(index), index])
 
     def hidden_states(self, index: int) -> torch.Tensor:
         """Those that predict the scored tokens of a slice, [N, D]."""
         chosen = self._slicing.slices[index]
-        for other in chosen.needs:
-            if other not in self._present:
-                self._forward(other)
+        for other in self._missing(index):
+            self._forward(other)
         hidden_FD = self._forward(index)
         if not len(chosen.rows_N):
             return hidden_FD[:0]
@@ -47,6 +48,10 @@ class KeptForwards:
         """Forgets what was kept."""
         self._states = None
         self._present.clear()
+
+    def _missing(self, index: int) -> list[int]:
+        """The slices whose keys and values this one needs, and that are not kept."""
+        return [other for other in self._slicing.slices[index].needs if other not in self._present]
 
     def _forward(self, index: int) -> torch.Tensor:
         chosen = self._slicing.slices[index]

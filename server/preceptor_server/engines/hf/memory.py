@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from preceptor_server.context_costs import FLAT, ContextCosts
 from preceptor_server.engines.columns import CPU_BLOCK_ROWS
 from preceptor_server.engines.hf.masks import MAX_KEPT_BYTES, TILE_ROWS
 
@@ -32,9 +33,13 @@ class ModelShape:
     """Sizes of a model that say what its forward takes; numbers per token unless they say otherwise."""
 
     num_layers: int
+    num_unbounded_layers: int
+    """Whose attention sees the whole context, rather than a window or a state."""
     hidden: int
     intermediate: int
     """Of the feed-forward, of all experts that a token goes through."""
+    chosen_intermediate: int
+    """The same, without the copies of what the experts read."""
     num_heads: int
     query: int
     """Of all heads."""
@@ -48,6 +53,16 @@ class ModelShape:
     """Soft-caps its scores or has sinks, so that scores exist as a whole for TILE_ROWS queries."""
     has_windows: bool
     is_on_cpu: bool
+
+    @property
+    def context_costs(self) -> ContextCosts:
+        """From multiplications: L (2 D Q + D KV + 3 D I) of a token without its context, and 2 Q more for each token of
+        context in each of the unbounded layers."""
+        per_context_token = 2 * self.num_unbounded_layers * self.query
+        if not per_context_token:
+            return FLAT
+        per_layer = self.hidden * (2 * self.query + self.key_value + 3 * self.chosen_intermediate)
+        return ContextCosts(horizon=self.num_layers * per_layer / per_context_token)
 
     @property
     def kept_bytes_per_token(self) -> int:
@@ -128,10 +143,13 @@ def shape_of(
     heads = _number(text, "num_attention_heads", "n_head") or max(1, hidden // 64)
     query, key_value = _attention_widths(text, hidden=hidden, num_heads=heads)
     experts = _number(text, "num_local_experts", "num_experts", "n_routed_experts")
+    num_layers = _number(text, "num_hidden_layers", "n_layer") or 32
     return ModelShape(
-        num_layers=_number(text, "num_hidden_layers", "n_layer") or 32,
+        num_layers=num_layers,
+        num_unbounded_layers=_num_unbounded_layers(text, num_layers),
         hidden=hidden,
-        intermediate=_intermediate(text, hidden=hidden, has_experts=bool(experts)),
+        intermediate=_intermediate(text, hidden=hidden, has_experts=bool(experts), copied=hidden),
+        chosen_intermediate=_intermediate(text, hidden=hidden, has_experts=bool(experts), copied=0),
         num_heads=heads,
         query=query,
         key_value=key_value,
@@ -140,9 +158,31 @@ def shape_of(
         dtype_bytes=dtype.itemsize,
         head_bytes=head_dtype.itemsize,
         attends_densely=bool(getattr(text, "attn_logit_softcapping", None)) or text.model_type == "gpt_oss",
-        has_windows=bool(_number(text, "sliding_window", "attention_chunk_size", "window_size")),
+        has_windows=_has_windows(text),
         is_on_cpu=device.type == "cpu",
     )
+
+
+def _has_windows(text: PretrainedConfig) -> bool:
+    return bool(_number(text, "sliding_window", "attention_chunk_size", "window_size"))
+
+
+def _num_unbounded_layers(text: PretrainedConfig, num_layers: int) -> int:
+    """Where the config does not say it layer by layer, all layers are alike."""
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None)
+    if isinstance(kinds, list | tuple):
+        return sum(_sees_all(str(kind)) for kind in kinds)
+    if not _number(text, "num_attention_heads", "n_head"):
+        return 0
+    is_windowed = _has_windows(text) and getattr(text, "use_sliding_window", True) is not False
+    return 0 if is_windowed else num_layers
+
+
+def _sees_all(kind: str) -> bool:
+    """As configs name kinds of layers: full_attention, attention, hybrid; not sliding_attention, linear_attention or
+    mamba."""
+    is_bounded = any(word in kind for word in ("sliding", "chunked", "local", "linear"))
+    return not is_bounded and any(word in kind for word in ("attention", "hybrid"))
 
 
 def _attention_widths(text: PretrainedConfig, *, hidden: int, num_heads: int) -> tuple[int, int]:
@@ -156,14 +196,15 @@ def _attention_widths(text: PretrainedConfig, *, hidden: int, num_heads: int) ->
     return num_heads * head, key_heads * (head + (value_head or head))
 
 
-def _intermediate(text: PretrainedConfig, *, hidden: int, has_experts: bool) -> int:
+def _intermediate(text: PretrainedConfig, *, hidden: int, has_experts: bool, copied: int) -> int:
+    """`copied`: numbers of a token that are copied for each of its experts, beside its feed-forward."""
     dense = _number(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden
     if not has_experts:
         return dense
     chosen = _number(text, "num_experts_per_tok", "experts_per_token", "moe_topk") or 1
     expert = _number(text, "moe_intermediate_size") or dense
-    # Each expert's token is copied beside its feed-forward.
-    return max(dense, chosen * (expert + hidden)) + _number(text, "shared_expert_intermediate_size")
+    routed = chosen * (expert + copied)
+    return (max(dense, routed) if copied else routed) + _number(text, "shared_expert_intermediate_size")
 
 
 def _number(config: Any, *names: str) -> int:  # Any: configs of architectures, each with fields of its own

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 _SHARE_OF_HEAD = 4
 """The head's chunk takes at most one in so many of the bytes of a forward."""
 _TYPICAL_TOP_K = 64
-_LEAST_TOKENS = 64
-"""Of a slice: with fewer, the weights are read for next to nothing."""
+_LEAST_COST = 64.0
+"""Of a slice, in tokens without context: with fewer, the weights are read for next to nothing."""
 
 
 class MemoryPlan:
@@ -52,24 +52,26 @@ class MemoryPlan:
             body += rows  # those of the forwards before it
         return max(body, rows + max(map(self._head_bytes, batch))) + sum(map(_column_bytes, batch))
 
-    def steps(self, group: ScoreGroup, ways: Sequence[Callable[[int], Steps]], *, max_tokens: int) -> tuple[Steps, int]:
-        """The steps of `group` by the first of the ways that fits, with at most `max_tokens` in each or as many as fit;
+    def steps(
+        self, group: ScoreGroup, ways: Sequence[Callable[[float], Steps]], *, max_cost: float
+    ) -> tuple[Steps, int]:
+        """The steps of `group` by the first of the ways that fits, each of at most `max_cost` or of as much as fits;
         and the bytes that are held between them. Raises EngineOutOfMemoryError."""
         least = 0
         for way in ways:
-            tokens = max_tokens
+            cost = max_cost
             while True:
-                steps = way(tokens)
+                steps = way(cost)
                 held = self._shape.kept_bytes_per_token * steps.num_kept_tokens + _column_bytes(group)
                 needed = max(held, max(map(self._step_bytes, steps.sizes())) + self._head_bytes(group))
                 if needed <= self.max_bytes:
-                    if tokens != max_tokens:
-                        logger.warning("slices of %d tokens instead of %d, for memory", tokens, max_tokens)
+                    if cost != max_cost:
+                        logger.warning("slices that cost %.0f tokens instead of %.0f, for memory", cost, max_cost)
                     return steps, held
                 least = min(least or needed, needed)
-                if tokens <= _LEAST_TOKENS or held > self.max_bytes:
+                if cost <= _LEAST_COST or held > self.max_bytes:
                     break
-                tokens = max(_LEAST_TOKENS, tokens // 2)
+                cost = max(_LEAST_COST, cost / 2)
         raise EngineOutOfMemoryError(
             f"a group of {group.num_tokens} tokens takes about {least} bytes at once, and "
             f"engine.max_batch_bytes={self.max_bytes}: raise it, or send fewer tokens at once"

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from preceptor_server.context_costs import ContextCosts
 from preceptor_server.engines.hf.causal_lm import LoadedModel
 from preceptor_server.engines.hf.forwards import Forwards, responses_by_regime
 from preceptor_server.engines.hf.kept_forwards import KeptForwards, longest_of
@@ -31,6 +32,9 @@ class Steps(Protocol):
     def num_tokens(self, index: int) -> int:
         """That the step computes."""
 
+    def cost(self, index: int) -> float:
+        """Of these, each with its context."""
+
     def hidden_states(self, index: int) -> torch.Tensor:
         """Those that predict the scored tokens of the step, [N, D]."""
 
@@ -48,7 +52,7 @@ class Steps(Protocol):
 class KeptSteps:
     """The prompt once, for each regime of the rope where it has several."""
 
-    def __init__(self, model: LoadedModel, group: ScoreGroup, *, max_tokens: int) -> None:
+    def __init__(self, model: LoadedModel, group: ScoreGroup, *, max_cost: float) -> None:
         self.responses: list[int] = []
         self._parts: list[KeptForwards] = []
         self._steps: list[tuple[KeptForwards, int]] = []
@@ -59,7 +63,8 @@ class KeptSteps:
             longest = len(group.prompt_ids_P) + max(len(one.ids_T) for one in part.responses)
             slicing = slice_group(
                 part,
-                max_tokens=max_tokens,
+                model.shape.context_costs,
+                max_cost=max_cost,
                 keeps_last_tokens=bool(model.rope),
                 num_positions=longest if model.rope else None,
             )
@@ -81,6 +86,10 @@ class KeptSteps:
         forwards, number = self._steps[index]
         return forwards.num_tokens(number)
 
+    def cost(self, index: int) -> float:
+        forwards, number = self._steps[index]
+        return forwards.cost(number)
+
     def hidden_states(self, index: int) -> torch.Tensor:
         forwards, number = self._steps[index]
         for part in self._parts:
@@ -101,13 +110,14 @@ class ResponseSteps:
 
     num_kept_tokens = 0
 
-    def __init__(self, forwards: Forwards, group: ScoreGroup, *, max_tokens: int) -> None:
+    def __init__(self, forwards: Forwards, group: ScoreGroup, costs: ContextCosts, *, max_cost: float) -> None:
         self.responses = range(len(group.responses))
         self._forwards = forwards
         self._parts = [
             replace(group, responses=tuple(group.responses[first:stop]))
-            for first, stop in _runs(forwards, group, max_tokens=max_tokens)
+            for first, stop in _runs(forwards, group, costs, max_cost=max_cost)
         ]
+        self._costs = [_cost_of(part, costs, repeats_prompts=forwards.repeats_prompts) for part in self._parts]
         self._sizes = [forwards.sizes([part]) for part in self._parts]
 
     @property
@@ -116,6 +126,9 @@ class ResponseSteps:
 
     def num_tokens(self, index: int) -> int:
         return sum(size.num_tokens for size in self._sizes[index])
+
+    def cost(self, index: int) -> float:
+        return self._costs[index]
 
     def hidden_states(self, index: int) -> torch.Tensor:
         return self._forwards.hidden_states([self._parts[index]])
@@ -127,14 +140,21 @@ class ResponseSteps:
         pass
 
 
-def _runs(forwards: Forwards, group: ScoreGroup, *, max_tokens: int) -> Iterator[tuple[int, int]]:
+def _runs(forwards: Forwards, group: ScoreGroup, costs: ContextCosts, *, max_cost: float) -> Iterator[tuple[int, int]]:
     """First and one past the last response of each step."""
     num_prompt = len(group.prompt_ids_P)
-    first, num_tokens = 0, num_prompt
+    prompt_cost = costs.of_span(0, num_prompt)
+    first, cost = 0, prompt_cost
     for index, response in enumerate(group.responses):
-        own = len(response.ids_T) + (num_prompt if forwards.repeats_prompts and index > first else 0)
-        if index > first and num_tokens + own > max_tokens:
+        own = costs.of_span(num_prompt, num_prompt + len(response.ids_T))
+        more = own + (prompt_cost if forwards.repeats_prompts and index > first else 0.0)
+        if index > first and cost + more > max_cost:
             yield first, index
-            first, num_tokens, own = index, num_prompt, len(response.ids_T)
-        num_tokens += own
+            first, cost, more = index, prompt_cost, own
+        cost += more
     yield first, len(group.responses)
+
+
+def _cost_of(part: ScoreGroup, costs: ContextCosts, *, repeats_prompts: bool) -> float:
+    num_repeats = len(part.responses) - 1 if repeats_prompts else 0
+    return part.forward_cost(costs) + num_repeats * costs.of_span(0, len(part.prompt_ids_P))

@@ -47,8 +47,8 @@ async def finished(division: Division) -> GroupColumns:
     return columns
 
 
-async def divided(engine: HfEngine, batch: Sequence[ScoreGroup], *, max_tokens: int) -> list[GroupColumns]:
-    return [await finished(engine.divide(group, max_tokens=max_tokens)) for group in batch]
+async def divided(engine: HfEngine, batch: Sequence[ScoreGroup], *, max_cost: int) -> list[GroupColumns]:
+    return [await finished(engine.divide(group, max_cost=max_cost)) for group in batch]
 
 
 def long_group(*, seed: int = 11, num_prompt: int = 70, lengths: Sequence[int] = (5, 60, 1, 30, 9, 47)) -> ScoreGroup:
@@ -58,17 +58,17 @@ def long_group(*, seed: int = 11, num_prompt: int = 70, lengths: Sequence[int] =
     return group_of(rng.integers(0, VOCABULARY_SIZE, num_prompt), *responses, top_k=9)
 
 
-@pytest.mark.parametrize("max_tokens", [7, 64])
+@pytest.mark.parametrize("max_cost", [7, 64])
 @pytest.mark.parametrize("packing", ["packed", "sequential"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 async def test_divided_groups_equal_the_plain_model(
-    architecture: str, packing: str, max_tokens: int, folder_of: FolderOf
+    architecture: str, packing: str, max_cost: int, folder_of: FolderOf
 ) -> None:
     rng = np.random.default_rng(2)
     batch = [*mixed_batch(), long_group(), long_group(num_prompt=20, lengths=(10, 90, 12))]
     batch = with_candidates(batch, rng, vocabulary_size=VOCABULARY_SIZE)
     async with loaded(config_of(folder_of(architecture), packing=packing)) as engine:
-        answers = await divided(engine, batch, max_tokens=max_tokens)
+        answers = await divided(engine, batch, max_cost=max_cost)
         undivided = await engine.score(batch)
     assert_matches_oracle(batch, answers, plain_logprobs(random_model(architecture)))
     assert_all_agree_with_support(batch, answers)
@@ -83,7 +83,7 @@ async def test_random_groups_divided_anyhow_equal_the_plain_model(llama: Path) -
         for seed in range(8):
             rng = np.random.default_rng(seed)
             batch = random_batch(rng, vocabulary_size=VOCABULARY_SIZE)
-            answers = await divided(engine, batch, max_tokens=int(rng.choice([1, 2, 5, 13, 40])))
+            answers = await divided(engine, batch, max_cost=int(rng.choice([1, 2, 5, 13, 40])))
             assert_matches_oracle(batch, answers, logprobs_of)
 
 
@@ -92,8 +92,8 @@ async def test_divided_by_responses_equals_the_plain_model_too(llama: Path) -> N
     async with loaded(config_of(llama)) as engine:
         assert engine.divide_plainly("a test says so")
         assert not engine.divide_plainly("there is no third way")
-        answers = await divided(engine, batch, max_tokens=80)
-        division = engine.divide(long_group(), max_tokens=80)
+        answers = await divided(engine, batch, max_cost=80)
+        division = engine.divide(long_group(), max_cost=80)
         nums_tokens = [division.next_tokens]
         while await division.advance() is None:
             nums_tokens.append(division.next_tokens)
@@ -103,17 +103,17 @@ async def test_divided_by_responses_equals_the_plain_model_too(llama: Path) -> N
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral-sliding", "phi3-longrope", "llama-dynamic"])
-@pytest.mark.parametrize("max_tokens", [16, 50])
+@pytest.mark.parametrize("max_cost", [16, 50])
 async def test_no_slice_computes_more_than_it_may_and_the_prompt_is_computed_once(
-    architecture: str, max_tokens: int, folder_of: FolderOf
+    architecture: str, max_cost: int, folder_of: FolderOf
 ) -> None:
     group = long_group()
     async with loaded(config_of(folder_of(architecture))) as engine:
-        division = engine.divide(group, max_tokens=max_tokens)
+        division = engine.divide(group, max_cost=max_cost)
         nums_tokens = [division.next_tokens]
         while await division.advance() is None:
             nums_tokens.append(division.next_tokens)
-    assert max(nums_tokens) <= max_tokens
+    assert max(nums_tokens) <= max_cost
     if architecture in ("llama", "mistral-sliding"):
         assert sum(nums_tokens) == group.num_tokens - len(group.responses)
 
@@ -122,8 +122,8 @@ async def test_no_slice_computes_more_than_it_may_and_the_prompt_is_computed_onc
 async def test_numbers_do_not_depend_on_what_runs_between_two_slices(architecture: str, folder_of: FolderOf) -> None:
     group, other = long_group(), long_group(seed=12, num_prompt=33)
     async with loaded(config_of(folder_of(architecture))) as engine:
-        alone = await finished(engine.divide(group, max_tokens=24))
-        one, two = engine.divide(group, max_tokens=24), engine.divide(other, max_tokens=10)
+        alone = await finished(engine.divide(group, max_cost=24))
+        one, two = engine.divide(group, max_cost=24), engine.divide(other, max_cost=10)
         while (columns := await one.advance()) is None:
             await engine.score(mixed_batch())
             await two.advance()
@@ -135,10 +135,10 @@ async def test_numbers_do_not_depend_on_what_had_to_be_computed_again(folder_of:
     """So many groups are open that none keeps its prompt for longer than its turn."""
     folder, groups = folder_of("qwen3"), [long_group(seed=seed) for seed in range(4)]
     async with loaded(config_of(folder)) as engine:
-        alone = await divided(engine, groups, max_tokens=24)
+        alone = await divided(engine, groups, max_cost=24)
         # Keys and values of four layers, of two heads of 16 in fp32: 1 KiB a token, of at most 70 + 48 tokens.
         engine._budget._max_bytes = 200_000  # room for one of the groups
-        divisions = [engine.divide(group, max_tokens=24) for group in groups]
+        divisions = [engine.divide(group, max_cost=24) for group in groups]
         answers: list[GroupColumns | None] = [None] * len(groups)
         most_tokens = 0
         while any(one is None for one in answers):
@@ -155,21 +155,21 @@ async def test_numbers_do_not_depend_on_what_had_to_be_computed_again(folder_of:
 async def test_a_division_is_not_finished_with_other_weights(llama: Path, tmp_path: Path) -> None:
     random_model("llama", seed=1).save_pretrained(tmp_path)
     async with loaded(config_of(llama)) as engine:
-        division = engine.divide(long_group(), max_tokens=24)
+        division = engine.divide(long_group(), max_cost=24)
         assert await division.advance() is None
         restore = await engine.load_weights(tmp_path)
         with pytest.raises(EngineUnavailableError, match="the weights changed"):
             await division.advance()
         assert division.next_tokens == 0, "it is closed"
-        begun_later = engine.divide(long_group(), max_tokens=24)
+        begun_later = engine.divide(long_group(), max_cost=24)
         await restore()
         first = await finished(begun_later)
-        assert_bit_equal(first, await finished(engine.divide(long_group(), max_tokens=24)))
+        assert_bit_equal(first, await finished(engine.divide(long_group(), max_cost=24)))
 
 
 async def test_a_division_that_is_given_up_frees_what_it_kept(llama: Path) -> None:
     async with loaded(config_of(llama)) as engine:
-        division = engine.divide(long_group(), max_tokens=24)
+        division = engine.divide(long_group(), max_cost=24)
         await division.advance()
         assert engine._budget._holders
         division.close()
@@ -181,7 +181,7 @@ async def test_a_division_that_is_given_up_frees_what_it_kept(llama: Path) -> No
 
 async def test_a_division_may_be_closed_after_its_engine(llama: Path) -> None:
     async with loaded(config_of(llama)) as engine:
-        division = engine.divide(long_group(), max_tokens=24)
+        division = engine.divide(long_group(), max_cost=24)
         await division.advance()
     division.close()
     assert division.next_tokens == 0
@@ -213,7 +213,7 @@ async def test_what_cannot_be_cut_to_fit_is_refused_before_it_starts(
         with pytest.raises(EngineOutOfMemoryError, match=r"engine\.max_batch_bytes=50000: raise it, or send fewer"):
             await engine.score([long_group()])
         with pytest.raises(EngineOutOfMemoryError, match=r"engine\.max_batch_bytes=50000"):
-            engine.divide(long_group(), max_tokens=24)
+            engine.divide(long_group(), max_cost=24)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ async def test_a_forward_that_runs_out_of_memory_says_so_and_the_next_one_works(
             patch.setattr(engine._loaded, "packed_hidden_states", fail)
             with pytest.raises(EngineOutOfMemoryError, match="ran out of memory"):
                 await engine.score(batch)
-            division = engine.divide(long_group(), max_tokens=24)
+            division = engine.divide(long_group(), max_cost=24)
             with pytest.raises(EngineOutOfMemoryError, match="ran out of memory"):
                 await division.advance()
             assert division.next_tokens == 0

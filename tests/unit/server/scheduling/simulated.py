@@ -78,8 +78,8 @@ class DividingEngine(SimulatedEngine):
         self.num_open = 0
         self.most_open = 0
 
-    def divide(self, group: ScoreGroup, *, max_tokens: int) -> SimulatedDivision:
-        return SimulatedDivision(self, group, max_tokens=max_tokens)
+    def divide(self, group: ScoreGroup, *, max_cost: float) -> SimulatedDivision:
+        return SimulatedDivision(self, group, max_tokens=int(max_cost))
 
 
 class SimulatedDivision:
@@ -97,6 +97,10 @@ class SimulatedDivision:
     @property
     def next_tokens(self) -> int:
         return min(self._left, self._max_tokens)
+
+    @property
+    def next_cost(self) -> float:
+        return float(self.next_tokens)
 
     async def advance(self) -> GroupColumns | None:
         await self._engine.forward([self.next_tokens])

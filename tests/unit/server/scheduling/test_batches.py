@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preceptor_server.context_costs import FLAT, ContextCosts
 from preceptor_server.engines.base import Engine
 from preceptor_server.scheduling.batch_limit import BatchLimit
-from preceptor_server.scheduling.batches import MAX_OVERTAKEN, Batch, BatchTaker
+from preceptor_server.scheduling.batches import MAX_OVERTAKEN, Batch, BatchTaker, part_of
 from preceptor_server.scheduling.divisions import Divisions
 from preceptor_server.scheduling.fair_queue import FairQueue
 from preceptor_server.scheduling.job import Job
@@ -25,13 +26,21 @@ from tests.unit.server.scheduling.simulated import DividingEngine, SimulatedEngi
 LIMIT = 100
 
 
-def job_of(size: int, caller: str = "a", *, group: ScoreGroup | None = None, is_exclusive: bool = False) -> Job:
+def job_of(
+    size: int,
+    caller: str = "a",
+    *,
+    group: ScoreGroup | None = None,
+    is_exclusive: bool = False,
+    costs: ContextCosts = FLAT,
+) -> Job:
     return Job(
         group=group or group_of_size(size, batch_invariant=is_exclusive),
         caller=caller_of(caller),
         deadline=None,
         enqueued=0.0,
         future=asyncio.get_running_loop().create_future(),
+        context_costs=costs,
     )
 
 
@@ -128,6 +137,22 @@ async def test_a_prefix_that_the_engine_computes_once_is_counted_once_whatever_s
         assert (len(batch.jobs), batch.num_computed, batch.cost) == (4, 62 + 2 + 2 + 10, 76.0)
     else:
         assert [[job.num_tokens for job in batch.jobs], *bench.sizes()] == expected
+
+
+async def test_tokens_behind_a_long_context_take_more_room_and_a_prefix_that_is_there_takes_none() -> None:
+    costs = ContextCosts(horizon=40.0)
+    groups = [group_of([7] * 30 + [i], [i] * 9) for i in range(3)]
+    alone = sum(1 + p / 40 for p in range(40))  # 59.5
+    behind_the_prefix = sum(1 + p / 40 for p in range(30, 40))  # 18.625
+    jobs = [job_of(0, f"c{i}", group=group, costs=costs) for i, group in enumerate(groups)]
+    assert [job.cost for job in jobs] == [pytest.approx(alone)] * 3
+    assert Bench(*jobs).sizes() == [[40], [40], [40]], "three of 40 tokens would be 120, and two of them 80"
+    batch = Bench(*jobs, min_shared=20).take()
+    assert batch is not None
+    assert len(batch.jobs) == 3
+    assert batch.cost == pytest.approx(alone + 2 * behind_the_prefix)
+    part = part_of(jobs[1:], min_shared=20, lineage=None)
+    assert part.cost == pytest.approx(alone + behind_the_prefix)
 
 
 async def test_a_large_support_takes_more_room_than_a_small_one() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from preceptor_server.context_costs import ContextCosts
 from preceptor_server.errors import DeadlinePassedError
 from preceptor_server.scheduling.config import SchedulerConfig
 from preceptor_server.scheduling.divisions import ByResponses
@@ -178,7 +180,7 @@ async def test_parts_of_a_group_cover_every_response_once_in_order() -> None:
         group = group_of([1] * 10, *([i] * int(n) for i, n in enumerate(lengths)))
         engine = SimulatedEngine()
         engine.forward = no_time  # type: ignore[method-assign]
-        division = ByResponses(engine, group, max_tokens=80)
+        division = ByResponses(engine, group, max_cost=80)
         columns, announced = None, []
         while division.next_tokens:
             announced.append(division.next_tokens)
@@ -187,6 +189,25 @@ async def test_parts_of_a_group_cover_every_response_once_in_order() -> None:
         assert [len(one.sampled_logprobs_N) for one in columns] == lengths.tolist()
         assert sum(announced) == 10 * len(announced) + lengths.sum()
         assert all(tokens <= 80 for tokens in announced)
+
+
+async def test_parts_hold_fewer_responses_where_their_context_costs_more() -> None:
+    group = group_of([1] * 100, *([2] * 50 for _ in range(12)))
+    engine = SimulatedEngine()
+    costs = ContextCosts(horizon=100.0)
+    engine.info = lambda: replace(SimulatedEngine().info(), context_costs=costs)  # type: ignore[method-assign]
+    engine.forward = no_time  # type: ignore[method-assign]
+    prompt = sum(1 + p / 100 for p in range(100))  # 149.5
+    response = sum(1 + p / 100 for p in range(100, 150))  # 112.25
+    division = ByResponses(engine, group, max_cost=500)
+    announced, costs_announced = [], []
+    while division.next_tokens:
+        announced.append(division.next_tokens)
+        costs_announced.append(division.next_cost)
+        await division.advance()
+    assert announced == [100 + 3 * 50] * 4, "by tokens eight would fit"
+    assert costs_announced == pytest.approx([prompt + 3 * response] * 4)
+    assert division.next_cost == 0
 
 
 async def no_time(sizes: list[int]) -> None:
