@@ -35,8 +35,9 @@ demo: .venv/.smollm2 ## Teach SmolLM2-135M by a teacher over gRPC: a table, and 
 demo-vllm: .venv-vllm/.installed ## The demo with its teacher in vLLM, all of it in .venv-vllm (5 minutes)
 	$(VLLM_BIN)/python -m deploy.local.demo --engine vllm
 
+# A file's tests stay together, since its fixtures load models; a thread each, since more only fight for the cores.
 test: .venv/.installed ## Unit and integration tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-families: .venv/.installed ## Every model family that transformers knows, tiny: docs/families.md (10 minutes)
 	$(BIN)/pytest -m 'families or not families' tests/families
