@@ -112,6 +112,13 @@ def valid_messages() -> list[Seed]:
     return [(name, one.SerializeToString()) for name, one in [*scores, *scores, *scores, *others]]
 
 
+def num_token_ids(message: bytes) -> int:
+    """Token ids of a valid ScoreRequest, prompt and responses."""
+    request = pb.ScoreRequest.FromString(message)
+    all_ids = [request.prompt.teacher_ids, request.prompt.student_ids, *(one.ids for one in request.responses)]
+    return sum(len(ids.data) // (2 if ids.dtype == pb.TOKEN_DTYPE_U16 else 4) for ids in all_ids)
+
+
 class Mutator:
     """An endless supply of malformed messages; the same for the same seed."""
 

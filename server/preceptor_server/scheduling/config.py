@@ -11,7 +11,8 @@ class SchedulerConfig(Section):
 
     max_batch_tokens: int = Field(4096, ge=1)
     """Tokens of one forward: a prefix that groups share is counted once; a token far behind the beginning of its
-    context, large supports and candidates count as more. A larger group is computed in several forwards, between which others have their turn, where the engine can do that."""
+    context, large supports and candidates count as more. A larger group is computed in several forwards, between which
+    others have their turn, where the engine can do that."""
     max_queue_tokens: int = Field(1_000_000, ge=1)
     """Tokens that may wait at once; beyond it callers are told to come back later. One tenant may fill two thirds."""
     max_queue_bytes: int = Field(1024**3, ge=1)
