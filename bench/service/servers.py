@@ -45,6 +45,12 @@ class Server:
         except psutil.NoSuchProcess:
             return 0.0
 
+    def cpu_seconds(self) -> float:
+        """Of the server and its children, since they began."""
+        parent = psutil.Process(self.process.pid)
+        times = [one.cpu_times() for one in (parent, *parent.children(recursive=True))]
+        return float(sum(one.user + one.system for one in times))
+
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
