@@ -35,6 +35,8 @@ class Stage:
     """Before the command of a run."""
     directory: Path | None = None
     """Where the runs write, if not beside their settings."""
+    ends_runs: bool = False
+    """A run may end, saved, by each strike, and is begun anew: docs/teacher_service.md says when."""
     lasts: bool = False
     """The fault is there all the time, and `strike` does nothing."""
 
@@ -146,7 +148,7 @@ def full_disk(room: Room) -> Iterator[Stage]:
             time.sleep(FULL_SECONDS)
             disk.empty()
 
-        yield Stage(address=teacher.address, strike=strike, directory=disk.folder)
+        yield Stage(address=teacher.address, strike=strike, directory=disk.folder, ends_runs=True)
 
 
 @contextmanager

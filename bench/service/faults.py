@@ -67,6 +67,7 @@ def _runs(room: Room, stage: Stage, name: str) -> list[Run]:
         tree=room.tree,
         prefix=stage.prefix,
         directory=None if stage.directory is None else stage.directory / name,
+        max_restarts=NUM_STRIKES if stage.ends_runs else 3,
     )
     for one in runs:
         one.start()
@@ -95,7 +96,7 @@ def _disturbed(room: Room, name: str, expected: Losses, *, seed: int) -> dict[st
             try:
                 while restart_failed(runs) and found["num_strikes"] < wanted and time.monotonic() < deadline:
                     time.sleep(rng.uniform(0.0, LONGEST_WAIT))
-                    if restart_failed(runs):
+                    if restart_failed(runs) and all(one.is_training() for one in runs):
                         stage.strike()
                         found["num_strikes"] += 1
                 finish(runs, seconds=FINISH_SECONDS)

@@ -14,7 +14,6 @@ from bench.service.trees import Tree
 from tests.integration.trainers import RunFiles, write_run
 
 STOP_SECONDS = 60
-MAX_RESTARTS = 3
 QUESTIONS = ("Say {}", "Repeat {}", "Write {}", "Spell {}")
 
 
@@ -27,13 +26,17 @@ class Run:
     tree: Tree
     prefix: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
+    max_restarts: int = 3
     num_restarts: int = 0
+    num_steps_before: int = 0
+    """That it had done when it was last started."""
 
     @property
     def log(self) -> Path:
         return self.files.settings.with_suffix(".log")
 
     def start(self) -> None:
+        self.num_steps_before = len(self.files.steps())
         command = [*self.prefix, sys.executable, "-m", "preceptor_client.cli", "train", "@", str(self.files.settings)]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=self.tree.environment())
@@ -41,12 +44,17 @@ class Run:
     def is_going(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def is_training(self) -> bool:
+        """Whether it has done a step since it was last started; or has ended well."""
+        has_ended = self.process is not None and self.process.returncode == 0
+        return has_ended or (self.is_going() and len(self.files.steps()) > self.num_steps_before)
+
     def restart_if_failed(self) -> bool:
         """Whether it goes on: a run that ended with an error is begun anew, a few times."""
         if self.is_going():
             return True
         assert self.process is not None, "start comes first"
-        if self.process.returncode == 0 or self.num_restarts >= MAX_RESTARTS:
+        if self.process.returncode == 0 or self.num_restarts >= self.max_restarts:
             return False
         self.num_restarts += 1
         self.start()
@@ -77,6 +85,7 @@ def make_runs(
     tree: Tree,
     prefix: tuple[str, ...] = (),
     directory: Path | None = None,
+    max_restarts: int = 3,
 ) -> list[Run]:
     """Four runs that ask unlike questions. `directory`: where they write, if not beside their settings."""
     runs = []
@@ -88,7 +97,7 @@ def make_runs(
             text = files.settings.read_text().replace(str(files.directory), str(directory / f"run-{index}"))
             files.settings.write_text(text)
             files = RunFiles(settings=files.settings, directory=directory / f"run-{index}")
-        runs.append(Run(name=f"run-{index}", files=files, tree=tree, prefix=prefix))
+        runs.append(Run(name=f"run-{index}", files=files, tree=tree, prefix=prefix, max_restarts=max_restarts))
     return runs
 
 

@@ -1,9 +1,9 @@
 """The servers that host one teacher: spreads calls over them, and goes on with the rest while one is away.
 
-A call goes to the replica that its prompt prefers (`affinity`), and to the next in that order where it gets no answer.
-A replica is compared with the others (`same_teacher`) before it is first asked for scores, and again on every new
-connection: what comes back may be another teacher. An only address is called without any of this. Knows nothing of
-protobuf.
+A call goes to the replica that its prompt prefers (`affinity`), and to the next in that order where it gets no answer,
+or one that verification refuses. A replica is compared with the others (`same_teacher`) before it is first asked for
+scores, and again on every new connection: what comes back may be another teacher. An only address is called without any
+of this. Knows nothing of protobuf.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from preceptor_client.errors import ReplicasDifferError, TeacherUnavailableError
+from preceptor_client.errors import CorruptAnswerError, ReplicasDifferError, TeacherUnavailableError
 from preceptor_client.hedging import HedgeBudget, race
 from preceptor_client.registrations import fingerprint_of
 from preceptor_client.replica import Replica
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _FULL = "RESOURCE_EXHAUSTED"
 _LATE = "DEADLINE_EXCEEDED"
+_CORRUPT = "DATA_LOSS"
 
 ResultT = TypeVar("ResultT")
 Ask = Callable[[Replica, float], Awaitable[ResultT]]
@@ -52,13 +53,25 @@ class _Call:
         return max(0.0, self.timeout_seconds - self.elapsed)
 
 
-class _NobodyAnsweredError(Exception):
-    """Every replica that was asked gave no answer; what the last one said."""
+class _WrongAnswerError(TeacherUnavailableError):
+    """One of several replicas gave an answer that may not be used: as good as none, while another may give one."""
 
-    def __init__(self, address: str, failure: TeacherUnavailableError) -> None:
-        super().__init__(address)
-        self.address = address
-        self.failure = failure
+    def __init__(self, address: str, error: CorruptAnswerError) -> None:
+        super().__init__(f"teacher {address} answers wrongly: {error}", code=_CORRUPT)
+        self.error = error
+
+
+class _NobodyAnsweredError(Exception):
+    """No replica that was asked gave an answer; what they said, and the last one."""
+
+    def __init__(self, failures: Mapping[str, TeacherUnavailableError], *, num_asked: int) -> None:
+        """`failures` by address, in the order in which they were asked."""
+        super().__init__(*failures)
+        self.address, self.failure = list(failures.items())[-1]
+        wrong = [failure.error for failure in failures.values() if isinstance(failure, _WrongAnswerError)]
+        self.wrong = wrong[0] if wrong else None
+        self.is_settled = len(wrong) == num_asked
+        """All of them answered wrongly: waiting does not help."""
 
 
 class Replicas:
@@ -181,6 +194,8 @@ class Replicas:
             except _NobodyAnsweredError as nobody:
                 last = nobody
             delay = self._retry.delay_seconds(num_rounds, at_least=last.failure.retry_after_seconds)
+            if last.wrong is not None and (last.is_settled or delay >= call.remaining):
+                raise last.wrong
             if delay >= call.remaining:
                 raise self._gave_up(last.failure, call=call) from last.failure
             self._tell(last, call=call, delay=delay)
@@ -189,22 +204,21 @@ class Replicas:
     async def _ask_in_turn(
         self, members: Sequence[Member], ask: Ask[ResultT], *, call: _Call, hedges: HedgeBudget | None = None
     ) -> ResultT:
-        nobody: _NobodyAnsweredError | None = None
+        failures: dict[str, TeacherUnavailableError] = {}
         waiting = list(members)
         while waiting:
             member = waiting.pop(0)
-            if nobody is not None:
+            if failures:
                 if not call.remaining:
                     break
-                self._tell(nobody, call=call, delay=0.0)
+                self._tell(_NobodyAnsweredError(failures, num_asked=len(members)), call=call, delay=0.0)
             try:
                 if hedges is None or not waiting or waiting[0].is_away():
                     return await self._ask_one(member, ask, call=call)
                 return await self._ask_two(member, waiting, ask, call=call, hedges=hedges)
             except TeacherUnavailableError as error:
-                nobody = _NobodyAnsweredError(member.replica.address, error)
-        assert nobody is not None
-        raise nobody
+                failures[member.replica.address] = error
+        raise _NobodyAnsweredError(failures, num_asked=len(members))
 
     async def _ask_two(
         self, first: Member, waiting: list[Member], ask: Ask[ResultT], *, call: _Call, hedges: HedgeBudget
@@ -223,16 +237,16 @@ class Replicas:
             *(self._ask_one(member, ask, call=call) for member in members), return_exceptions=True
         )
         answers: dict[str, ResultT] = {}
-        nobody: _NobodyAnsweredError | None = None
+        failures: dict[str, TeacherUnavailableError] = {}
         for member, result in zip(members, results, strict=True):
             if isinstance(result, TeacherUnavailableError):
-                nobody = _NobodyAnsweredError(member.replica.address, result)
+                failures[member.replica.address] = result
             elif isinstance(result, BaseException):
                 raise result
             else:
                 answers[member.replica.address] = result
-        if nobody is not None and not answers:
-            raise nobody
+        if not answers:
+            raise _NobodyAnsweredError(failures, num_asked=len(members))
         return answers
 
     async def _ask_one(self, member: Member, ask: Ask[ResultT], *, call: _Call) -> ResultT:
@@ -248,6 +262,10 @@ class Replicas:
         except TeacherUnavailableError as error:
             self._note_failure(member, error)
             raise
+        except CorruptAnswerError as error:
+            wrong = _WrongAnswerError(member.replica.address, error)
+            self._set_away(member, wrong)
+            raise wrong from error
         finally:
             member.num_in_flight -= 1
         if member.away_since is not None:
@@ -310,7 +328,8 @@ class Replicas:
 
     def _set_away(self, member: Member, error: TeacherUnavailableError) -> None:
         if member.away_since is None:
-            _log.warning("replica does not answer: address=%s error=%r", member.replica.address, str(error))
+            does = "answers wrongly" if error.code == _CORRUPT else "does not answer"
+            _log.warning("replica %s: address=%s error=%r", does, member.replica.address, str(error))
         member.away_since = time.monotonic()
         member.failure = error
         member.is_compared = False

@@ -25,14 +25,19 @@ from preceptor_client import (
 )
 from preceptor_client.affinity import NUM_PREFIX_TOKENS, rendezvous_order
 from preceptor_client.connection import Connection
-from preceptor_client.errors import InvalidRequestError, ReplicasDifferError, TeacherUnavailableError
+from preceptor_client.errors import (
+    CorruptAnswerError,
+    InvalidRequestError,
+    ReplicasDifferError,
+    TeacherUnavailableError,
+)
 from preceptor_client.replica import Replica
 from preceptor_client.replica_order import MIN_BUSY_CALLS
 from preceptor_client.replicas import Replicas
 from preceptor_client.retry import RetryEvent
 from preceptor_client.types import Prompt, ServerInfo
 
-from tests.unit.client.scripted_teacher import Abort, Hang, ScriptedTeacher, serving
+from tests.unit.client.scripted_teacher import Abort, Hang, Lie, ScriptedTeacher, serving
 from tests.unit.client.test_blocking import served_elsewhere
 
 TOKENIZER = json.dumps({"model": {"vocab": {"a": 0}, "merges": []}, "added_tokens": []})
@@ -203,8 +208,8 @@ async def test_when_all_are_away_the_call_waits_and_goes_round_again() -> None:
 
 
 async def test_nobody_there_names_every_address_and_keeps_the_deadline() -> None:
-    async with TeacherClient(f"{NOBODY},127.0.0.1:2", retry=QUICK, timeout_seconds=0.5) as client:
-        async with asyncio.timeout(5):
+    async with TeacherClient(f"{NOBODY},127.0.0.1:2", retry=QUICK, timeout_seconds=1.5) as client:
+        async with asyncio.timeout(10):
             with pytest.raises(TeacherUnavailableError, match=r"127.0.0.1:1, 127.0.0.1:2 gave an answer.*UNAVAILABLE"):
                 await client.score(TeacherIds([1]), [[1]], top_k=2)
             with pytest.raises(TeacherUnavailableError, match=r"127.0.0.1:1, 127.0.0.1:2 gave an answer"):
@@ -218,6 +223,57 @@ async def test_a_refusal_names_the_replica_and_is_not_put_to_the_other() -> None
         with pytest.raises(InvalidRequestError, match=r"teacher 127\.0\.0\.1:\d+: INVALID_ARGUMENT"):
             await score_each(client, [TeacherIds([1])])
     assert len(first.requests) + len(second.requests) == 1
+
+
+WRONG = Lie(change=lambda answer: setattr(answer.responses[0], "digest", bytes(32)))
+
+
+@pytest.mark.parametrize("hedge_seconds", [None, 30.0])
+async def test_a_replica_whose_answer_is_wrong_is_left_for_the_other_and_named(
+    hedge_seconds: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[RetryEvent] = []
+    wrong, right = ScriptedTeacher([WRONG] * 100), ScriptedTeacher()
+    async with serving(wrong) as one, serving(right) as other:
+        prompt = preferring(one, [other])
+        async with TeacherClient(
+            f"{one},{other}",
+            retry=QUICK,
+            timeout_seconds=20,
+            on_retry=events.append,
+            hedge_seconds=hedge_seconds,
+        ) as client:
+            scores = await client.score(prompt, [[1, 2]], top_k=2)
+            await score_each(client, [prompt] * 3)
+    async with serving(right) as alone, TeacherClient(alone) as client:
+        expected = await client.score(prompt, [[1, 2]], top_k=2)
+    assert scores.responses[0].support_logprobs_NK.tolist() == expected.responses[0].support_logprobs_NK.tolist()
+    assert len(wrong.requests) == 1, "it rests"
+    assert [(event.address, event.code, event.next_delay_seconds) for event in events] == [(one, "DATA_LOSS", 0.0)]
+    assert "responses[0].digest" in events[0].message
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1
+    assert said[0].startswith(f"replica answers wrongly: address={one}")
+
+
+async def test_where_every_answer_is_wrong_the_call_ends_at_once_with_that() -> None:
+    first, second = ScriptedTeacher([WRONG]), ScriptedTeacher([WRONG])
+    async with serving_two(first, second) as client:
+        with pytest.raises(CorruptAnswerError, match=r"responses\[0\].digest"):
+            await score_each(client, [TeacherIds([1])])
+    assert len(first.requests) + len(second.requests) == 2
+
+
+async def test_a_wrong_replica_waits_for_one_that_is_away_and_is_what_is_told_in_the_end() -> None:
+    wrong, away = ScriptedTeacher([WRONG] * 1000), ScriptedTeacher([GONE])
+    async with serving_two(wrong, away) as client:
+        await score_each(client, [TeacherIds([1])])
+    assert len(away.requests) == 2
+    wrong, away = ScriptedTeacher([WRONG] * 1000), ScriptedTeacher([GONE] * 1000)
+    async with serving_two(wrong, away, timeout_seconds=1.5) as client:
+        with pytest.raises(CorruptAnswerError, match=r"responses\[0\].digest"):
+            await score_each(client, [TeacherIds([1])])
+    assert len(away.requests) > 2
 
 
 async def test_a_tokenizer_is_handed_to_both() -> None:

@@ -9,6 +9,7 @@ rollouts.jsonl  a few rollouts, token by token  bad_examples.jsonl  see bad_exam
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -42,7 +43,7 @@ _FREE_TO_CHANGE = re.compile(
 @contextmanager
 def claimed_directory(config: RunConfig) -> Iterator[Path]:
     """The run's folder, for this process alone, holding these settings and a log. Raises RunDirectoryError where
-    another process trains in it, or another run has left its work there."""
+    another process trains in it, another run has left its work there, or its disk is full."""
     directory = config.run.directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -56,9 +57,22 @@ def claimed_directory(config: RunConfig) -> Iterator[Path]:
             raise RunDirectoryError(f"another process is training in {directory}: wait for it, or end it") from error
         settings = dump_settings(config)
         _check_previous(directory, settings, resume=config.run.resume)
-        _replace(directory / CONFIG_FILE, to_toml(settings))
-        with _log_file(directory / LOG_FILE):
+        with _a_full_disk_told(directory), _log_file(directory / LOG_FILE):
+            _replace(directory / CONFIG_FILE, to_toml(settings))
             yield directory
+
+
+@contextmanager
+def _a_full_disk_told(directory: Path) -> Iterator[None]:
+    """The system's own error names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunDirectoryError(
+            f"run.directory: {directory} has no room left ({error}): free some, and the same command goes on"
+        ) from error
 
 
 def _check_previous(directory: Path, settings: Settings, *, resume: bool) -> None:

@@ -107,3 +107,16 @@ def test_lists_of_parts_with_options_of_any_depth_survive_the_file(settings: Set
 def test_lists_of_tables_are_toml() -> None:
     settings = {"run": {"num_steps": 3}, "hooks": [{"kind": "a:B", "options": {"x": [1]}}, {"kind": "c:D"}], "none": []}
     assert tomllib.loads(to_toml(settings)) == {key: value for key, value in settings.items() if value}
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_with_the_folder_and_the_way_out(config: RunConfig) -> None:
+    """The system's own message names no file."""
+    full = rf"run\.directory: {config.run.directory} has no room left .*No space left on device.* the same command"
+    with pytest.raises(RunDirectoryError, match=full), claimed_directory(config), Path("/dev/full").open("w") as file:
+        file.write("a row")
+        file.flush()
+
+
+def test_other_errors_of_the_system_are_told_as_they_are(config: RunConfig) -> None:
+    with pytest.raises(FileNotFoundError), claimed_directory(config) as directory:
+        (directory / "nothing").read_text()
