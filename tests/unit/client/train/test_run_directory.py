@@ -112,9 +112,8 @@ def test_lists_of_tables_are_toml() -> None:
 def test_a_disk_that_is_full_at_the_start_is_told_with_the_folder_and_the_way_out(config: RunConfig) -> None:
     """The system's own message names no file."""
     full = rf"run\.directory: {config.run.directory} has no room left .*No space left on device.* the same command"
-    with pytest.raises(RunDirectoryError, match=full), claimed_directory(config), Path("/dev/full").open("w") as file:
-        file.write("a row")
-        file.flush()
+    with pytest.raises(RunDirectoryError, match=full), claimed_directory(config):
+        Path("/dev/full").write_text("a row")
 
 
 def test_other_errors_of_the_system_are_told_as_they_are(config: RunConfig) -> None:
