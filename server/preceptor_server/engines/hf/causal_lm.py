@@ -20,7 +20,7 @@ from preceptor_server.engines.hf.masks import UnsupportedAttentionError
 from preceptor_server.engines.hf.memory import ModelShape, shape_of
 from preceptor_server.engines.hf.parting import PartedModel, UnknownHeadError
 from preceptor_server.engines.hf.rope import LengthDependentRope
-from preceptor_server.engines.hf.saved_weights import Tensors, computed_config, read_weights
+from preceptor_server.engines.hf.saved_weights import Tensors, computed_config, read_weights, tied_names
 from preceptor_server.engines.hf.thresholds import thresholds_of
 from preceptor_server.errors import StartupError, said
 
@@ -175,10 +175,14 @@ def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def _revision_of(model: PreTrainedModel, config: HfConfig) -> str:
-    """First 16 hex digits of a SHA-256 over all weights, the model's config, and the precision they are used in."""
+    """First 16 hex digits of a SHA-256 over all saved weights and buffers, the model's config, and the precision they
+    are used in."""
     digest = hashlib.sha256(f"{type(model).__name__} {config.dtype} head={config.head_dtype}".encode())
     digest.update(json.dumps(computed_config(model), sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.named_parameters()):
+    tied = tied_names(model)
+    for name, weight in sorted(model.state_dict().items()):
+        if name in tied:
+            continue  # hashed under its first name
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -79,7 +79,8 @@ class HfDivision:
     def advance_here(self) -> GroupColumns | None:
         """As `advance`, in the engine's thread."""
         assert self._steps is not None, "a closed division is not advanced"
-        assert self._run is not None and self._model is not None, "they end with its steps"
+        assert self._run is not None, "it ends with its steps"
+        assert self._model is not None, "and so does this"
         assert self._next < self._steps.num_steps, "neither is one that is done"
         try:
             self._check_weights(self._model.generation)
