@@ -254,9 +254,9 @@ async def test_a_closed_engine_holds_no_weights_and_says_that_it_is_closed(
         await divisions[0].advance()
         await finished(divisions[1])
         model = engine._loaded._model
-        held = [weakref.ref(model), *(weakref.ref(one) for one in model.parameters())]
-        held += [weakref.ref(one) for one in engine._loaded._parted._fed.original.parameters()]
-        del model
+        head: torch.nn.Module = engine._loaded._parted._fed.original
+        held = [weakref.ref(one) for one in (model, *model.parameters(), *head.parameters())]
+        del model, head
     gc.collect()
     assert [one() for one in held if one() is not None] == []
     for asked in (

@@ -55,7 +55,7 @@ from transformers import (
     Qwen3NextForCausalLM,
 )
 
-from tests.unit.server.groups import group_of
+from tests.unit.server.groups import group_of, response_of
 
 MOST_TIMES_TOO_HIGH = 3.0
 VOCABULARY_SIZE = 512
@@ -150,7 +150,6 @@ def _falcon_h1() -> PreTrainedModel:
         mamba_d_head=32,
         mamba_d_state=64,
         mamba_chunk_size=128,
-        head_dim=16,
         **_SHAPE,
     )
     return FalconH1ForCausalLM(config)
@@ -181,8 +180,8 @@ def _deepseek_v3() -> PreTrainedModel:
 
 
 def _gpt2() -> PreTrainedModel:
-    sizes = {"vocab_size": VOCABULARY_SIZE, "n_embd": 128, "n_layer": 2, "n_head": 8, "n_positions": MAX_MODEL_LEN}
-    return GPT2LMHeadModel(GPT2Config(**sizes))
+    config = GPT2Config(vocab_size=VOCABULARY_SIZE, n_embd=128, n_layer=2, n_head=8, n_positions=MAX_MODEL_LEN)
+    return GPT2LMHeadModel(config)
 
 
 def _mamba() -> PreTrainedModel:
@@ -201,8 +200,8 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma3n": lambda: _gemma3n(num_layers=4, per_layer=32),
     "gemma3n-deep": lambda: _gemma3n(num_layers=10, per_layer=64),
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(num_local_experts=8, num_experts_per_tok=2, **_SHAPE)),
-    "qwen3-moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(head_dim=16, **_mixture(chosen=4, inner=96))),
-    "qwen3-moe-many": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(head_dim=16, **_mixture(chosen=8, inner=48))),
+    "qwen3-moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**_mixture(chosen=4, inner=96))),
+    "qwen3-moe-many": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**_mixture(chosen=8, inner=48))),
     "gpt-oss": lambda: _gpt_oss(hidden=128, inner=128),
     "gpt-oss-wide": lambda: _gpt_oss(hidden=64, inner=384),
     "llama4": _llama4,
@@ -234,7 +233,7 @@ def forwards_of(model: LoadedModel, packing: str) -> Forwards:
 def group(*, num_prompt: int, num_responses: int, length: int, top_k: int = 8) -> ScoreGroup:
     rng = np.random.default_rng(0)
     prompt, *responses = (rng.integers(3, VOCABULARY_SIZE, n) for n in [num_prompt, *[length] * num_responses])
-    return group_of(prompt, *responses, top_k=top_k)
+    return group_of(prompt, *map(response_of, responses), top_k=top_k)
 
 
 def peak_bytes(compute: Callable[[], object]) -> int:
