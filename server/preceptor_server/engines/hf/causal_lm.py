@@ -20,7 +20,7 @@ from preceptor_server.engines.hf.masks import UnsupportedAttentionError
 from preceptor_server.engines.hf.memory import ModelShape, shape_of
 from preceptor_server.engines.hf.parting import PartedModel, UnknownHeadError
 from preceptor_server.engines.hf.rope import LengthDependentRope
-from preceptor_server.engines.hf.saved_weights import Tensors, computed_config, read_weights
+from preceptor_server.engines.hf.saved_weights import Tensors, computed_config, read_weights, tied_names
 from preceptor_server.engines.hf.thresholds import thresholds_of
 from preceptor_server.errors import StartupError, said
 
@@ -48,6 +48,8 @@ class LoadedModel:
         self.thresholds = thresholds_of(model.config, rope=self.rope)
         self.end_token_ids = _end_token_ids(model)
         self.revision = _revision_of(model, config)
+        self.generation = 0
+        """Counts the changes of the weights. Read where they are changed, in the engine's thread."""
 
     def hidden_states(self, token_ids_T: torch.Tensor) -> torch.Tensor:
         """Of one sequence, what the output embedding reads at every token, [T, D]."""
@@ -102,15 +104,20 @@ class LoadedModel:
 
     def load_weights(self, folder: Path) -> Tensors:
         """Takes over the weights in `folder`; returns the ones before, on the CPU, for `put_weights`. Raises
-        WeightUpdateError, and changes nothing, where they do not fit."""
+        WeightUpdateError where they do not fit; whatever is raised, the weights before are in their places."""
         new = read_weights(self._model, folder)
         before = {name: tensor.to("cpu", copy=True) for name, tensor in self._model.state_dict().items()}
-        self.put_weights(new)
+        try:
+            self.put_weights(new)
+        except BaseException:
+            self.put_weights(before)
+            raise
         return before
 
     @torch.no_grad()
     def put_weights(self, tensors: Tensors) -> None:
         """Copies every tensor into its place: a model that was read lies in files, and files may change."""
+        self.generation += 1  # first: what fails half way has changed weights too
         for name, tensor in self._model.state_dict().items():
             tensor.copy_(tensors[name])
         self._parted.take_over_weights()
@@ -168,10 +175,14 @@ def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def _revision_of(model: PreTrainedModel, config: HfConfig) -> str:
-    """First 16 hex digits of a SHA-256 over all weights, the model's config, and the precision they are used in."""
+    """First 16 hex digits of a SHA-256 over all saved weights and buffers, the model's config, and the precision they
+    are used in."""
     digest = hashlib.sha256(f"{type(model).__name__} {config.dtype} head={config.head_dtype}".encode())
     digest.update(json.dumps(computed_config(model), sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.named_parameters()):
+    tied = tied_names(model)
+    for name, weight in sorted(model.state_dict().items()):
+        if name in tied:
+            continue  # hashed under its first name
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

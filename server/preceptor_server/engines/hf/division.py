@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
-
 import torch
 
+from preceptor_server.engines.hf.causal_lm import LoadedModel
 from preceptor_server.engines.hf.head import HeadRun
 from preceptor_server.engines.hf.out_of_memory import out_of_memory_told
 from preceptor_server.engines.hf.steps import Steps
+from preceptor_server.engines.hf.thread import EngineThread
 from preceptor_server.errors import EngineUnavailableError
 from preceptor_server.types import GroupColumns
 
@@ -47,19 +45,18 @@ class HfDivision:
         steps: Steps,
         run: HeadRun,
         *,
+        model: LoadedModel,
         num_bytes: int,
         budget: KeptBudget,
-        thread: Executor,
-        generation: Callable[[], int],
+        thread: EngineThread,
     ) -> None:
-        """`run` is of the group with its responses in the order of the steps; `num_bytes` are kept between slices;
-        `generation` counts the changes of the weights."""
+        """`run` is of the group with its responses in the order of the steps; `num_bytes` are kept between slices."""
+        self._model: LoadedModel | None = model
         self._steps: Steps | None = steps
         self._run: HeadRun | None = run
         self._num_bytes = num_bytes
         self._budget = budget
         self._thread = thread
-        self._generation = generation
         self._began_at: int | None = None
         self._next = 0
 
@@ -76,45 +73,47 @@ class HfDivision:
         return self._steps.cost(self._next)
 
     async def advance(self) -> GroupColumns | None:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.advance_here)
+        return await self._thread.run(self.advance_here)
 
     def close(self) -> None:
         try:
-            self._thread.submit(self._free)  # after the slice that may be running
-        except RuntimeError:  # the engine is closed, and its thread has ended
-            self._free()
+            self._thread.submit(self.free)  # after the slice that may be running
+        except EngineUnavailableError:  # the engine is closed, and its thread has ended
+            self.free()
 
     @torch.inference_mode()
     def advance_here(self) -> GroupColumns | None:
         """As `advance`, in the engine's thread."""
         assert self._steps is not None, "a closed division is not advanced"
         assert self._run is not None, "it ends with its steps"
+        assert self._model is not None, "and so does this"
         assert self._next < self._steps.num_steps, "neither is one that is done"
         try:
-            self._check_weights()
+            self._check_weights(self._model.generation)
             self._budget.use(self._steps, num_bytes=self._num_bytes)
             with out_of_memory_told():
                 self._run.add(self._steps.hidden_states(self._next))
         except BaseException:
-            self._free()
+            self.free()
             raise
         self._next += 1
         if self._next < self._steps.num_steps:
             return None
         [columns] = self._run.finish()
         place = {response: index for index, response in enumerate(self._steps.responses)}
-        self._free()
+        self.free()
         return tuple(columns[place[response]] for response in range(len(columns)))
 
-    def _check_weights(self) -> None:
+    def _check_weights(self, generation: int) -> None:
         """Half of a group by the old weights and half by the new ones would be nobody's opinion."""
         if self._began_at is None:
-            self._began_at = self._generation()
-        if self._began_at != self._generation():
+            self._began_at = generation
+        if self._began_at != generation:
             said = "the weights changed while the group was scored: ask again"
             raise EngineUnavailableError(said, retry_after_seconds=0.0)
 
-    def _free(self) -> None:
+    def free(self) -> None:
+        """As `close`, in the engine's thread or after its end."""
         if self._steps is not None:
             self._budget.forget(self._steps)
-        self._steps = self._run = None
+        self._steps = self._run = self._model = None

@@ -7,12 +7,12 @@ The default engine, and the reference for every other. Owns the model and one th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
+from weakref import WeakSet
 
 import torch
 from preceptor.wire import LogprobArray, TokenArray
@@ -30,10 +30,13 @@ from preceptor_server.engines.hf.out_of_memory import out_of_memory_told
 from preceptor_server.engines.hf.packing import MIN_SHARED_TOKENS
 from preceptor_server.engines.hf.planning import MemoryPlan
 from preceptor_server.engines.hf.steps import KeptSteps, ResponseSteps, Steps
+from preceptor_server.engines.hf.thread import EngineThread, engine_closed
 from preceptor_server.errors import StartupError, WeightUpdateError
 from preceptor_server.types import EngineInfo, GroupColumns, ScoreGroup
 
 logger = logging.getLogger(__name__)
+
+_Part = TypeVar("_Part")
 
 _REMEDY = "set engine.packing to auto or sequential"
 _REFERENCE_ATTENTION = "eager"
@@ -53,10 +56,10 @@ class HfEngine:
         """Whether a group that is divided keeps its prompt from one slice to the next."""
         self._memory: MemoryPlan | None = None
         self._kept: KeptBudget | None = None
-        self._generation = 0
-        """Of the weights; counts their changes."""
-        # One thread: two forwards at once would only fight for the same cores.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
+        self._divisions: WeakSet[HfDivision] = WeakSet()
+        """Open ones among them hold the model."""
+        self._is_closed = False
+        self._thread = EngineThread()
 
     def load(self) -> None:
         self._model = load_model(self._config)
@@ -112,7 +115,7 @@ class HfEngine:
         )
 
     async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._score, list(batch))
+        return await self._thread.run(self._score, list(batch))
 
     def divide(self, group: ScoreGroup, *, max_cost: float) -> HfDivision:
         """Where packing fits the model, the prompt is computed once and what follows attends to what was kept of it; a
@@ -129,17 +132,14 @@ class HfEngine:
 
     async def reference_logprobs(self, token_ids: TokenArray, *, first_row: int = 0) -> LogprobArray:
         """The oracle: one plain forward over one sequence, a dense fp32 log-softmax; slow and obvious."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._reference, token_ids, first_row)
+        return await self._thread.run(self._reference, token_ids, first_row)
 
     async def load_weights(self, folder: Path) -> Restore:
         """The old weights stay in the CPU's memory for as long as the way back to them is held."""
-        loop, model = asyncio.get_running_loop(), self._loaded
-        before = await loop.run_in_executor(self._thread, model.load_weights, folder)
-        self._generation += 1
+        before = await self._thread.run(lambda: self._loaded.load_weights(folder))
 
         async def restore() -> None:
-            await loop.run_in_executor(self._thread, model.put_weights, before)
-            self._generation += 1
+            await self._thread.run(lambda: self._loaded.put_weights(before))
 
         return restore
 
@@ -152,8 +152,12 @@ class HfEngine:
         raise WeightUpdateError("adapter", "the engine 'hf' serves no adapters, only 'vllm' does")
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True)
-        self._model = None
+        """Lets go of the model, also where divisions are still open."""
+        self._thread.close()
+        self._is_closed = True
+        for division in list(self._divisions):
+            division.free()
+        self._model = self._forwards = self._memory = self._kept = None
 
     @property
     def _packing(self) -> str:
@@ -161,18 +165,15 @@ class HfEngine:
 
     @property
     def _ways(self) -> Forwards:
-        assert self._forwards is not None, "load() comes first"
-        return self._forwards
+        return self._held(self._forwards)
 
     @property
     def _plan(self) -> MemoryPlan:
-        assert self._memory is not None, "load() comes first"
-        return self._memory
+        return self._held(self._memory)
 
     @property
     def _budget(self) -> KeptBudget:
-        assert self._kept is not None, "load() comes first"
-        return self._kept
+        return self._held(self._kept)
 
     @property
     def _remedy(self) -> str:
@@ -182,8 +183,14 @@ class HfEngine:
 
     @property
     def _loaded(self) -> LoadedModel:
-        assert self._model is not None, "load() comes first"
-        return self._model
+        return self._held(self._model)
+
+    def _held(self, part: _Part | None) -> _Part:
+        """What `load` made. Raises EngineUnavailableError after `close`."""
+        if part is None and self._is_closed:
+            raise engine_closed()
+        assert part is not None, "load() comes first"
+        return part
 
     def _score(self, batch: list[ScoreGroup]) -> list[GroupColumns]:
         return [columns for part in self._plan.batches(batch, self._ways) for columns in self._score_at_once(part)]
@@ -211,14 +218,16 @@ class HfEngine:
             ways.insert(0, lambda cost: KeptSteps(model, group, max_cost=cost))
         steps, num_bytes = self._plan.steps(group, ways, max_cost=max_cost)
         ordered = replace(group, responses=tuple(group.responses[index] for index in steps.responses))
-        return HfDivision(
+        division = HfDivision(
             steps,
             HeadRun(model, [ordered], rows_per_chunk=self._plan.rows_per_chunk),
+            model=model,
             num_bytes=num_bytes,
             budget=self._budget,
             thread=self._thread,
-            generation=lambda: self._generation,
         )
+        self._divisions.add(division)
+        return division
 
     @torch.inference_mode()
     def _reference(self, token_ids: TokenArray, first_row: int) -> LogprobArray:

@@ -1,7 +1,7 @@
 """What a forward takes, estimated from the model's config before it starts, and what there is. Knows no batches.
 
-An estimate is meant to be above what the forward takes, and below three times that
-(tests/unit/server/engines/test_memory.py measures it).
+An estimate is meant to be above what the forward takes, and below three times that where activations outweigh masks
+(tests/unit/server/engines/test_memory.py measures it on a CPU).
 """
 
 # F = flat tokens of a forward, N = scored rows, R = rows of a head chunk, V = vocabulary, D = hidden size,
@@ -9,16 +9,26 @@ An estimate is meant to be above what the forward takes, and below three times t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 
 from preceptor_server.context_costs import FLAT, ContextCosts
 from preceptor_server.engines.columns import CPU_BLOCK_ROWS
+from preceptor_server.engines.hf.layer_widths import (
+    feed_forward_width,
+    has_unknown_attention,
+    has_windows,
+    intermediate,
+    mixer_bytes,
+    mixer_chunk,
+    num_experts,
+    num_unbounded_layers,
+    number,
+    side_bytes,
+)
 from preceptor_server.engines.hf.masks import MAX_KEPT_BYTES, TILE_ROWS
 
 _SHARE_OF_FREE = 0.4
@@ -36,21 +46,30 @@ class ModelShape:
     num_unbounded_layers: int
     """Whose attention sees the whole context, rather than a window or a state."""
     hidden: int
+    feed_forward: int
+    """Held while the widest feed-forward is computed, with all experts that a token goes through."""
     intermediate: int
     """Of the feed-forward, of all experts that a token goes through."""
-    chosen_intermediate: int
-    """The same, without the copies of what the experts read."""
     num_heads: int
     query: int
     """Of all heads."""
     key_value: int
     """Keys and values of all their heads, of one layer."""
+    mixer_bytes: int
+    """Held in a layer that is a state space or linear attention."""
+    mixer_chunk: int
+    """Tokens to whose multiple such a layer pads."""
+    side_bytes: int
+    """Held beside every layer."""
     num_router_logits: int
     vocabulary: int
     dtype_bytes: int
     head_bytes: int
     attends_densely: bool
     """Soft-caps its scores or has sinks, so that scores exist as a whole for TILE_ROWS queries."""
+    holds_all_scores: bool
+    """Where a forward is not packed, scores of all queries and keys exist at once: no kernel of a CPU takes keys and
+    values of unlike sizes, and attention of a kind that is unknown here is taken for the worst."""
     has_windows: bool
     is_on_cpu: bool
 
@@ -61,7 +80,7 @@ class ModelShape:
         per_context_token = 2 * self.num_unbounded_layers * self.query
         if not per_context_token:
             return FLAT
-        per_layer = self.hidden * (2 * self.query + self.key_value + 3 * self.chosen_intermediate)
+        per_layer = self.hidden * (2 * self.query + self.key_value + 3 * self.intermediate)
         return ContextCosts(horizon=self.num_layers * per_layer / per_context_token)
 
     @property
@@ -86,19 +105,23 @@ class ForwardSize:
 def body_bytes(shape: ModelShape, size: ForwardSize) -> int:
     """Bytes that the body takes at its peak, in one of its layers:
 
-        F * (s * (3 D + max(5 Q + 3 KV, 3.5 I)) + 12 D + 16 M + 48)      activations; s bytes each, norms in fp32
+        F * (3 D s + max(s (5 Q + 3 KV), s W, B) + 12 D + 16 M + 48 + S)    activations; s bytes each, norms in fp32
+        + C * B                                                        padding of a mixer
         + N * D * s                                                    the rows that are scored
         + s * KV * L                                                   keys and values gathered for one segment
-        + min(64 MiB, s * (F + L) * L) + TILE * L * (s + 12)           masks: tiles kept for other layers, and one made
-        + H * TILE * L * 16                                            scores in fp32, where attention is dense
+        + min(64 MiB, s * L * (L + 16)) + T * L * (s + 12)             masks: tiles kept for other layers, and one made
+        + H * T * L * (2 s + 8)                                        scores in fp32, where attention is dense
 
-    Q are the queries of all heads, KV the keys and values, I the feed-forward of a token's experts, M the router's
-    logits. A forward that is not packed has no tiles: a mask of L * L numbers where the model has windows, scores of
-    H * L * L where its attention is eager.
+    Q are the queries of all heads, KV the keys and values, W the numbers of the feed-forward, B the bytes of a mixer
+    and C its chunk, M the router's logits, S what stands beside the layers, T the rows of a tile. Where the model has
+    windows it may have layers without, and tiles of both are kept. A forward that is not packed has no tiles: a mask of
+    L * L numbers where the model has windows, scores of H * L * L where its attention is dense.
     """
-    width = 3 * shape.hidden + max(5 * shape.query + 3 * shape.key_value, int(3.5 * shape.intermediate))
-    per_token = shape.dtype_bytes * width + 12 * shape.hidden + 16 * shape.num_router_logits + 48
-    activations = size.num_tokens * per_token + size.num_rows * shape.hidden * shape.dtype_bytes
+    s = shape.dtype_bytes
+    widest = max(s * (5 * shape.query + 3 * shape.key_value), s * shape.feed_forward, shape.mixer_bytes)
+    per_token = (3 * s + 12) * shape.hidden + widest + 16 * shape.num_router_logits + 48 + shape.side_bytes
+    activations = size.num_tokens * per_token + shape.mixer_chunk * shape.mixer_bytes
+    activations += size.num_rows * shape.hidden * shape.dtype_bytes
     gathered = shape.dtype_bytes * shape.key_value * size.longest
     return activations + gathered + _attention_bytes(shape, size)
 
@@ -106,11 +129,14 @@ def body_bytes(shape: ModelShape, size: ForwardSize) -> int:
 def _attention_bytes(shape: ModelShape, size: ForwardSize) -> int:
     longest, heads = size.longest, shape.num_heads
     if not size.is_packed:
-        masks = longest * longest * (1 + shape.dtype_bytes) if shape.has_windows or size.is_eager else 0
-        return masks + (heads * longest * longest * 12 if size.is_eager else 0)
-    tiles = min(MAX_KEPT_BYTES, shape.dtype_bytes * (size.num_tokens + longest) * longest)
-    made = TILE_ROWS * longest * (shape.dtype_bytes + 12)
-    scores = heads * TILE_ROWS * longest * 16 if shape.attends_densely else 0
+        is_dense = size.is_eager or shape.holds_all_scores
+        masks = longest * longest * (1 + shape.dtype_bytes) if shape.has_windows or is_dense else 0
+        return masks + (heads * longest * longest * 12 if is_dense else 0)
+    rows = min(TILE_ROWS, longest)
+    tiles = min(MAX_KEPT_BYTES, shape.dtype_bytes * longest * (longest + 16)) * (1 + shape.has_windows)
+    made = rows * longest * (shape.dtype_bytes + 12)
+    is_dense = shape.attends_densely or shape.holds_all_scores
+    scores = heads * rows * longest * (2 * shape.dtype_bytes + 8) if is_dense else 0
     return tiles + made + scores
 
 
@@ -139,89 +165,43 @@ def shape_of(
 ) -> ModelShape:
     """What the config does not say is taken as most models have it."""
     text = config.get_text_config()
-    hidden = _number(text, "hidden_size", "d_model", "n_embd") or 1024
-    heads = _number(text, "num_attention_heads", "n_head") or max(1, hidden // 64)
-    query, key_value = _attention_widths(text, hidden=hidden, num_heads=heads)
-    experts = _number(text, "num_local_experts", "num_experts", "n_routed_experts")
-    num_layers = _number(text, "num_hidden_layers", "n_layer") or 32
+    hidden = number(text, "hidden_size", "d_model", "n_embd") or 1024
+    heads = number(text, "num_attention_heads", "n_head") or max(1, hidden // 64)
+    num_layers = number(text, "num_hidden_layers", "n_layer") or 32
+    key, value = _head_sizes(text, hidden=hidden, num_heads=heads)
+    latent = bool(number(text, "qk_nope_head_dim"))
+    key_heads = heads if latent else number(text, "num_key_value_heads") or heads
     return ModelShape(
         num_layers=num_layers,
-        num_unbounded_layers=_num_unbounded_layers(text, num_layers),
+        num_unbounded_layers=num_unbounded_layers(text, num_layers),
         hidden=hidden,
-        intermediate=_intermediate(text, hidden=hidden, has_experts=bool(experts), copied=hidden),
-        chosen_intermediate=_intermediate(text, hidden=hidden, has_experts=bool(experts), copied=0),
+        feed_forward=feed_forward_width(text, hidden=hidden),
+        intermediate=intermediate(text, hidden=hidden),
         num_heads=heads,
-        query=query,
-        key_value=key_value,
-        num_router_logits=experts,
+        query=heads * key,
+        key_value=key_heads * (key + value),
+        mixer_bytes=mixer_bytes(text, hidden=hidden, dtype_bytes=dtype.itemsize),
+        mixer_chunk=mixer_chunk(text),
+        side_bytes=side_bytes(text, hidden=hidden, num_layers=num_layers, dtype_bytes=dtype.itemsize),
+        num_router_logits=num_experts(text),
         vocabulary=vocabulary,
         dtype_bytes=dtype.itemsize,
         head_bytes=head_dtype.itemsize,
         attends_densely=bool(getattr(text, "attn_logit_softcapping", None)) or text.model_type == "gpt_oss",
-        has_windows=_has_windows(text),
+        holds_all_scores=(key != value and device.type == "cpu") or has_unknown_attention(text),
+        has_windows=has_windows(text),
         is_on_cpu=device.type == "cpu",
     )
 
 
-def _has_windows(text: PretrainedConfig) -> bool:
-    return bool(_number(text, "sliding_window", "attention_chunk_size", "window_size"))
-
-
-def _num_unbounded_layers(text: PretrainedConfig, num_layers: int) -> int:
-    """Where the config does not say it layer by layer, all layers are alike."""
-    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None)
-    if isinstance(kinds, list | tuple):
-        return sum(_sees_all(str(kind)) for kind in kinds)
-    if not _number(text, "num_attention_heads", "n_head"):
-        return 0
-    is_windowed = _has_windows(text) and getattr(text, "use_sliding_window", True) is not False
-    return 0 if is_windowed else num_layers
-
-
-def _sees_all(kind: str) -> bool:
-    """As configs name kinds of layers: full_attention, attention, hybrid; not sliding_attention, linear_attention or
-    mamba."""
-    is_bounded = any(word in kind for word in ("sliding", "chunked", "local", "linear"))
-    return not is_bounded and any(word in kind for word in ("attention", "hybrid"))
-
-
-def _attention_widths(text: PretrainedConfig, *, hidden: int, num_heads: int) -> tuple[int, int]:
-    """Numbers of the queries of all heads, and of all keys and values, of one token and layer."""
-    latent = _number(text, "qk_nope_head_dim")
-    if latent:
-        head, value_head, key_heads = latent + _number(text, "qk_rope_head_dim"), _number(text, "v_head_dim"), num_heads
-    else:
-        head = value_head = _number(text, "head_dim") or hidden // num_heads
-        key_heads = _number(text, "num_key_value_heads") or num_heads
-    return num_heads * head, key_heads * (head + (value_head or head))
-
-
-def _intermediate(text: PretrainedConfig, *, hidden: int, has_experts: bool, copied: int) -> int:
-    """`copied`: numbers of a token that are copied for each of its experts, beside its feed-forward."""
-    dense = _number(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden
-    if not has_experts:
-        return dense
-    chosen = _number(text, "num_experts_per_tok", "experts_per_token", "moe_topk") or 1
-    expert = _number(text, "moe_intermediate_size") or dense
-    routed = chosen * (expert + copied)
-    return (max(dense, routed) if copied else routed) + _number(text, "shared_expert_intermediate_size")
-
-
-def _number(config: Any, *names: str) -> int:  # Any: configs of architectures, each with fields of its own
-    """The first of these settings that the config has, as a number; the largest where it is one for each layer."""
-    for name in names:
-        numbers = [one for one in _values(config, name) if isinstance(one, int) and not isinstance(one, bool)]
-        if numbers:
-            return max(numbers)
-    return 0
-
-
-def _values(config: Any, name: str) -> Sequence[object]:  # Any: as above
-    """Of one setting: one, or one for each layer, in either of the two ways in which configs say that."""
-    if getattr(config, "is_heterogeneous", False) and name in (config.per_layer_attributes or ()):
-        return [getattr(layer, name, None) for layer in config.per_layer_config]
-    value = getattr(config, name, None)
-    return value if isinstance(value, list | tuple) else [value]
+def _head_sizes(text: PretrainedConfig, *, hidden: int, num_heads: int) -> tuple[int, int]:
+    """Numbers of one head's key, or query, and of its value."""
+    if latent := number(text, "qk_nope_head_dim"):
+        key = latent + number(text, "qk_rope_head_dim")
+        return key, number(text, "v_head_dim") or key
+    # Gemma 4 has larger heads in its layers without a window.
+    head = max(number(text, "head_dim"), number(text, "global_head_dim")) or hidden // num_heads
+    return head, head
 
 
 def default_max_bytes(device: torch.device) -> int:

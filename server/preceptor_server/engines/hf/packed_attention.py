@@ -95,6 +95,8 @@ def packed_attention(
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     forward = _forward.get()
     layer = None if forward.kept is None else forward.kept.next_layer(key, value)
+    # Without a kernel, all scores of a piece exist at once: on a CPU, also where values are not as long as keys.
+    has_kernel = softcap is None and s_aux is None and (key.shape[-1] == value.shape[-1] or not key.is_cpu)
     for segment in forward.segments:
         own = slice(segment.span.start, segment.span.stop)
         if layer is not None and segment.is_kept:
@@ -104,7 +106,7 @@ def packed_attention(
             if layer is not None and segment.num_kept:
                 keys, values = layer.before(keys, values, num_kept=segment.num_kept)
         first = segment.num_ancestor_tokens
-        for rows in mask.rows(first, first + len(segment.span), may_be_long=softcap is None and s_aux is None):
+        for rows in mask.rows(first, first + len(segment.span), may_be_long=has_kernel):
             queries = slice(own.start + rows.first_query - first, own.start + rows.stop_query - first)
             seen = slice(rows.first_key, rows.stop_key)
             output[:, queries] = _attend(

@@ -49,7 +49,7 @@ class MemoryPlan:
         rows = sum(size.num_rows for size in sizes) * self._shape.hidden * self._shape.dtype_bytes
         body = max(body_bytes(self._shape, size) for size in sizes)
         if len(sizes) > 1:
-            body += rows  # those of the forwards before it
+            body += 2 * rows  # those of all forwards, and again while they are joined
         return max(body, rows + max(map(self._head_bytes, batch))) + sum(map(_column_bytes, batch))
 
     def steps(

@@ -54,6 +54,7 @@ def read_weights(model: PreTrainedModel, folder: Path) -> Tensors:
     if found["missing_keys"]:
         raise _refusal(folder, f"lacks weights: {_listed(found['missing_keys'])}")
     _check_config(model, saved, folder)
+    _check_ties(model, saved, folder)
     tensors: Tensors = saved.state_dict()
     _check_shapes(model.state_dict(), tensors, folder)
     return tensors
@@ -62,6 +63,12 @@ def read_weights(model: PreTrainedModel, folder: Path) -> Tensors:
 def computed_config(model: PreTrainedModel) -> dict[str, Any]:  # Any: the leaves are whatever JSON holds
     """The config without what says where the weights came from."""
     return {key: value for key, value in model.config.to_dict().items() if key not in PROVENANCE}
+
+
+def tied_names(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters that are another parameter under a second name."""
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return every - {name for name, _ in model.named_parameters()}
 
 
 def _check_type(model: PreTrainedModel, folder: Path) -> None:
@@ -78,6 +85,12 @@ def _check_config(model: PreTrainedModel, saved: PreTrainedModel, folder: Path) 
     if differing := [key for key in differing if key not in _NOT_COMPUTED]:
         values = _listed([f"{key} ({own.get(key)!r}, not {other.get(key)!r})" for key in differing])
         raise _refusal(folder, f"has another config than the teacher, which only a restart can take over: {values}")
+
+
+def _check_ties(model: PreTrainedModel, saved: PreTrainedModel, folder: Path) -> None:
+    """transformers unties what a checkpoint holds twice, with unlike values, whatever its config says."""
+    if differing := tied_names(model) ^ tied_names(saved):
+        raise _refusal(folder, f"ties other weights than the teacher, which takes a restart: {_listed(differing)}")
 
 
 def _check_shapes(own: Tensors, saved: Tensors, folder: Path) -> None:

@@ -134,10 +134,17 @@ class ResponseSteps:
         return self._forwards.hidden_states([self._parts[index]])
 
     def sizes(self) -> list[ForwardSize]:
-        return [size for sizes in self._sizes for size in sizes]
+        return [size for sizes in self._sizes for size in _with_rows_of_all(sizes)]
 
     def drop(self) -> None:
         pass
+
+
+def _with_rows_of_all(sizes: list[ForwardSize]) -> list[ForwardSize]:
+    """The forwards of one step. Where there are several the rows of all are held, and held twice while they are
+    joined."""
+    num_rows = sum(size.num_rows for size in sizes)
+    return sizes if len(sizes) == 1 else [replace(size, num_rows=2 * num_rows) for size in sizes]
 
 
 def _runs(forwards: Forwards, group: ScoreGroup, costs: ContextCosts, *, max_cost: float) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,8 @@ import torch
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -58,6 +60,31 @@ _SHAPE: dict[str, Any] = {  # Any: keyword arguments of configs, each with types
     "eos_token_id": 2,
 }
 _GROUPED: dict[str, Any] = {**_SHAPE, "num_key_value_heads": 2}
+
+
+def _deepseek_v3() -> PreTrainedModel:
+    """Keys are longer than values, and a saved buffer has a say in which experts a token goes to."""
+    config = DeepseekV3Config(
+        moe_intermediate_size=32,
+        num_key_value_heads=4,
+        n_shared_experts=1,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=24,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=12,
+        **_SHAPE,
+    )
+    model = DeepseekV3ForCausalLM(config)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.normal_()
+    return model
 
 
 def _gemma2() -> PreTrainedModel:
@@ -157,6 +184,7 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_GROUPED)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=16, **_GROUPED)),
     "mistral-sliding": lambda: MistralForCausalLM(MistralConfig(sliding_window=SLIDING_WINDOW, **_GROUPED)),
+    "deepseek-v3-saved-buffers": _deepseek_v3,
     "gemma2-softcapped": _gemma2,
     "gemma3-sliding": _gemma3,
     "mixtral-experts": lambda: MixtralForCausalLM(MixtralConfig(num_local_experts=4, **_GROUPED)),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,6 +170,56 @@ async def test_a_division_is_not_finished_with_other_weights(llama: Path, tmp_pa
         assert_bit_equal(first, await finished(engine.divide(long_group(), max_cost=24)))
 
 
+async def test_no_slice_comes_between_new_weights_and_their_count(llama: Path, tmp_path: Path) -> None:
+    """The event loop is held up while the engine's thread loads and goes on with the division that waited."""
+    random_model("llama", seed=1).save_pretrained(tmp_path)
+    async with loaded(config_of(llama)) as engine:
+        division = engine.divide(long_group(), max_cost=24)
+        assert await division.advance() is None
+        loading = asyncio.create_task(engine.load_weights(tmp_path))
+        advancing = asyncio.create_task(division.advance())
+        await asyncio.sleep(0)
+        engine._thread.submit(lambda: None).result()
+        restore = await loading
+        with pytest.raises(EngineUnavailableError, match="the weights changed"):
+            await advancing
+        division = engine.divide(long_group(), max_cost=24)
+        assert await division.advance() is None
+        restoring, advancing = asyncio.ensure_future(restore()), asyncio.create_task(division.advance())
+        await asyncio.sleep(0)
+        engine._thread.submit(lambda: None).result()
+        await restoring
+        with pytest.raises(EngineUnavailableError, match="the weights changed"):
+            await advancing
+
+
+async def test_weights_that_fail_half_way_are_taken_back_and_end_what_was_open(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_model("llama", seed=1).save_pretrained(tmp_path)
+    async with loaded(config_of(llama, dtype="bfloat16")) as engine:
+        before, revision = await engine.score(mixed_batch()), engine.info().revision
+        division = engine.divide(long_group(), max_cost=24)
+        assert await division.advance() is None
+        take_over = engine._loaded._parted.take_over_weights
+        calls: list[str] = []
+
+        def fail_once() -> None:
+            calls.append("")
+            if len(calls) == 1:
+                raise RuntimeError("CUDA error: an illegal memory access")
+            take_over()
+
+        monkeypatch.setattr(engine._loaded._parted, "take_over_weights", fail_once)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            await engine.load_weights(tmp_path)
+        with pytest.raises(EngineUnavailableError, match="the weights changed"):
+            await division.advance()
+        assert engine.info().revision == revision
+        for a, b in zip(before, await engine.score(mixed_batch()), strict=True):
+            assert_bit_equal(a, b)
+
+
 async def test_a_division_that_is_given_up_frees_what_it_kept(llama: Path) -> None:
     async with loaded(config_of(llama)) as engine:
         division = engine.divide(long_group(), max_cost=24)
@@ -185,6 +238,41 @@ async def test_a_division_may_be_closed_after_its_engine(llama: Path) -> None:
         await division.advance()
     division.close()
     assert division.next_tokens == 0
+
+
+@pytest.mark.parametrize("packing", ["packed", "sequential"])
+@pytest.mark.parametrize("architecture", ["llama", "mixtral-experts", "phi3-longrope"])
+async def test_a_closed_engine_holds_no_weights_and_says_that_it_is_closed(
+    architecture: str, packing: str, folder_of: FolderOf, tmp_path: Path
+) -> None:
+    random_model(architecture, seed=1).save_pretrained(tmp_path)
+    async with loaded(config_of(folder_of(architecture), packing=packing, dtype="bfloat16")) as engine:
+        restore = await engine.load_weights(tmp_path)
+        await engine.score(mixed_batch())
+        await engine.reference_logprobs(np.arange(9))
+        divisions = [engine.divide(long_group(), max_cost=24) for _ in range(3)]
+        await divisions[0].advance()
+        await finished(divisions[1])
+        model = engine._loaded._model
+        head: torch.nn.Module = engine._loaded._parted._fed.original
+        held = [weakref.ref(one) for one in (model, *model.parameters(), *head.parameters())]
+        del model, head
+    gc.collect()
+    assert [one() for one in held if one() is not None] == []
+    for asked in (
+        engine.score(mixed_batch()),
+        engine.reference_logprobs(np.arange(9)),
+        engine.load_weights(tmp_path),
+        restore(),
+        divisions[0].advance(),
+        divisions[2].advance(),
+    ):
+        with pytest.raises(EngineUnavailableError, match="the engine is closed"):
+            await asked
+    for ask in (engine.info, lambda: engine.divide(long_group(), max_cost=24)):
+        with pytest.raises(EngineUnavailableError, match="the engine is closed"):
+            ask()
+    assert all(one.next_tokens == 0 for one in divisions)
 
 
 async def test_batches_and_groups_that_do_not_fit_are_computed_in_pieces(llama: Path) -> None:

@@ -96,6 +96,63 @@ async def test_an_untied_head_is_taken_over_too(tmp_path: Path) -> None:
         assert_equal(await engine.score([GROUP]), await fresh.score([GROUP]))
 
 
+async def test_saved_buffers_are_weights_too(tmp_path: Path) -> None:
+    """Of two checkpoints that differ in nothing else."""
+    model = random_model("deepseek-v3-saved-buffers")
+    model.save_pretrained(tmp_path / "old")
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.neg_()
+    model.save_pretrained(tmp_path / "new")
+    async with loaded(tmp_path / "old") as engine, loaded(tmp_path / "new") as fresh:
+        before, revision = await engine.score([GROUP]), engine.info().revision
+        assert fresh.info().revision != revision
+        restore = await engine.load_weights(tmp_path / "new")
+        assert engine.info().revision == fresh.info().revision
+        after = await engine.score([GROUP])
+        assert_equal(after, await fresh.score([GROUP]))
+        assert np.abs(after[0][0].sampled_logprobs_N - before[0][0].sampled_logprobs_N).max() > 0.1
+        await restore()
+        assert engine.info().revision == revision
+        assert_equal(await engine.score([GROUP]), before)
+
+
+async def test_a_checkpoint_that_lacks_a_saved_buffer_is_refused(tmp_path: Path) -> None:
+    random_model("deepseek-v3-saved-buffers").save_pretrained(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    path = tmp_path / "new" / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if not name.endswith("e_score_correction_bias")}
+    save_file(kept, path, metadata={"format": "pt"})
+    async with loaded(tmp_path / "old") as engine:
+        with pytest.raises(WeightUpdateError, match=r"lacks weights: .*e_score_correction_bias"):
+            await engine.load_weights(tmp_path / "new")
+
+
+@pytest.mark.parametrize(("served", "saved"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+async def test_weights_saved_in_another_dtype_are_taken_as_a_fresh_start_would(
+    old: Path, tmp_path: Path, served: str, saved: str
+) -> None:
+    tiny_llama(seed=2).to(getattr(torch, saved)).save_pretrained(tmp_path)
+    async with loaded(old, dtype=served) as engine, loaded(tmp_path, dtype=served) as fresh:
+        await engine.load_weights(tmp_path)
+        assert engine.info().revision == fresh.info().revision
+        assert_equal(await engine.score([GROUP]), await fresh.score([GROUP]))
+
+
+async def test_tensors_that_the_model_has_no_place_for_are_passed_over_as_at_a_fresh_start(
+    old: Path, new: Path
+) -> None:
+    """A trainer's value head, and a second copy of tied weights."""
+    path = new / "model.safetensors"
+    tensors = load_file(path)
+    copied = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone(), "v_head.weight": torch.ones(1, 32)}
+    save_file(tensors | copied, path, metadata={"format": "pt"})
+    async with loaded(old) as engine, loaded(new) as fresh:
+        await engine.load_weights(new)
+        assert engine.info().revision == fresh.info().revision
+        assert_equal(await engine.score([GROUP]), await fresh.score([GROUP]))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 async def test_way_back_restores_every_bit(old: Path, new: Path, dtype: str) -> None:
     async with loaded(old, dtype=dtype) as engine:
@@ -131,6 +188,14 @@ def drop_a_weight(folder: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def untie(folder: Path) -> None:
+    """Against its config, which transformers then disregards."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = -tensors["model.embed_tokens.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
 def other_shape(folder: Path) -> None:
     path = folder / "model.safetensors"
     tensors = load_file(path) | {"model.norm.weight": torch.ones(31)}
@@ -162,6 +227,7 @@ def other_architecture(folder: Path) -> None:
         (edit_config(tie_word_embeddings=False), "lacks weights: lm_head.weight|tie_word_embeddings"),
         (edit_config(model_type="qwen3"), "its model_type is 'qwen3', the teacher's is 'llama'"),
         (other_architecture, "model_type"),
+        (untie, r"ties other weights than the teacher.*lm_head\.weight"),
         (drop_a_weight, r"lacks weights: model\.norm\.weight"),
         (other_shape, "cannot be loaded"),
         (pickle, "cannot be loaded"),
@@ -173,7 +239,15 @@ def other_architecture(folder: Path) -> None:
     ],
     ids=[
         *("another eps", "fewer layers", "more layers", "untied", "another type", "another architecture"),
-        *("a weight missing", "another shape", "a pickle", "truncated", "config torn", "config of a list"),
+        *(
+            "a head beside tied weights",
+            "a weight missing",
+            "another shape",
+            "a pickle",
+            "truncated",
+            "config torn",
+            "config of a list",
+        ),
         *("no config", "no weights"),
     ],
 )
