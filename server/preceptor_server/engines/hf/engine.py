@@ -155,9 +155,9 @@ class HfEngine:
         """Lets go of the model, also where divisions are still open."""
         self._thread.close()
         self._is_closed = True
+        self._model = self._forwards = self._memory = self._kept = None
         for division in list(self._divisions):
             division.free()
-        self._model = self._forwards = self._memory = self._kept = None
 
     @property
     def _packing(self) -> str:

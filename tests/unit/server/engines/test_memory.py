@@ -23,6 +23,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
+    DeepseekV32Config,
+    DeepseekV32ForCausalLM,
     FalconH1Config,
     FalconH1ForCausalLM,
     Gemma2Config,
@@ -274,6 +276,19 @@ def test_estimate_of_a_body_is_above_its_peak_and_below_three_times_that(family:
 @pytest.mark.parametrize("family", ["llama", "qwen3-moe", "deepseek-v3", "gpt-oss", "qwen3-next"])
 def test_estimate_holds_where_most_of_a_group_is_its_prompt(family: str) -> None:
     assert_batch_fits_its_estimate(loaded(family), "packed", group(num_prompt=1100, num_responses=2, length=150))
+
+
+@pytest.mark.parametrize("length", [100, 600])
+def test_estimate_holds_for_attention_of_a_kind_that_it_does_not_know(length: int) -> None:
+    """DeepSeek V3.2 chooses keys by an index of its own."""
+    sizes = _shape(**{**_LATENT, "v_head_dim": 24}, q_lora_rank=96, n_routed_experts=16, n_group=2, topk_group=1)
+    config = DeepseekV32Config(num_experts_per_tok=4, index_n_heads=4, index_head_dim=16, index_topk=64, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DeepseekV32ForCausalLM(config)
+    unknown = LoadedModel(model.eval().requires_grad_(False), HfConfig(model="unknown"))
+    scored = group(num_prompt=200, num_responses=2, length=length)
+    assert_batch_fits_its_estimate(unknown, "sequential", scored)
 
 
 @pytest.mark.parametrize("packing", ["packed", "sequential"])
