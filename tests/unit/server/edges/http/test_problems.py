@@ -11,9 +11,11 @@ import httpx
 import pytest
 from preceptor_server.config import LimitsConfig
 from preceptor_server.edges.failures import CODE_BY_ERROR
+from preceptor_server.edges.http.app import build_app
 from preceptor_server.edges.http.problems import STATUS_BY_CODE, body_field
 from preceptor_server.errors import DeadlinePassedError, EngineDiedError, EngineFailedError, QueueFullError, ServerError
 from preceptor_server.scheduling.scheduler import Scheduler
+from starlette.types import Message
 
 from tests.unit.server.edges.http.asking import Asked, Body, asking, group, problem, tiny_teacher
 from tests.unit.server.hosting import hosted_teacher
@@ -289,6 +291,36 @@ async def test_a_body_that_does_not_come_is_408() -> None:
     async with asking(timeout_seconds=0.05) as asked:
         answer = await asked.client.post("/v1/topk", content=slowly(), headers=JSON)
         assert problem(answer) == (408, "BODY_TOO_SLOW", None)
+
+
+async def test_a_caller_that_goes_while_it_sends_its_body_is_no_error_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts: list[Message] = [
+        {"type": "http.request", "body": b'{"prompt"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/topk",
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+    }
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return parts.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with asking() as asked:
+        await build_app(asked.state)(scope, receive, send)
+    assert sent[0]["status"] == 499
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
