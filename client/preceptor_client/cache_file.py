@@ -68,8 +68,7 @@ class CacheFile:
         if row is None:
             return None
         checksum, value = row
-        if checksum != _checksum(key, value):
-            raise DamagedEntryError
+        _check_value(key, value, checksum)
         self._touch(key)
         return bytes(value)
 
@@ -99,8 +98,7 @@ class CacheFile:
         if row is None:
             return None
         checksum, value = row
-        if checksum != _checksum(name.encode(), value):
-            raise DamagedEntryError
+        _check_value(name.encode(), value, checksum)
         return bytes(value)
 
     def put_fact(self, name: str, value: bytes) -> None:
@@ -123,15 +121,20 @@ class CacheFile:
         self._db.close()
 
     def _prepare(self) -> None:
+        if self._has_tables():
+            self._check()  # before anything is written: it may be another program's
         self._db.execute("PRAGMA journal_mode = WAL")
         # A cache may lose its last entries in a power cut, and is whole all the same.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute(f"PRAGMA journal_size_limit = {_MAX_JOURNAL_BYTES}")
         with _Transaction(self._db):
-            ((num_tables,),) = self._db.execute("SELECT count(*) FROM sqlite_schema")
-            if not num_tables:
+            if not self._has_tables():
                 for statement in _TABLES.split(";"):
                     self._db.execute(statement)
+
+    def _has_tables(self) -> bool:
+        ((num_tables,),) = self._db.execute("SELECT count(*) FROM sqlite_schema")
+        return bool(num_tables)
 
     def _check(self) -> None:
         ((application_id,),) = self._db.execute("PRAGMA application_id")
@@ -195,6 +198,12 @@ class _Transaction:
 
 def _checksum(key: bytes, value: bytes) -> bytes:
     return hashlib.blake2b(len(key).to_bytes(8, "little") + key + value, digest_size=_CHECKSUM_BYTES).digest()
+
+
+def _check_value(key: bytes, value: object, checksum: object) -> None:
+    """Raises DamagedEntryError. What a disk changed may be of another type too."""
+    if not isinstance(value, bytes) or checksum != _checksum(key, value):
+        raise DamagedEntryError
 
 
 def _bytes_on_disk(value: bytes) -> int:

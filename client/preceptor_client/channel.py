@@ -67,9 +67,14 @@ def checked_value(name: str, value: str) -> str:
 
 
 def open_channel(
-    address: str, *, max_message_bytes: int, credentials: grpc.ChannelCredentials | None = None
+    address: str,
+    *,
+    max_message_bytes: int,
+    credentials: grpc.ChannelCredentials | None = None,
+    may_use_proxy: bool = True,
 ) -> grpc.aio.Channel:
-    """A channel of the running event loop; nothing connects until the first call. Plain text without `credentials`."""
+    """A channel of the running event loop; nothing connects until the first call. Plain text without `credentials`.
+    With `may_use_proxy` it goes through the proxy that the environment names, if any."""
     options = [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -81,6 +86,7 @@ def open_channel(
         # Finds out within half a minute that a machine vanished without a word.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.enable_http_proxy", int(may_use_proxy)),
     ]
     if credentials is None:
         return grpc.aio.insecure_channel(without_scheme(address), options=options)

@@ -11,7 +11,7 @@ from preceptor.v1 import teacher_pb2
 from preceptor.v1.teacher_pb2_grpc import TeacherServiceStub
 from preceptor.wire import CALLER_METADATA_KEY
 
-from preceptor_client.access import Access
+from preceptor_client.access import Access, is_loopback
 from preceptor_client.breaker import CircuitBreaker
 from preceptor_client.channel import (
     checked_address,
@@ -173,6 +173,8 @@ class Connection:
                 self.address,
                 max_message_bytes=self._max_message_bytes,
                 credentials=channel_credentials(ca=access.ca, cert=access.cert) if self._is_secure else None,
+                # It is to stay on this machine: a proxy would see the key, and reach a loopback address of its own.
+                may_use_proxy=not is_loopback(split_address(self.address)[0]),
             )
         return TeacherServiceStub(self._channel)
 

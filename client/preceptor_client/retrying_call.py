@@ -95,8 +95,9 @@ class RetryingCall:
         """Raises _AttemptError where it fails."""
         async with AsyncExitStack() as stack:
             passage = await self._passage(stack, started=started, attempt=attempt)
-            attempt_started = time.monotonic()
-            granted = self._grant(self.timeout_seconds - (attempt_started - started))
+            remaining = max(0.0, self.timeout_seconds - (time.monotonic() - started))
+            limit = self.attempt_timeout_seconds
+            granted = remaining if limit is None else min(remaining, limit)
             try:
                 answer = await attempt_once(granted)
             except grpc.aio.AioRpcError as error:
@@ -106,7 +107,7 @@ class RetryingCall:
             else:
                 passage.answered()
                 return answer
-            may_repeat = self._may_repeat(failure, attempt_seconds=time.monotonic() - attempt_started)
+            may_repeat = self._may_repeat(failure, is_cut_here=granted < remaining)
             self._note(failure, passage=passage, may_repeat=may_repeat)
             raise _AttemptError(failure, may_repeat=may_repeat)
 
@@ -129,9 +130,10 @@ class RetryingCall:
             raise self._gave_up(failure, attempts=attempt - 1, elapsed=elapsed) from error
 
     def _note(self, failure: Failure, *, passage: Passage, may_repeat: bool) -> None:
-        """Tells the breaker whether the server is there. A call's own deadline says neither."""
+        """Tells the breaker whether the server is there. A call's own deadline says neither, unless the server itself
+        says that it passed, or will."""
         is_there = not failure.is_transient or failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED and not failure.is_written_by_server:
             is_there = False
             if not may_repeat:
                 return
@@ -140,15 +142,10 @@ class RetryingCall:
         else:
             passage.failed(failure)
 
-    def _grant(self, remaining: float) -> float:
-        attempt_timeout = remaining if self.attempt_timeout_seconds is None else self.attempt_timeout_seconds
-        return max(0.0, min(remaining, attempt_timeout))
-
-    def _may_repeat(self, failure: Failure, *, attempt_seconds: float) -> bool:
+    def _may_repeat(self, failure: Failure, *, is_cut_here: bool) -> bool:
+        """An attempt that this client itself cut short says nothing about the call's own deadline."""
         if self.only_unavailable:
             return failure.code is grpc.StatusCode.UNAVAILABLE
-        # An attempt that this client itself cut short says nothing about the call's own deadline.
-        is_cut_here = self.attempt_timeout_seconds is not None and attempt_seconds >= self.attempt_timeout_seconds
         is_timeout = failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
         return failure.is_transient or (is_timeout and is_cut_here)
 

@@ -121,10 +121,15 @@ class ScoreCache:
         except _FAILURES as error:
             if self.mode == "offline":
                 raise NotInCacheError(f"score cache {self.path} cannot be read: {error}") from error
-            self._file.close()
-            self._file = None
+            self._give_up()
             self.warn(error, consequence="every group is asked of the server")
         return None
+
+    def _give_up(self) -> None:
+        """Closes the file in its own thread, where other calls may be under way: those fail, and find it given up."""
+        file, self._file = self._file, None
+        if file is not None:
+            self._thread.submit(file.close)
 
     async def _in_thread(self, do: Callable[[CacheFile], ValueT]) -> ValueT:
         file = self._file

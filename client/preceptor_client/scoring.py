@@ -11,6 +11,7 @@ from preceptor_client.affinity import prefix_of
 from preceptor_client.cached_scoring import CachedScoring, Place
 from preceptor_client.errors import TeacherUnavailableError
 from preceptor_client.gate import Gate
+from preceptor_client.replica import Replica
 from preceptor_client.replicas import Replicas
 from preceptor_client.request import GroupRequest
 from preceptor_client.tracing import score_span
@@ -50,16 +51,17 @@ class Scoring:
                 return scores
 
     async def _ask(self, group: GroupRequest, *, place: Place | None, timeout_seconds: float) -> GroupScores:
-        answers: list[bytes] = []
-        keep = None if place is None else answers.append
-        scores = await self._replicas().ask(
-            lambda replica, seconds: replica.score(group, timeout_seconds=seconds, keep=keep),
-            prefix=prefix_of(group),
-            timeout_seconds=timeout_seconds,
-            may_hedge=True,
+        async def ask(replica: Replica, seconds: float) -> tuple[GroupScores, list[bytes]]:
+            # With the scores that are taken: another replica may answer at the same moment, by other weights.
+            answer: list[bytes] = []
+            keep = None if place is None else answer.append
+            return await replica.score(group, timeout_seconds=seconds, keep=keep), answer
+
+        scores, answer = await self._replicas().ask(
+            ask, prefix=prefix_of(group), timeout_seconds=timeout_seconds, may_hedge=True
         )
         if self._cached is not None and place is not None:
-            await self._cached.keep(place, answers[-1], scores)
+            await self._cached.keep(place, answer[0], scores)
         return scores
 
     def _had_no_turn(self, seconds: float) -> TeacherUnavailableError:

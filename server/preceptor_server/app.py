@@ -106,7 +106,8 @@ class Refusals:
     def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str, transport: Transport) -> None:
         """A caller's mistakes in what it asks for are its own to read; who it is, and what it may do, is told here."""
         tenant = caller.tenant.name if caller else ""
-        self._observers.refused(Refusal(tenant=tenant, transport=transport, method=method, reason=reason_of(error)))
+        if not (isinstance(error, ServerError) and error.is_outcome):
+            self._observers.refused(Refusal(tenant=tenant, transport=transport, method=method, reason=reason_of(error)))
         if isinstance(error, UnauthenticatedError | ForbiddenError | QuotaExceededError):
             self.log.note(peer=tenant or peer, reason=error.reason, detail=f"{method}: {error}")
 

@@ -31,6 +31,8 @@ class ServerError(Exception):
     """Anything that the server raises on purpose."""
 
     reason = "SERVER_ERROR"
+    is_outcome = False
+    """Whether observers were told of it as the outcome of a call that reached scoring."""
 
 
 class InvalidRequestError(ServerError, ValueError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from preceptor_server.callers import Caller
 from preceptor_server.calls import ScoreCall, ScoredCall
-from preceptor_server.errors import reason_of
+from preceptor_server.errors import ServerError, reason_of
 from preceptor_server.observability.observer import CANCELLED, OK, Observers, Outcome
 from preceptor_server.observability.tracing import NO_TRACING, Tracing
 from preceptor_server.scoring import Charged, score_call
@@ -84,6 +84,8 @@ class ScoreService:
                 reason = OK
             except Exception as error:
                 reason = reason_of(error)
+                if isinstance(error, ServerError):
+                    error.is_outcome = True
                 raise
             finally:
                 outcome = _outcome(

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from preceptor_client.access import Access
+from preceptor_client.access import Access, is_loopback
 from preceptor_client.errors import CorruptAnswerError, PreceptorError, TeacherUnavailableError
 from preceptor_client.http.answers import Info, Records, Stats, Topk
 from preceptor_client.http.problems import NO_ANSWER, Problem, exception_for, read_problem
@@ -57,6 +57,8 @@ class HttpTeacher:
             timeout=timeout,
             transport=transport,
             verify=ssl_context(ca=access.ca, cert=access.cert),
+            # A proxy of the environment is for other machines: it would see the key, and ask a server of its own.
+            trust_env=not is_loopback(parts.hostname or ""),
         )
 
     async def info(self) -> Info:

@@ -28,8 +28,9 @@ from preceptor_server.errors import (
     UnknownTokenizerError,
     WeightUpdateError,
 )
+from preceptor_server.observability.rate_limited import RateLimited
 
-logger = logging.getLogger(__name__)
+logger = RateLimited(logging.getLogger(__name__))
 
 CODE_BY_ERROR: dict[type[ServerError], grpc.StatusCode] = {
     UnknownTeacherError: grpc.StatusCode.NOT_FOUND,
@@ -80,7 +81,8 @@ class Failure:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What to tell the caller. An error that nobody foresaw is INTERNAL, and logged with its traceback."""
+    """What to tell the caller. An error that nobody foresaw is INTERNAL, and logged with its traceback: once a
+    second where a request causes the same again and again."""
     for kind in type(error).__mro__:
         if kind in CODE_BY_ERROR:
             assert isinstance(error, ServerError)
@@ -92,9 +94,17 @@ def failure_of(error: Exception) -> Failure:
                 incident=getattr(error, "incident", ""),
                 retry_after_seconds=getattr(error, "retry_after_seconds", 0.0),
             )
-    logger.error("unforeseen error", exc_info=error)
+    logger.error("unforeseen error", event=(type(error), _origin_of(error)), exc_info=error)
     return Failure(
         code=grpc.StatusCode.INTERNAL,
         reason=INTERNAL,
         message=f"the server failed ({type(error).__name__}); its log says more",
     )
+
+
+def _origin_of(error: Exception) -> tuple[str, int] | None:
+    """File and line where it was raised; None where it never was."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return None if trace is None else (trace.tb_frame.f_code.co_filename, trace.tb_lineno)

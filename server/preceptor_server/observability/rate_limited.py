@@ -15,6 +15,9 @@ _MAX_EVENTS = 256
 _KIND_CHARACTERS = 48
 _NUMBERS = re.compile(r"\d+")
 
+ExcInfo = bool | BaseException
+"""Whose traceback is written: True = that of the error at hand."""
+
 
 class Throttle:
     """Says whether an event may be told. Any thread may ask."""
@@ -50,19 +53,19 @@ class RateLimited:
         self._logger = logger
         self._throttle = throttle or Throttle()
 
-    def debug(self, text: str, *args: object, event: Hashable = None, exc_info: bool = False) -> None:
+    def debug(self, text: str, *args: object, event: Hashable = None, exc_info: ExcInfo = False) -> None:
         self._log(logging.DEBUG, text, args, event, exc_info)
 
-    def info(self, text: str, *args: object, event: Hashable = None, exc_info: bool = False) -> None:
+    def info(self, text: str, *args: object, event: Hashable = None, exc_info: ExcInfo = False) -> None:
         self._log(logging.INFO, text, args, event, exc_info)
 
-    def warning(self, text: str, *args: object, event: Hashable = None, exc_info: bool = False) -> None:
+    def warning(self, text: str, *args: object, event: Hashable = None, exc_info: ExcInfo = False) -> None:
         self._log(logging.WARNING, text, args, event, exc_info)
 
-    def error(self, text: str, *args: object, event: Hashable = None, exc_info: bool = False) -> None:
+    def error(self, text: str, *args: object, event: Hashable = None, exc_info: ExcInfo = False) -> None:
         self._log(logging.ERROR, text, args, event, exc_info)
 
-    def _log(self, level: int, text: str, args: tuple[object, ...], event: Hashable, exc_info: bool) -> None:
+    def _log(self, level: int, text: str, args: tuple[object, ...], event: Hashable, exc_info: ExcInfo) -> None:
         if not self._logger.isEnabledFor(level):
             return
         num_suppressed = self._throttle.ask(text if event is None else event)

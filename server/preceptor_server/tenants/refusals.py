@@ -69,21 +69,23 @@ class RefusalLog:
     def sweep(self) -> None:
         """Writes what was left out in windows that have ended. `note` does it too; call it at times, and at the end."""
         now = self._clock()
-        while self._told:
-            (peer, reason), told = next(iter(self._told.items()))
-            if told.until > now:
-                break
-            del self._told[peer, reason]
-            if not told.num_suppressed:
-                continue
-            self._num_lines += 1
-            logger.warning(
-                "refused peer=%s reason=%s more=%d seconds=%g", peer, reason, told.num_suppressed, self._window_seconds
-            )
-            self._told[peer, reason] = _Told(until=now + self._window_seconds)
         if now >= self._window_ends:
             if self._num_unsaid:
                 logger.warning("refused others=%d seconds=%g", self._num_unsaid, self._window_seconds)
             self._window_ends = now + self._window_seconds
             self._num_lines = 0
             self._num_unsaid = 0
+        while self._told:
+            (peer, reason), told = next(iter(self._told.items()))
+            if told.until > now:
+                break
+            del self._told[peer, reason]
+            if told.num_suppressed and self._num_lines >= self._max_lines:
+                self._num_unsaid += told.num_suppressed
+            elif told.num_suppressed:
+                self._num_lines += 1
+                logger.warning(
+                    "refused peer=%s reason=%s more=%d seconds=%g",
+                    *(peer, reason, told.num_suppressed, self._window_seconds),
+                )
+                self._told[peer, reason] = _Told(until=now + self._window_seconds)

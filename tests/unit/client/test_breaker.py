@@ -138,3 +138,18 @@ async def test_a_full_queue_never_opens_it() -> None:
             await asyncio.sleep(0.01)
         full.failure = None
         await call
+
+
+async def test_a_server_that_says_that_a_deadline_passed_is_there(dead: InMemory) -> None:
+    async with TeacherClient("nobody:1", transport=dead, retry=POLICY, timeout_seconds=0.2) as client:
+        with pytest.raises(TeacherUnavailableError, match="gone"):
+            await client.info()
+        assert dead.num_calls >= FAILURES_TO_OPEN
+        late = "the queue ahead takes longer"
+        dead.failure = TransportError(grpc.StatusCode.DEADLINE_EXCEEDED, late, reason="DEADLINE_PASSED")
+        with pytest.raises(TeacherUnavailableError, match="longer"):
+            await client.info()
+        # Not one at a time any more.
+        dead.failure, dead.seconds = None, {"nobody:1": 0.05}
+        await asyncio.gather(*(client.score(TeacherIds([1]), [[n]], top_k=2, timeout_seconds=20) for n in range(8)))
+    assert dead.most_at_once == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import subprocess
@@ -81,6 +82,8 @@ def test_storing_again_replaces_and_counts_once_and_what_is_too_large_is_not_sto
     "change",
     [
         "UPDATE entries SET value = x'00ff'",
+        "UPDATE entries SET value = 7",
+        "UPDATE entries SET value = 'one'",
         "UPDATE entries SET checksum = x'00'",
         "UPDATE entries SET value = (SELECT value FROM entries WHERE key = x'02')",
         "UPDATE facts SET value = x'00'",
@@ -103,8 +106,10 @@ def test_other_programs_files_and_other_versions_are_left_alone(tmp_path: Path) 
     with sqlite3.connect(tmp_path / "other") as db:
         db.execute("CREATE TABLE mine (x)")
     db.close()
+    before = (tmp_path / "other").read_bytes()
     with pytest.raises(ForeignFileError, match="no score cache"):
         open_file(tmp_path / "other")
+    assert (tmp_path / "other").read_bytes() == before
     open_file(tmp_path / "cache").close()
     with sqlite3.connect(tmp_path / "cache") as db:
         db.execute("PRAGMA user_version = 2")
@@ -175,6 +180,19 @@ async def test_pages_that_a_disk_spoiled_end_the_cache_with_one_warning(
         for number in range(200):
             assert await cache.get(key(number)) in (None, bytes([number]) * 5000)
             await cache.put(key(1000 + number), b"new")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_calls_at_once_on_a_file_that_fails_all_find_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: CacheFile, key: bytes) -> bytes | None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with ScoreCache(tmp_path / "cache") as cache:
+        monkeypatch.setattr(CacheFile, "get", fail)
+        found = await asyncio.gather(*(cache.get(key(number)) for number in range(20)), cache.size())
+    assert found == [None] * 20 + [(0, 0)]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 

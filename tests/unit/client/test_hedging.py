@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
-from preceptor_client import RetryPolicy, TeacherClient, TeacherIds, TransportError
+from google.protobuf.message import Message
+from preceptor_client import RetryPolicy, ScoreCache, TeacherClient, TeacherIds, TransportError
 from preceptor_client.errors import InvalidRequestError, TeacherUnavailableError
 from preceptor_client.hedging import MAX_SAVED_HEDGES, HedgeBudget, race
 
@@ -36,6 +39,44 @@ async def test_the_next_replica_answers_for_one_that_hangs_and_the_slow_call_is_
     assert scores.responses
     assert (scores_asked(transport, "a:1"), scores_asked(transport, "b:1")) == (1, 11)
     assert transport.num_cancelled == 1
+
+
+class Together(InMemory):
+    """Answers the scores of both replicas at the same moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier: asyncio.Event | None = None
+
+    async def call(self, method: str, request: Message, **options: Any) -> Message:  # Any: as the protocol names them
+        if method == "Score" and self.barrier is not None:
+            self.asked.append((method, options["address"]))
+            await self.barrier.wait()
+        return await super().call(method, request, **options)
+
+
+async def test_what_is_stored_is_the_answer_that_was_taken_though_the_other_came_at_the_same_moment(
+    tmp_path: Path,
+) -> None:
+    transport = Together()
+    group = preferring("a:1", ["b:1"])
+    with ScoreCache(tmp_path / "scores") as cache:
+        async with TeacherClient("a:1,b:1", transport=transport, hedge_seconds=0.01, cache=cache) as client:
+            for number in range(10):
+                await client.score(preferring("b:1", ["a:1"]), [[number]], top_k=2)
+            transport.barrier = asyncio.Event()
+            asking = asyncio.create_task(client.score(group, [[7]], top_k=2))
+            before = transport.asked.count(("Score", "b:1"))
+            async with asyncio.timeout(10):
+                while transport.asked.count(("Score", "b:1")) == before:
+                    await asyncio.sleep(0.01)
+            transport.teacher("b:1").revision = "newer"
+            transport.barrier.set()
+            taken = await asking
+            assert taken.revision == transport.teacher("a:1").revision
+            num_asked = transport.num_calls
+            stored = await client.score(group, [[7]], top_k=2)
+    assert (stored.revision, transport.num_calls) == (taken.revision, num_asked)
 
 
 async def test_a_first_that_answers_in_time_is_asked_alone() -> None:

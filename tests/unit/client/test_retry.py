@@ -166,6 +166,21 @@ async def test_attempt_that_outlasts_its_own_timeout_is_repeated() -> None:
     assert len(teacher.requests) == 2
 
 
+async def test_attempt_that_the_server_could_not_answer_within_its_own_timeout_is_repeated() -> None:
+    """A server drops at once what cannot be answered before its deadline, which was the attempt's."""
+    late = Abort(code=grpc.StatusCode.DEADLINE_EXCEEDED, message="too much waits", reason="DEADLINE_PASSED")
+    teacher = ScriptedTeacher([late, late])
+    async with serving(teacher) as address, TeacherClient(address, timeout_seconds=20, retry=QUICK) as client:
+        with pytest.raises(TeacherUnavailableError, match="too much waits"):  # the deadline was the call's own
+            await client.score(TeacherIds([1]), [[1]], top_k=2)
+    async with (
+        serving(teacher) as address,
+        TeacherClient(address, timeout_seconds=20, attempt_timeout_seconds=10, retry=QUICK) as client,
+    ):
+        await client.score(TeacherIds([1]), [[1]], top_k=2)
+    assert len(teacher.requests) == 3
+
+
 async def test_giving_up_says_where_how_long_and_why() -> None:
     teacher = ScriptedTeacher([GONE] * 1000)
     async with serving(teacher) as address, TeacherClient(address, retry=QUICK, timeout_seconds=0.3) as client:

@@ -6,13 +6,13 @@ What is not taken stays in the caller's and the kernel's buffers: HTTP/2's flow 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
+from preceptor_server.edges.reading import ReadingSlots
 from preceptor_server.errors import DeadlinePassedError, InvalidRequestError, QueueFullError
 from preceptor_server.tenants.tenant import Tenant
 
@@ -22,20 +22,13 @@ _RETRY_SECONDS = 1.0
 
 
 class Intake:
-    """A bound on the messages that are being read, and on the bytes of those that are served.
-
-    A tenant reads at most half of what is read at once, so that one whose messages trickle in never stops the others.
-    """
+    """A bound on the messages that are being read, and on the bytes of those that are served."""
 
     def __init__(self, *, max_message_bytes: int, max_bytes: int, read_seconds: float) -> None:
         self._max_bytes = max_bytes
         self._read_seconds = read_seconds
         self._num_bytes = 0
-        num_slots = max(2, max_bytes // (2 * max_message_bytes))
-        self._slots = asyncio.Semaphore(num_slots)
-        self._max_of_tenant = max(1, num_slots // 2)
-        self._slots_of: dict[str, asyncio.Semaphore] = {}
-        self._users_of: Counter[str] = Counter()
+        self._slots = ReadingSlots(max_bytes // (2 * max_message_bytes))
 
     @property
     def num_bytes(self) -> int:
@@ -60,21 +53,14 @@ class Intake:
     async def read(self, context: Context, *, tenant: Tenant) -> bytes:
         """The call's message. Raises InvalidRequestError where there is none, and DeadlinePassedError where it does not
         come in time."""
-        own = self._slots_of.setdefault(tenant.name, asyncio.Semaphore(self._max_of_tenant))
-        self._users_of[tenant.name] += 1
-        try:
-            async with own, self._slots:
-                try:
-                    async with asyncio.timeout(self._read_seconds):
-                        data = await context.read()
-                except TimeoutError:
-                    raise DeadlinePassedError(
-                        f"the message did not come within listen.read_seconds={self._read_seconds:g}"
-                    ) from None
-        finally:
-            self._users_of[tenant.name] -= 1
-            if not self._users_of[tenant.name]:
-                del self._users_of[tenant.name], self._slots_of[tenant.name]
+        async with self._slots.slot(tenant):
+            try:
+                async with asyncio.timeout(self._read_seconds):
+                    data = await context.read()
+            except TimeoutError:
+                raise DeadlinePassedError(
+                    f"the message did not come within listen.read_seconds={self._read_seconds:g}"
+                ) from None
         if not isinstance(data, bytes):  # grpc.aio.EOF
             raise InvalidRequestError("request", "the call has no message", reason="MALFORMED_MESSAGE")
         return data

@@ -41,6 +41,9 @@ RIGHTS: Mapping[str, Right | None] = {
 OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Asked without a key: by whoever balances load, and by tools. They say nothing that the proto does not."""
 
+_MAX_OPEN_BYTES = 4096
+"""Of a message to these, which name a service or a symbol. A watch keeps the name for as long as it lasts."""
+
 
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of all services."""
@@ -116,13 +119,16 @@ def _parser(handler: Handler) -> Callable[[bytes], Message]:
 
 
 class _Malformed:
-    """Stands for bytes that are no message."""
+    """Stands for bytes that are no message, or far more of them than one has."""
 
 
 def _checked(handler: Handler) -> Handler:
-    """Another service's handler, which ends in INVALID_ARGUMENT where gRPC would log a traceback."""
+    """Another service's handler, which ends in INVALID_ARGUMENT where gRPC would log a traceback, and where a stranger
+    would have it keep megabytes."""
 
     def deserialize(data: bytes) -> object:
+        if len(data) > _MAX_OPEN_BYTES:
+            return _Malformed()
         try:
             return handler.request_deserializer(data)
         except (DecodeError, ValueError, RecursionError):

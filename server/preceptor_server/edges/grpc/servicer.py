@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from preceptor.v1 import teacher_pb2 as pb
@@ -44,7 +45,9 @@ class TeacherServicer:
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: ServedCall) -> pb.GetInfoResponse:
         teachers = self._service.teachers.allowed(context.caller.tenant)
-        return encode_info(teachers, include_tokenizer=request.include_tokenizer)
+        if request.include_tokenizer:  # megabytes
+            return await asyncio.to_thread(encode_info, teachers, include_tokenizer=True)
+        return encode_info(teachers, include_tokenizer=False)
 
     async def Score(self, request: pb.ScoreRequest, context: ServedCall) -> pb.ScoreResponse:
         call = await off_loop(decode_score_request, request, num_bytes=context.num_bytes)
@@ -65,7 +68,8 @@ class TeacherServicer:
             alignment = await aligner.registry.register(registration)
             if alignment is None:
                 return pb.RegisterTokenizerResponse(tokenizer_id=request.tokenizer_id, needs_tokenizer=True)
-            report = encode_report(alignment, aligner.vocabulary)
+            # It names each special token of the student's: a hundred thousand take a second.
+            report = await asyncio.to_thread(encode_report, alignment, aligner.vocabulary)
             return pb.RegisterTokenizerResponse(tokenizer_id=alignment.tokenizer_id, report=report)
 
     async def UpdateWeights(self, request: pb.UpdateWeightsRequest, context: ServedCall) -> pb.UpdateWeightsResponse:

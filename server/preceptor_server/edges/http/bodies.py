@@ -10,8 +10,9 @@ from typing import TypeVar
 from preceptor.settings_errors import words_of
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from preceptor_server.edges.http.disconnects import CallerGoneError
 from preceptor_server.edges.http.problems import Problem, ProblemError
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -25,13 +26,15 @@ _MAX_SHOWN = 3
 
 
 async def read_body(request: Request, model: type[BodyT], *, max_bytes: int, timeout_seconds: float) -> BodyT:
-    """Raises ProblemError: 415, 413, 408 or 400."""
+    """Raises ProblemError: 415, 413, 408 or 400; and CallerGoneError."""
     check_is_json(request)
     try:
         async with asyncio.timeout(timeout_seconds):
             data = await _read(request, max_bytes)
     except TimeoutError:
         raise _too_slow(timeout_seconds) from None
+    except ClientDisconnect:
+        raise CallerGoneError from None
     if len(data) > _SMALL_BYTES:
         return await asyncio.to_thread(_parse, data, model)
     return _parse(data, model)

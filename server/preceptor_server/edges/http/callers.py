@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends
@@ -15,10 +15,11 @@ from preceptor_server.tenants.rights import require_right
 from preceptor_server.tenants.tenant import Right
 
 
-def caller_with(right: Right) -> Callable[[Request], Caller]:
+def caller_with(right: Right) -> Callable[[Request], Awaitable[Caller]]:
     """For a route's `Depends`. Raises UnauthenticatedError or ForbiddenError. Callers over HTTP are of low weight."""
 
-    def caller_of(request: Request) -> Caller:
+    # A coroutine, since FastAPI calls a plain function in a thread: wrong keys and refusals are counted in this loop.
+    async def caller_of(request: Request) -> Caller:
         state: HttpState = request.app.state.http
         peer = request.client.host if request.client else "unknown"
         caller: Caller | None = None
@@ -36,6 +37,7 @@ def caller_with(right: Right) -> Callable[[Request], Caller]:
     return caller_of
 
 
-LOOKING = Depends(caller_with(Right.LOOK))
+looking_caller = caller_with(Right.LOOK)
+LOOKING = Depends(looking_caller)
 ScoringCaller = Annotated[Caller, Depends(caller_with(Right.SCORE))]
 LookingCaller = Annotated[Caller, LOOKING]

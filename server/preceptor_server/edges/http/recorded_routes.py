@@ -15,7 +15,7 @@ from starlette.responses import Response
 from preceptor_server.callers import Caller
 from preceptor_server.edges.http import answers
 from preceptor_server.edges.http.answer import build_answer, to_json
-from preceptor_server.edges.http.callers import LookingCaller
+from preceptor_server.edges.http.callers import LookingCaller, looking_caller
 from preceptor_server.edges.http.describing import problems
 from preceptor_server.edges.http.disconnects import while_connected
 from preceptor_server.edges.http.plain import JSON, json_response
@@ -46,6 +46,7 @@ def recorded_routes(state: HttpState) -> APIRouter:
         recorder = state.recorder
         if wait_seconds:
             await while_connected(request, recorder.wait_for_one_after(after, timeout_seconds=wait_seconds))
+            caller = await looking_caller(request)  # whose key may have been revoked meanwhile
         records = [record.model_dump() for record in recorder.after(after, limit=limit, tenant=_seen_by(caller, state))]
         return json_response({"records": records, "last": recorder.last, "is_recording": recorder.is_recording})
 

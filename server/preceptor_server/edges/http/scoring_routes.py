@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import numpy as np
@@ -39,6 +40,7 @@ from preceptor_server.edges.http.translate import (
     to_prompt,
     translate_topk,
 )
+from preceptor_server.errors import DeadlinePassedError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.preparing import prepare_call
 from preceptor_server.segmentation import find_alignment
@@ -68,7 +70,7 @@ def scoring_routes(state: HttpState) -> APIRouter:
     )
     async def topk(request: Request, caller: ScoringCaller) -> Response:
         form = choose_form(request.headers.get("accept", ""), FORMS)
-        body = await _body(request, TopkRequest, state)
+        body = await _body(request, TopkRequest, caller, state)
         return await while_connected(request, _topk(body, caller, form, state))
 
     @router.post(
@@ -80,16 +82,24 @@ def scoring_routes(state: HttpState) -> APIRouter:
     )
     async def align(request: Request, caller: ScoringCaller) -> Response:
         choose_form(request.headers.get("accept", ""), (JSON,))
-        body = await _body(request, AlignRequest, state)
+        body = await _body(request, AlignRequest, caller, state)
         return await while_connected(request, _align(body, caller, state))
 
     return router
 
 
-async def _body(request: Request, model: type[BodyT], state: HttpState) -> BodyT:
-    config = state.config
-    state.gate.refuse_if_hopeless(config.timeout_seconds)
-    return await read_body(request, model, max_bytes=config.max_body_bytes, timeout_seconds=config.timeout_seconds)
+async def _body(request: Request, model: type[BodyT], caller: Caller, state: HttpState) -> BodyT:
+    """Waits for room for it: what is not read stays in the caller's and the kernel's buffers."""
+    max_bytes, timeout_seconds = state.config.max_body_bytes, state.config.timeout_seconds
+    state.gate.refuse_if_hopeless(timeout_seconds)
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await stack.enter_async_context(state.bodies.slot(caller.tenant))
+        except TimeoutError:
+            waited = f"the deadline passed after {timeout_seconds:g} s of waiting for other bodies to be read"
+            raise DeadlinePassedError(waited) from None
+        return await read_body(request, model, max_bytes=max_bytes, timeout_seconds=timeout_seconds)
 
 
 async def _topk(body: TopkRequest, caller: Caller, form: str, state: HttpState) -> Response:

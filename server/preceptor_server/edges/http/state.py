@@ -10,6 +10,7 @@ from preceptor_server.edges.http.gate import Gate
 from preceptor_server.edges.http.recorder import Recorder
 from preceptor_server.edges.http.students import Students
 from preceptor_server.edges.identity import Identity, RefusalObserver
+from preceptor_server.edges.reading import ReadingSlots
 from preceptor_server.errors import EngineUnavailableError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.observability.config import ObserveConfig
@@ -38,6 +39,8 @@ class HttpState:
             share=config.share,
             is_contended=lambda: self.traffic.is_at_work("grpc"),
         )
+        self.bodies = ReadingSlots(config.max_groups + config.max_waiting)
+        """More could not wait for their turn."""
         self.refusals: RefusalObserver | None = None
         self.is_serving = False
         self._service: ScoreService | None = None

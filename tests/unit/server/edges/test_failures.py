@@ -108,6 +108,29 @@ def test_unforeseen_error_is_internal_and_logged_and_its_words_stay_here(
     assert caplog.records[0].exc_info[1] is error
 
 
+def raised(kind: type[Exception], *, elsewhere: bool = False) -> Exception:
+    try:
+        if elsewhere:
+            raise kind
+        raise kind
+    except kind as error:
+        return error
+
+
+def test_the_same_unforeseen_error_in_a_loop_is_logged_once_and_others_are_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class OwnError(Exception):
+        pass
+
+    with caplog.at_level(logging.ERROR):
+        for _ in range(100):
+            assert failure_of(raised(OwnError)).code is grpc.StatusCode.INTERNAL
+        failure_of(raised(OwnError, elsewhere=True))
+        failure_of(raised(type("OtherError", (Exception,), {})))
+    assert len(caplog.records) == 3
+
+
 def test_foreseen_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         failure_of(InvalidRequestError("top_k", "is 0"))

@@ -67,6 +67,19 @@ def test_a_flood_of_peers_is_as_many_lines_a_minute_as_were_allowed(log: pytest.
     assert len(refusals._told) == 0
 
 
+def test_peers_that_go_on_have_no_more_lines_a_minute_than_were_allowed(log: pytest.LogCaptureFixture) -> None:
+    """Each minute other peers join, and all who came before go on: what is told of them again counts too."""
+    clock = Clock()
+    refusals = RefusalLog(clock=clock, max_lines=60)
+    for minute in range(10):
+        before = len(log.messages)
+        for _ in range(2):
+            for number in range(60 * (minute + 1)):
+                refusals.note(peer=f"p{number}", reason="NO_KEY", detail="x")
+        assert len(log.messages) - before <= 61  # one of them is of all others
+        clock.seconds += 60
+
+
 def test_memory_is_bounded_by_kinds(log: pytest.LogCaptureFixture) -> None:
     refusals = RefusalLog(clock=Clock(), max_lines=1_000_000, max_kinds=100)
     for number in range(1000):

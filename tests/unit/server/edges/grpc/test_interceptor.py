@@ -131,6 +131,20 @@ async def test_streams_of_other_services_refuse_bytes_that_are_no_message() -> N
         assert reflected.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_strangers_cannot_have_large_messages_kept_by_a_watch() -> None:
+    name = "x" * 100_000
+    async with serving(identity=Identity(Keys())) as channel:
+        large = health_pb2.HealthCheckRequest(service=name).SerializeToString()
+        watching = channel.unary_stream("/grpc.health.v1.Health/Watch")(large, timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await watching.read()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        small = health_pb2.HealthCheckRequest(service=name[:1000]).SerializeToString()
+        answer = await channel.unary_stream("/grpc.health.v1.Health/Watch")(small, timeout=20).read()
+        told = health_pb2.HealthCheckResponse.FromString(answer)
+        assert told.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
 async def test_health_and_reflection_work_without_a_key() -> None:
     async with serving(identity=Identity(Keys())) as channel:
         request = health_pb2.HealthCheckRequest().SerializeToString()

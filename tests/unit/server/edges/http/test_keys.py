@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 from preceptor_server.callers import Caller, Transport
+from preceptor_server.edges.http.recorder import Recorder
 from preceptor_server.edges.identity import Identity
 from preceptor_server.errors import reason_of
 from preceptor_server.tenants.command import run
 from preceptor_server.tenants.config import AccessConfig
 from preceptor_server.tenants.directory import TenantDirectory
+from preceptor_server.tenants.tenant import Tenant
 
 from tests.unit.server.edges.http.asking import asking, group, problem
 
@@ -61,3 +65,44 @@ async def test_routes_ask_for_a_key_and_its_right_and_refusals_are_told(
         ("looker", "/v1/topk", "MISSING_RIGHT"),
         ("scorer", "/v1/requests", "MISSING_RIGHT"),
     ]
+
+
+async def test_a_key_that_is_revoked_while_its_caller_waits_shows_nothing(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looker, scorer = key_for(file, capsys, "--tenant", "a"), key_for(file, capsys, "--tenant", "a")
+    is_waiting = asyncio.Event()
+    wait = Recorder.wait_for_one_after
+
+    async def tell_and_wait(self: Recorder, number: int, *, timeout_seconds: float) -> None:
+        is_waiting.set()
+        await wait(self, number, timeout_seconds=timeout_seconds)
+
+    monkeypatch.setattr(Recorder, "wait_for_one_after", tell_and_wait)
+    async with asking(record=5) as asked:
+        directory = TenantDirectory(AccessConfig(file=file))
+        asked.state.identity = Identity(directory)
+        waiting = asyncio.create_task(asked.client.get("/v1/requests?wait_seconds=20", headers=looker))
+        await is_waiting.wait()
+        assert run(["revoke", "--file", str(file), looker["authorization"].split("_")[1]]) == 0
+        directory.refresh()
+        assert (await asked.topk(group(), **scorer)).status_code == 200
+        assert problem(await waiting) == (401, "REVOKED_KEY", None)
+        [record] = (await asked.client.get("/v1/requests?wait_seconds=20", headers=scorer)).json()["records"]
+        assert record["number"] == 1
+
+
+async def test_callers_are_told_apart_in_the_loop_that_grpcs_are_told_apart_in() -> None:
+    """What counts wrong keys and refusals has no lock."""
+    threads = []
+
+    class Directory(TenantDirectory):
+        def identify(self, key: str | None, *, peer: str) -> Tenant:
+            threads.append(threading.get_ident())
+            return super().identify(key, peer=peer)
+
+    async with asking() as asked:
+        asked.state.identity = Identity(Directory(AccessConfig()))
+        assert (await asked.topk(group())).status_code == 200
+        assert (await asked.client.get("/v1/info")).status_code == 200
+    assert threads == [threading.get_ident()] * 2

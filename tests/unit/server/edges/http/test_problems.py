@@ -11,11 +11,14 @@ import httpx
 import pytest
 from preceptor_server.config import LimitsConfig
 from preceptor_server.edges.failures import CODE_BY_ERROR
+from preceptor_server.edges.http.app import build_app
 from preceptor_server.edges.http.problems import STATUS_BY_CODE, body_field
 from preceptor_server.errors import DeadlinePassedError, EngineDiedError, EngineFailedError, QueueFullError, ServerError
 from preceptor_server.scheduling.scheduler import Scheduler
+from preceptor_server.tenants.tenant import Tenant
+from starlette.types import Message
 
-from tests.unit.server.edges.http.asking import Asked, Body, asking, group, problem, tiny_teacher
+from tests.unit.server.edges.http.asking import URL, Asked, Body, asking, group, problem, tiny_teacher
 from tests.unit.server.hosting import hosted_teacher
 
 JSON = {"content-type": "application/json"}
@@ -289,6 +292,70 @@ async def test_a_body_that_does_not_come_is_408() -> None:
     async with asking(timeout_seconds=0.05) as asked:
         answer = await asked.client.post("/v1/topk", content=slowly(), headers=JSON)
         assert problem(answer) == (408, "BODY_TOO_SLOW", None)
+
+
+async def test_bodies_that_trickle_in_take_half_of_the_room_and_stop_no_other_address() -> None:
+    num_begun, may_end = 0, asyncio.Event()
+
+    async def trickling() -> Any:
+        nonlocal num_begun
+        num_begun += 1
+        yield b"{"
+        await may_end.wait()
+        yield json.dumps(group()).encode()[1:]
+
+    async with asking(max_groups=1, max_waiting=7) as asked:
+        slow = [
+            asyncio.create_task(asked.client.post("/v1/topk", content=trickling(), headers=JSON)) for _ in range(20)
+        ]
+        elsewhere = httpx.ASGITransport(app=build_app(asked.state), client=("10.0.0.2", 1))
+        async with httpx.AsyncClient(transport=elsewhere, base_url=URL) as other:
+            while num_begun < 4:
+                await asyncio.sleep(0)
+            for _ in range(5):
+                assert (await other.post("/v1/topk", json=group())).status_code == 200
+        assert num_begun == 4
+        may_end.set()
+        # The others come to their turn, as far as the gate lets them wait for one.
+        assert {(await one).status_code for one in slow} <= {200, 429}
+        assert (await asked.topk(group())).status_code == 200
+
+
+async def test_waiting_for_other_bodies_has_an_end() -> None:
+    async with asking(max_groups=1, max_waiting=1, timeout_seconds=0.05) as asked:
+        async with asked.state.bodies.slot(Tenant(name="peer:127.0.0.1")):
+            assert problem(await asked.topk(group())) == (504, "DEADLINE_PASSED", None)
+        assert (await asked.topk(group())).status_code == 200
+
+
+async def test_a_caller_that_goes_while_it_sends_its_body_is_no_error_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts: list[Message] = [
+        {"type": "http.request", "body": b'{"prompt"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/topk",
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+    }
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return parts.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with asking() as asked:
+        await build_app(asked.state)(scope, receive, send)
+    assert sent[0]["status"] == 499
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
