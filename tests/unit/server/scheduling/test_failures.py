@@ -322,3 +322,25 @@ def test_a_divided_group_that_fails_is_told_and_closed() -> None:
 
     run(simulate())
     assert engine.num_open == 0
+
+
+class CancelsItsOwn(Faulty):
+    """Raises CancelledError for the batches that hold one token, as a library of its own may."""
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        if len(batch) == 4 and int(batch[0].responses[0].ids_T[0]) == 44:
+            raise asyncio.CancelledError
+        return await super().score(batch)
+
+
+def test_half_of_a_batch_that_the_engine_cancels_leaves_nobody_of_the_other_half_waiting() -> None:
+    engine = CancelsItsOwn(RuntimeError("the device is gone"))
+
+    async def simulate() -> list[Outcome]:
+        async with simulated(engine) as scheduler:
+            for token in range(3):  # the model is suspected
+                await asyncio.gather(scheduler.score(group_named(token), caller=caller_of("a")), return_exceptions=True)
+            calls = (scheduler.score(group_named(40 + i), caller=caller_of("a"), timeout_seconds=60) for i in range(8))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(outcome) for outcome in run(simulate())] == [EngineFailedError] * 8
