@@ -83,6 +83,9 @@ class Forwards:
             columns = await self._engine.score([job.group for job in batch.jobs])
             if len(columns) != len(batch.jobs):
                 raise RuntimeError(f"the engine answered {len(columns)} groups of {len(batch.jobs)}")
+        except asyncio.CancelledError:
+            self._failures.dropped(batch)  # else the other parts of a failed batch would wait for this one's verdict
+            raise
         except Exception as error:  # noqa: BLE001  whatever a model raises is looked into, and told
             self._tell(batch, span, batch.computed, seconds=_now() - started, error=error)
             await self._failures.failed(batch, error)
