@@ -94,7 +94,8 @@ class Failures:
             logger.error("engine failed for everything groups=%d", len(verdict.given_up), exc_info=lineage.error)
         for job, error in verdict.given_up:
             job.fail(failure_of(error))
-        if lineage.is_decided:
+        if lineage.is_decided and not lineage.is_concluded:  # two parts may end while a culprit is written down
+            lineage.is_concluded = True
             self._conclude(lineage)
 
     def _retry(self, parts: Sequence[Sequence[Job]], lineage: Lineage | None) -> None:

@@ -7,8 +7,8 @@ starts at virtual time, or at its own tag if that is later: what it owes is not 
 Virtual time is the highest tag served, so that a newcomer is next, or nearly. By that alone it would stand still, and
 everybody else starve, while one new name after the other starts at it. So it also follows the virtual time of the fluid
 system that all of this stands for, where a cost of c moves it by c / W, W being the weight of all that wait or still
-owe something: at a distance of the largest entry over their mean weight. The fluid system's time is the mean of all tags
-by weight, and the lowest tag is no further behind it than that.
+owe something: at a distance of the largest entry over their mean weight. The fluid system's time is the mean of all
+tags by weight, and the lowest tag is no further behind it than that.
 """
 
 from __future__ import annotations

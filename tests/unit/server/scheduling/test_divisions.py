@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from preceptor_server.context_costs import ContextCosts
-from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.errors import DeadlinePassedError, EngineOutOfMemoryError
 from preceptor_server.scheduling.config import SchedulerConfig
 from preceptor_server.scheduling.divisions import ByResponses
-from preceptor_server.types import EngineInfo, ScoredGroup
+from preceptor_server.types import EngineInfo, GroupColumns, ScoredGroup, ScoreGroup
 
 from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import group_of, group_of_size
@@ -171,6 +172,25 @@ def test_what_cannot_be_computed_apart_is_computed_at_once(group: object) -> Non
 
     run(simulate())
     assert len(engine.batches) == 1
+
+
+def test_a_group_whose_deadline_has_passed_when_it_turns_out_too_large_waits_for_no_place() -> None:
+    class NoMemory(DividingEngine):
+        async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+            await super().score(batch)
+            raise EngineOutOfMemoryError("for anything but slices")
+
+    async def simulate() -> float:
+        async with simulated(NoMemory(), SchedulerConfig(max_divided_groups=1)) as scheduler:
+            large = asyncio.create_task(scheduler.score(group_of_size(80_000), caller=caller_of("large")))
+            await asyncio.sleep(0)
+            with pytest.raises(DeadlinePassedError):
+                await scheduler.score(group_of_size(4000), caller=caller_of("a"), timeout_seconds=1.5)
+            seconds = asyncio.get_running_loop().time()
+            large.cancel()
+            return seconds
+
+    assert run(simulate()) < 2.1
 
 
 async def test_parts_of_a_group_cover_every_response_once_in_order() -> None:

@@ -18,8 +18,12 @@ from preceptor_server.errors import (
     ServerError,
 )
 from preceptor_server.scheduling.bad_groups import BadGroups
+from preceptor_server.scheduling.batch_limit import BatchLimit
+from preceptor_server.scheduling.batches import part_of
 from preceptor_server.scheduling.config import SchedulerConfig
-from preceptor_server.scheduling.failures import GROUP_TOO_LARGE
+from preceptor_server.scheduling.divisions import Divisions
+from preceptor_server.scheduling.failures import GROUP_TOO_LARGE, Failures
+from preceptor_server.scheduling.job import Job
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup
 
@@ -344,3 +348,53 @@ def test_half_of_a_batch_that_the_engine_cancels_leaves_nobody_of_the_other_half
             return await asyncio.gather(*calls, return_exceptions=True)
 
     assert [type(outcome) for outcome in run(simulate())] == [EngineFailedError] * 8
+
+
+class SlowToRemember(BadGroups):
+    """Digests a group as long as a test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(seconds=60)
+        self.go = asyncio.Event()
+
+    async def remember(self, group: ScoreGroup, *, revision: str, incident: str, reason: str, now: float) -> None:
+        await self.go.wait()
+        await super().remember(group, revision=revision, incident=incident, reason=reason, now=now)
+
+
+def test_a_search_that_ends_while_its_culprit_is_written_down_is_charged_once() -> None:
+    """Two parts of a batch may be computed at once."""
+
+    async def simulate() -> list[float]:
+        engine, loop = SimulatedEngine(), asyncio.get_running_loop()
+        jobs = [
+            Job(
+                group=group_named(token),
+                caller=caller_of("a"),
+                deadline=None,
+                enqueued=0.0,
+                future=loop.create_future(),
+            )
+            for token in range(2)
+        ]
+        charged: list[float] = []
+        bad_groups = SlowToRemember()
+        failures = Failures(
+            bad_groups=bad_groups,
+            divisions=Divisions(engine, max_cost=0, max_open=1),
+            limit=BatchLimit(100),
+            min_shared=None,
+            requeue=lambda job: None,
+            charge=lambda job, cost: charged.append(cost),
+        )
+        await failures.failed(part_of(jobs, min_shared=None, lineage=None), RuntimeError("one of them"))
+        bad, good = failures.retries
+        failing = asyncio.create_task(failures.failed(bad, RuntimeError("this one")))
+        await asyncio.sleep(0)
+        await failures.succeeded(good)
+        bad_groups.go.set()
+        await failing
+        assert isinstance(jobs[0].future.exception(), BadGroupError)
+        return charged
+
+    assert run(simulate()) == [20.0]

@@ -257,8 +257,8 @@ def _check_nothing_is_held(scheduler: Scheduler, engine: PlainEngine | SlicingEn
     assert len(scheduler._queue) == 0
     assert not scheduler._failures.retries
     admission, divisions = scheduler._admission, scheduler._divisions
-    assert not (admission._waiting or admission._weights or admission._cost_by_line or admission._total_weight)
-    assert not (divisions._holders or divisions._num_held or divisions._rooms)
+    assert not any((admission._waiting, admission._weights, admission._cost_by_line, admission._total_weight))
+    assert not any((divisions._holders, divisions._num_held, divisions._rooms))
     assert scheduler._in_flight.cost == 0
     assert scheduler._loop_task is not None
     assert not scheduler._loop_task.done()
