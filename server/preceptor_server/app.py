@@ -17,7 +17,7 @@ from preceptor.settings import InvalidSettingsError, dump_settings
 
 from preceptor_server.alignment.workbench import Workbench
 from preceptor_server.callers import Caller, Transport
-from preceptor_server.config import ServerConfig
+from preceptor_server.config import ServerConfig, TeacherSettings
 from preceptor_server.edges.grpc.server import add_services, bind, build_server
 from preceptor_server.edges.grpc.servicer import TeacherServicer
 from preceptor_server.edges.http.config import HttpConfig
@@ -141,36 +141,45 @@ class _Changes:
 
     async def follow(self, config: ServerConfig, hosting: Hosting) -> None:
         """Applies them whenever they are told of; what fails is logged, and what serves goes on."""
+        serving = config.hosted
         while self._reload is not None:
             await self._changed.wait()
             self._changed.clear()
             try:
                 wanted = self._reload()
+                await _apply(wanted.hosted, serving, hosting)
             except InvalidSettingsError as error:
                 logger.error("settings not reloaded: %s", error)
-                continue
-            try:
-                await _apply(config, wanted, hosting)
             except Exception:  # whatever a change brings, the next one must still be heard
                 logger.exception("settings not applied")
-            config = wanted
+            else:
+                _tell_others(config, wanted)
+                logger.info("settings reloaded teachers=%s", ",".join(sorted(serving)))
 
 
-async def _apply(config: ServerConfig, wanted: ServerConfig, hosting: Hosting) -> None:
-    before, after = config.hosted, wanted.hosted
-    for name, settings in after.items():
-        if before.get(name) == settings:
+async def _apply(wanted: dict[str, TeacherSettings], serving: dict[str, TeacherSettings], hosting: Hosting) -> None:
+    """`serving` follows what is hosted: what failed to load is tried again when the settings are read anew."""
+    for name, settings in wanted.items():
+        if serving.get(name) == settings:
             continue
         try:
             await hosting.add(name, settings)
         except ServerError as error:
             logger.error("teacher not loaded name=%s: %s", name, error)
-    for name in before.keys() - after.keys():
+        except Exception:  # a model's or an engine's own code may raise anything, and others are to be loaded
+            logger.exception("teacher not loaded name=%s", name)
+        else:
+            serving[name] = settings
+    for name in serving.keys() - wanted.keys():
+        del serving[name]
         await hosting.remove(name)
+
+
+def _tell_others(config: ServerConfig, wanted: ServerConfig) -> None:
+    """`config` is what the server was started with."""
     others = {"teachers", "teacher", "engine", "scheduler", "limits"}
     if config.model_dump(exclude=others) != wanted.model_dump(exclude=others):
         logger.warning("settings other than those of teachers changed: restart the server to apply them")
-    logger.info("settings reloaded teachers=%s", ",".join(after))
 
 
 async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
@@ -200,6 +209,7 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
         if http is not None:
             _announce("serving http", http.address, config.http.address_file)
         await stop.wait()
+        following.cancel()  # a teacher that is being loaded serves nobody any more
         logger.info("draining seconds=%g", config.listen.drain_seconds)
         await readiness.drain()
         seconds = config.listen.drain_seconds
