@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -199,8 +199,9 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
     )
     following: asyncio.Task[None] | None = None
     try:
-        for name, settings in config.hosted.items():
-            await hosting.add(name, settings)
+        if not await _done_before(stop, _load_all(config, hosting)):
+            logger.info("stopped before it served: what was being loaded was given up")
+            return
         await server.start()
         if http is not None:
             http.host(service)
@@ -223,6 +224,26 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
             await asyncio.gather(following, return_exceptions=True)
         await hosting.close()
         workbench.close()
+
+
+async def _load_all(config: ServerConfig, hosting: Hosting) -> None:
+    for name, settings in config.hosted.items():
+        await hosting.add(name, settings)
+
+
+async def _done_before(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Whether it was done; it is cancelled where `stop` comes first. Raises what it raises."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, stopping):
+            task.cancel()  # of what is done already this changes nothing
+        await asyncio.wait([working, stopping])
+    if working.cancelled():
+        return False
+    working.result()
+    return True
 
 
 def open_http(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,8 +14,8 @@ from typing import Any
 import pytest
 from preceptor.settings import InvalidSettingsError
 from preceptor_server.alignment.workbench import Workbench
-from preceptor_server.app import _Changes
-from preceptor_server.config import ServerConfig, TeacherSettings
+from preceptor_server.app import _Changes, serve
+from preceptor_server.config import ListenConfig, ServerConfig, TeacherSettings
 from preceptor_server.engines.config import OwnEngineConfig
 from preceptor_server.errors import DrainingError, StartupError
 from preceptor_server.hosting import Hosting
@@ -227,3 +229,17 @@ async def test_one_whose_change_fails_serves_on_and_is_not_loaded_again_when_the
         await change(before)
         assert hosting.teachers.get("a") is serving
         assert WatchedEngine.loaded == ["a"]
+
+
+async def test_sigterm_while_it_loads_ends_the_server_after_that_load(caplog: pytest.LogCaptureFixture) -> None:
+    WatchedEngine.may_load.clear()
+    config = ServerConfig(listen=ListenConfig(port=0), teachers={"a": settings_of("a"), "b": settings_of("b")})
+    with caplog.at_level(logging.INFO):
+        serving = asyncio.create_task(serve(config))
+        await until(WatchedEngine.is_loading.is_set)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await let_things_happen()
+        WatchedEngine.may_load.set()
+        await asyncio.wait_for(serving, SECONDS)
+    assert (WatchedEngine.loaded, WatchedEngine.closed) == (["a"], ["a"])
+    assert "serving address" not in caplog.text
