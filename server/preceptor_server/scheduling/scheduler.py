@@ -71,6 +71,7 @@ class Scheduler:
             divisions=self._divisions,
             limit=self._limit,
             min_shared=info.min_shared_prefix,
+            hold=self._admission.hold,
             requeue=self._enqueue,
             charge=self._charge,
         )
@@ -108,7 +109,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Groups that wait for their first forward."""
+        """Groups that wait for a forward, but for those between two slices."""
         return self._admission.total.groups
 
     @property
@@ -137,7 +138,7 @@ class Scheduler:
         return self._speed.per_second
 
     def waiting_by_tenant(self) -> Mapping[str, Waiting]:
-        """What waits for its first forward, of tenants of whom something does."""
+        """What of this is of which tenant, of tenants of whom something is."""
         return self._admission.by_tenant
 
     def start(self) -> None:
@@ -320,6 +321,8 @@ class Scheduler:
             return
         if not self._divisions.divides(job) or self._divisions.reserve(job):
             self._queue.push(job)
+        else:
+            self._admission.hold(job)
 
     def _charge(self, job: Job, cost: float) -> None:
         self._queue.charge(job.caller, cost)

@@ -350,6 +350,25 @@ def test_half_of_a_batch_that_the_engine_cancels_leaves_nobody_of_the_other_half
     assert [type(outcome) for outcome in run(simulate())] == [EngineFailedError] * 8
 
 
+def test_groups_that_wait_to_be_computed_again_are_bounded_like_others() -> None:
+    """Half of them are bad: each batch takes more forwards to search than come between two batches."""
+    engine = SimulatedEngine(bad_ids=range(1, 100, 2))
+
+    async def simulate() -> None:
+        config = SchedulerConfig(max_queue_groups=64, bad_group_seconds=0)
+        async with simulated(engine, config) as scheduler:
+            calls: list[asyncio.Task[ScoredGroup]] = []
+            for i in range(600):
+                asking = scheduler.score(group_named(i % 100, size=256), caller=caller_of(f"c{i % 7}"))
+                calls.append(asyncio.create_task(asking))
+                await asyncio.sleep(0.05)
+                assert sum(not call.done() for call in calls) <= 64 + 16, "and a batch is in flight"
+            await asyncio.gather(*calls, return_exceptions=True)
+            assert (scheduler.num_waiting, scheduler.waiting_by_tenant()) == (0, {})
+
+    run(simulate())
+
+
 class SlowToRemember(BadGroups):
     """Digests a group as long as a test wants."""
 
@@ -384,6 +403,7 @@ def test_a_search_that_ends_while_its_culprit_is_written_down_is_charged_once() 
             divisions=Divisions(engine, max_cost=0, max_open=1),
             limit=BatchLimit(100),
             min_shared=None,
+            hold=lambda job: None,
             requeue=lambda job: None,
             charge=lambda job, cost: charged.append(cost),
         )
