@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from preceptor.settings import InvalidSettingsError, dump_settings
 
 from preceptor_server.alignment.workbench import Workbench
 from preceptor_server.callers import Caller, Transport
-from preceptor_server.config import ServerConfig
+from preceptor_server.config import ServerConfig, TeacherSettings
 from preceptor_server.edges.grpc.server import add_services, bind, build_server
 from preceptor_server.edges.grpc.servicer import TeacherServicer
 from preceptor_server.edges.http.config import HttpConfig
@@ -142,36 +142,45 @@ class _Changes:
 
     async def follow(self, config: ServerConfig, hosting: Hosting) -> None:
         """Applies them whenever they are told of; what fails is logged, and what serves goes on."""
+        serving = config.hosted
         while self._reload is not None:
             await self._changed.wait()
             self._changed.clear()
             try:
                 wanted = self._reload()
+                await _apply(wanted.hosted, serving, hosting)
             except InvalidSettingsError as error:
                 logger.error("settings not reloaded: %s", error)
-                continue
-            try:
-                await _apply(config, wanted, hosting)
             except Exception:  # whatever a change brings, the next one must still be heard
                 logger.exception("settings not applied")
-            config = wanted
+            else:
+                _tell_others(config, wanted)
+                logger.info("settings reloaded teachers=%s", ",".join(sorted(serving)))
 
 
-async def _apply(config: ServerConfig, wanted: ServerConfig, hosting: Hosting) -> None:
-    before, after = config.hosted, wanted.hosted
-    for name, settings in after.items():
-        if before.get(name) == settings:
+async def _apply(wanted: dict[str, TeacherSettings], serving: dict[str, TeacherSettings], hosting: Hosting) -> None:
+    """`serving` follows what is hosted: what failed to load is tried again when the settings are read anew."""
+    for name, settings in wanted.items():
+        if serving.get(name) == settings:
             continue
         try:
             await hosting.add(name, settings)
         except ServerError as error:
             logger.error("teacher not loaded name=%s: %s", name, error)
-    for name in before.keys() - after.keys():
+        except Exception:  # a model's or an engine's own code may raise anything, and others are to be loaded
+            logger.exception("teacher not loaded name=%s", name)
+        else:
+            serving[name] = settings
+    for name in serving.keys() - wanted.keys():
+        del serving[name]
         await hosting.remove(name)
+
+
+def _tell_others(config: ServerConfig, wanted: ServerConfig) -> None:
+    """`config` is what the server was started with."""
     others = {"teachers", "teacher", "engine", "scheduler", "limits"}
     if config.model_dump(exclude=others) != wanted.model_dump(exclude=others):
         logger.warning("settings other than those of teachers changed: restart the server to apply them")
-    logger.info("settings reloaded teachers=%s", ",".join(after))
 
 
 async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
@@ -191,8 +200,9 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
     )
     following: asyncio.Task[None] | None = None
     try:
-        for name, settings in config.hosted.items():
-            await hosting.add(name, settings)
+        if not await _done_before(stop, _load_all(config, hosting)):
+            logger.info("stopped before it served: what was being loaded was given up")
+            return
         await server.start()
         if http is not None:
             http.host(service)
@@ -201,6 +211,7 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
         if http is not None:
             _announce("serving http", http.address, config.http.address_file)
         await stop.wait()
+        following.cancel()  # a teacher that is being loaded serves nobody any more
         logger.info("draining seconds=%g", config.listen.drain_seconds)
         await readiness.drain()
         seconds = config.listen.drain_seconds
@@ -214,6 +225,26 @@ async def _serve(parts: _Parts, stop: asyncio.Event, changes: _Changes) -> None:
             await asyncio.gather(following, return_exceptions=True)
         await hosting.close()
         workbench.close()
+
+
+async def _load_all(config: ServerConfig, hosting: Hosting) -> None:
+    for name, settings in config.hosted.items():
+        await hosting.add(name, settings)
+
+
+async def _done_before(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Whether it was done; it is cancelled where `stop` comes first. Raises what it raises."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, stopping):
+            task.cancel()  # of what is done already this changes nothing
+        await asyncio.wait([working, stopping])
+    if working.cancelled():
+        return False
+    working.result()
+    return True
 
 
 def open_http(

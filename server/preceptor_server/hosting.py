@@ -48,10 +48,13 @@ class Hosting:
     """Of the teachers that have a weight."""
     observe_batches: Callable[[BatchObserver], BatchObserver] = field(default=lambda observer: observer)
     """Isolates an observer of batches: whatever it raises, scoring goes on."""
+    _closing: dict[asyncio.Task[None], str] = field(default_factory=dict)
+    """Names of the teachers that are closed once nobody uses them, each by a task of its own."""
 
     async def add(self, name: str, settings: TeacherSettings) -> None:
-        """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Raises
-        StartupError, and leaves what serves as it is."""
+        """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Of one name no
+        third is loaded beside two. Raises StartupError, and leaves what serves as it is."""
+        await self._closed([task for task, closing in self._closing.items() if closing == name])
         observer = self.observe_batches(self.metrics.of_teacher(name))
         teacher = await load_teacher(
             name,
@@ -64,30 +67,48 @@ class Hosting:
         teacher.scheduler.start()
         self.metrics.host(name, partial(state_of, teacher))
         before = self.teachers.put(teacher)
+        if before is not None:
+            self._close_later(before)
         await self.on_health(name, True)
         if isinstance(teacher.engine, SupervisedEngine):
             teacher.engine.start(on_change=lambda is_alive: self._tell(teacher, is_alive=is_alive))
-        if before is not None:
-            await self._close(before)
 
     async def remove(self, name: str) -> None:
-        """Takes a teacher out: calls that have begun are finished, new ones do not find it."""
+        """Takes a teacher out: calls that have begun are finished, new ones do not find it. It is closed after them."""
         teacher = self.teachers.take(name)
         if teacher is not None:
-            await self.on_health(name, False)
-            await self._close(teacher)
+            self._close_later(teacher)
             self.metrics.forget(name)
+            await self.on_health(name, False)
 
     async def drain(self, seconds: float) -> None:
-        """Nothing new is taken by any of them. Returns once everything is answered; after `seconds` what is not is told
-        to go elsewhere."""
-        await asyncio.gather(*(teacher.scheduler.drain(seconds) for teacher in self.teachers.hosted))
+        """Nothing new is taken by any of them. Returns once everything is answered, by those too that were replaced;
+        after `seconds` what is not is told to go elsewhere."""
+        teachers = (*self.teachers.hosted, *self.teachers.leaving)
+        await asyncio.gather(*(teacher.scheduler.drain(seconds) for teacher in teachers))
 
     async def close(self) -> None:
         """Closes all of them. Calls that still wait are failed."""
         for teacher in self.teachers.hosted:
             self.teachers.take(teacher.name)
-            await close_teacher(teacher)
+            self._close_later(teacher)
+        self.teachers.abandon()
+        await self._closed(list(self._closing))
+
+    def _close_later(self, teacher: HostedTeacher) -> None:
+        task = asyncio.get_running_loop().create_task(self._close(teacher), name="close teacher")
+        self._closing[task] = teacher.name
+        task.add_done_callback(self._has_closed)
+
+    def _has_closed(self, task: asyncio.Task[None]) -> None:
+        name = self._closing.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("teacher not closed name=%s", name, exc_info=error)
+
+    @staticmethod
+    async def _closed(closing: Sequence[asyncio.Task[None]]) -> None:
+        if closing:
+            await asyncio.wait(closing)
 
     async def _close(self, teacher: HostedTeacher) -> None:
         revision = teacher.engine.info().revision
@@ -125,7 +146,7 @@ async def load_teacher(
     await asyncio.to_thread(check_engine_class, settings.engine)
     tokenizer = await asyncio.to_thread(load_teacher_tokenizer, settings.engine)
     engine = supervise(build_engine(settings.engine, tokenizer))
-    await asyncio.to_thread(load_engine, engine, settings.engine)
+    await _load(engine, settings)
     aligner: Aligner | None = None
     reader: PromptReader | None = None
     try:
@@ -163,6 +184,18 @@ async def load_teacher(
         if aligner is not None:
             await aligner.registry.close()
         await asyncio.to_thread(engine.close)
+        raise
+
+
+async def _load(engine: Engine, settings: TeacherSettings) -> None:
+    """A thread cannot be stopped: where the load is given up, what it loads is closed after it."""
+    loading = asyncio.ensure_future(asyncio.to_thread(load_engine, engine, settings.engine))
+    try:
+        await asyncio.shield(loading)
+    except asyncio.CancelledError:
+        await asyncio.wait([loading])
+        if loading.exception() is None:
+            await asyncio.to_thread(engine.close)
         raise
 
 

@@ -84,6 +84,7 @@ class SupervisedEngine:
     def start(self, *, on_change: OnChange) -> None:
         """Watches from here on, until `close`. The engine is loaded, and checked by whoever loaded it."""
         self._watch_task = asyncio.get_running_loop().create_task(self._watch(on_change), name="supervision")
+        self._watch_task.add_done_callback(_tell_end)
 
     def info(self) -> EngineInfo:
         if self._is_alive:
@@ -154,6 +155,12 @@ class SupervisedEngine:
     def _come_alive(self) -> None:
         self._info = self._engine.info()
         self._is_alive = True
+
+
+def _tell_end(watch: asyncio.Task[None]) -> None:
+    """By a fault of ours, or of an engine that cannot say whether it lives: nobody else looks at the task."""
+    if not watch.cancelled() and (error := watch.exception()) is not None:
+        logger.critical("supervision ended: the engine is not started again when it dies", exc_info=error)
 
 
 class _SupervisedUpdatableEngine(SupervisedEngine):

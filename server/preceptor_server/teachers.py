@@ -53,6 +53,11 @@ class Teachers:
         """Names of teachers that are being loaded: asking for one is told to come back, not that it does not exist."""
         self._expected = frozenset(names)
 
+    @property
+    def leaving(self) -> tuple[HostedTeacher, ...]:
+        """Taken out or replaced, and still in use."""
+        return tuple(place.teacher for place in self._leaving)
+
     def allowed(self, tenant: Tenant) -> tuple[HostedTeacher, ...]:
         """Those that a tenant may use, by name."""
         return tuple(one for one in self.hosted if tenant.teachers is None or one.name in tenant.teachers)
@@ -103,6 +108,11 @@ class Teachers:
         for place in [one for one in self._leaving if one.teacher is teacher]:
             await place.unused.wait()
             self._leaving.remove(place)
+
+    def abandon(self) -> None:
+        """Calls of teachers that are leaving are waited for no longer."""
+        for place in self._leaving:
+            place.unused.set()
 
     def _place_of(self, name: str, tenant: Tenant) -> _Place:
         allowed = [one.name for one in self.allowed(tenant)]

@@ -44,7 +44,7 @@ _NOTHING = Waiting()
 
 
 class Admission:
-    """Bounds on what waits for its first forward, in all and for each tenant."""
+    """Bounds on what waits for a forward, in all and for each tenant; but for what waits for its next slice."""
 
     def __init__(self, config: SchedulerConfig, speed: Speed) -> None:
         self._bound = Waiting(
@@ -75,6 +75,13 @@ class Admission:
         self._check_own_bounds(job, tenant)
         self._check_bounds(job, tenant)
         self._check_deadline(job, now)
+        self.hold(job)
+
+    def hold(self, job: Job) -> None:
+        """The same without a check, for what is to be computed again; nothing where it waits already."""
+        if job in self._waiting:
+            return
+        tenant = job.caller.tenant
         self._waiting.add(job)
         self._total = self._total.plus(job)
         if tenant.name not in self._by_tenant:

@@ -57,6 +57,8 @@ class Lineage:
         """Of the parts computed so far; whoever computes them adds it up."""
         self.culprits: list[Job] = []
         self.has_success = False
+        self.is_concluded = False
+        """Whoever acts on the verdicts has drawn up the account."""
         self._is_probe = is_probe
         self._num_pending = 0
         self._failed: list[tuple[Sequence[Job], Exception]] = []

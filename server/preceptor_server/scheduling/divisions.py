@@ -84,7 +84,7 @@ class Divisions:
         """Jobs that have a place, and their tenants."""
         self._num_held: Counter[str] = Counter()
         self._rooms: dict[str, FairQueue[Job]] = {}
-        """Of each tenant, the jobs that wait for a place."""
+        """Of each tenant, the jobs that wait for a place. First whose last place is longest ago."""
 
     def divides(self, job: Job) -> bool:
         """Whether the job is computed in slices: since it is too large, or since it did not fit into memory."""
@@ -160,10 +160,11 @@ class Divisions:
         self._num_held[job.caller.tenant.name] += 1
 
     def _fill_places(self) -> list[Job]:
-        """First the tenants that have the fewest places."""
+        """First the tenants that have the fewest places, of these in turn."""
         admitted: list[Job] = []
         while waiting := [tenant for tenant in self._rooms if self._has_place_for(tenant)]:
-            room = self._rooms[min(waiting, key=lambda tenant: self._num_held[tenant])]
+            tenant = min(waiting, key=lambda tenant: self._num_held[tenant])
+            room = self._rooms[tenant] = self._rooms.pop(tenant)  # behind the others
             job = room.first()
             assert job is not None, "empty rooms are closed"
             room.take(job, cost=job.cost)

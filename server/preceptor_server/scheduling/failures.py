@@ -36,16 +36,18 @@ class Failures:
         divisions: Divisions,
         limit: BatchLimit,
         min_shared: int | None,
+        hold: Callable[[Job], None],
         requeue: Callable[[Job], None],
         charge: Callable[[Job, float], None],
     ) -> None:
-        """`requeue` puts a job into the queue that is computed in slices from then on; `charge` makes a job's caller
-        pay for what the search for it has cost."""
+        """`hold` counts a job among those that wait, which are bounded; `requeue` puts a job into the queue that is
+        computed in slices from then on; `charge` makes a job's caller pay for what the search for it has cost."""
         self.retries: deque[Batch] = deque()
         self._bad_groups = bad_groups
         self._divisions = divisions
         self._limit = limit
         self._min_shared = min_shared
+        self._hold = hold
         self._requeue = requeue
         self._charge = charge
         self._suspicion = Suspicion()
@@ -94,11 +96,14 @@ class Failures:
             logger.error("engine failed for everything groups=%d", len(verdict.given_up), exc_info=lineage.error)
         for job, error in verdict.given_up:
             job.fail(failure_of(error))
-        if lineage.is_decided:
+        if lineage.is_decided and not lineage.is_concluded:  # two parts may end while a culprit is written down
+            lineage.is_concluded = True
             self._conclude(lineage)
 
     def _retry(self, parts: Sequence[Sequence[Job]], lineage: Lineage | None) -> None:
         self.retries.extend(part_of(part, min_shared=self._min_shared, lineage=lineage) for part in parts)
+        for job in (job for part in parts for job in part if job.is_awaited):
+            self._hold(job)
 
     def _conclude(self, lineage: Lineage) -> None:
         if not lineage.has_success:

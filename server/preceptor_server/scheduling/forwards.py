@@ -13,7 +13,7 @@ from preceptor_server.errors import ServerError
 from preceptor_server.observability.observer import OK, BatchDone, BatchObserver
 from preceptor_server.observability.tracing import BatchSpan
 from preceptor_server.scheduling.batch_limit import BatchLimit
-from preceptor_server.scheduling.batches import Batch
+from preceptor_server.scheduling.batches import Batch, part_of
 from preceptor_server.scheduling.divisions import Divisions
 from preceptor_server.scheduling.failures import Failures, failure_of
 from preceptor_server.scheduling.job import Job
@@ -56,13 +56,26 @@ class Forwards:
         self._cost_in_flight = cost_in_flight
 
     async def compute(self, batch: Batch) -> None:
-        """Everybody who waits for the batch is told, or computed again."""
+        """Everybody who waits for the batch is told, or computed again. What nobody waits for when the turn has come
+        costs no forward."""
         async with self._turn(batch):
+            jobs = self._awaited(batch)
+            if not jobs:
+                self._failures.dropped(batch)
+                return
+            if len(jobs) < len(batch.jobs):
+                batch = part_of(jobs, min_shared=self._engine.info().min_shared_prefix, lineage=batch.lineage)
             span = self._begin_span(batch)
             if batch.is_slice:
                 await self._compute_slice(batch, span)
             else:
                 await self._compute_groups(batch, span)
+
+    @staticmethod
+    def _awaited(batch: Batch) -> list[Job]:
+        for job in batch.jobs:
+            job.expire_if_late(_now())
+        return [job for job in batch.jobs if job.is_awaited]
 
     async def _compute_groups(self, batch: Batch, span: BatchSpan) -> None:
         started = _now()
@@ -70,6 +83,9 @@ class Forwards:
             columns = await self._engine.score([job.group for job in batch.jobs])
             if len(columns) != len(batch.jobs):
                 raise RuntimeError(f"the engine answered {len(columns)} groups of {len(batch.jobs)}")
+        except asyncio.CancelledError:
+            self._failures.dropped(batch)  # else the other parts of a failed batch would wait for this one's verdict
+            raise
         except Exception as error:  # noqa: BLE001  whatever a model raises is looked into, and told
             self._tell(batch, span, batch.computed, seconds=_now() - started, error=error)
             await self._failures.failed(batch, error)
@@ -92,6 +108,10 @@ class Forwards:
             columns = await division.advance()
         except Exception as error:  # noqa: BLE001  whatever a model raises is looked into, and told
             self._tell(batch, span, (num_tokens,), seconds=_now() - started, error=error)
+            if not job.is_awaited:
+                # Its division was closed under it: what that raises says nothing of the group.
+                logger.warning("slice failed after its caller had left: %r", error)
+                return
             self._divisions.restart(job)
             await self._failures.failed(batch, error)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 
@@ -19,13 +20,15 @@ from preceptor_server.scheduling.config import SchedulerConfig
 from preceptor_server.scheduling.costs import SharedPrefixes
 from preceptor_server.scheduling.device_turns import DeviceTurns
 from preceptor_server.scheduling.divisions import Divisions
-from preceptor_server.scheduling.failures import Failures
+from preceptor_server.scheduling.failures import Failures, failure_of
 from preceptor_server.scheduling.fair_queue import FairQueue
 from preceptor_server.scheduling.forwards import Forwards
 from preceptor_server.scheduling.in_flight import InFlight
 from preceptor_server.scheduling.job import Job
 from preceptor_server.scheduling.speed import Speed
 from preceptor_server.types import EngineInfo, ScoredGroup, ScoreGroup
+
+logger = logging.getLogger(__name__)
 
 _DRAINING_RETRY_SECONDS = 1.0
 """When to ask again, if there is no other server: a new one may have taken this one's place."""
@@ -68,6 +71,7 @@ class Scheduler:
             divisions=self._divisions,
             limit=self._limit,
             min_shared=info.min_shared_prefix,
+            hold=self._admission.hold,
             requeue=self._enqueue,
             charge=self._charge,
         )
@@ -105,7 +109,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Groups that wait for their first forward."""
+        """Groups that wait for a forward, but for those between two slices."""
         return self._admission.total.groups
 
     @property
@@ -134,11 +138,12 @@ class Scheduler:
         return self._speed.per_second
 
     def waiting_by_tenant(self) -> Mapping[str, Waiting]:
-        """What waits for its first forward, of tenants of whom something does."""
+        """What of this is of which tenant, of tenants of whom something is."""
         return self._admission.by_tenant
 
     def start(self) -> None:
         self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="scheduler")
+        self._loop_task.add_done_callback(self._loop_ended)
 
     async def drain(self, seconds: float) -> None:
         """Takes nothing new, and returns once everything is answered; after `seconds` what is not is told
@@ -153,13 +158,18 @@ class Scheduler:
             self._give_up()
 
     async def stop(self) -> None:
-        """Ends the loop and waits for the batches in flight. Whoever still waits in the queue is told DrainingError."""
+        """Ends the loop and waits for the batches in flight, and for a pause that has begun. Whoever still waits in the
+        queue is told DrainingError."""
         self._is_draining = True
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
+        loop_task, self._loop_task = self._loop_task, None
+        if loop_task is not None:
+            loop_task.cancel()
+            await asyncio.gather(loop_task, return_exceptions=True)
+        self._give_up(but_in_flight=True)
         await self._in_flight.drained()
         self._give_up()
+        async with self._pausing:  # the engine is not closed while it takes new weights
+            pass
 
     async def score(self, group: ScoreGroup, *, caller: Caller, timeout_seconds: float | None = None) -> ScoredGroup:
         """Waits for a batch and returns its columns for `group`.
@@ -191,9 +201,9 @@ class Scheduler:
         self._pay_debts(loop.time())
         self._jobs.add(job)
         timer = None if job.deadline is None else loop.call_at(job.deadline, self._expire, job)
-        self._enqueue(job)
-        self._wake.set()
         try:
+            self._enqueue(job)
+            self._wake.set()
             return await job.future
         finally:
             if timer is not None:
@@ -203,8 +213,9 @@ class Scheduler:
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
         """Nothing is in flight during the block; what arrives waits in the queue, and its deadline counts. A second
-        pause waits for the first to end."""
+        pause waits for the first to end. Raises DrainingError."""
         async with self._pausing:
+            self._refuse_while_draining()
             self._is_paused = True
             try:
                 await self._in_flight.drained()
@@ -222,6 +233,15 @@ class Scheduler:
                     await asyncio.sleep(self._window_seconds)
                 if self._may_start():
                     self._start_batch()
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """By a fault of ours: nobody may be left waiting for it, and it begins anew."""
+        if task is not self._loop_task or (error := task.exception()) is None:
+            return
+        logger.critical("scheduler failed groups=%d", len(self._jobs), exc_info=error)
+        for job in [job for job in self._jobs if job not in self._in_flight]:
+            job.fail(failure_of(error))
+        self.start()
 
     def _may_start(self) -> bool:
         if self._is_paused:
@@ -296,10 +316,13 @@ class Scheduler:
 
     def _enqueue(self, job: Job) -> None:
         """A large one may have to wait for a place first."""
+        job.expire_if_late(asyncio.get_running_loop().time())
         if not job.is_awaited:
             return
         if not self._divisions.divides(job) or self._divisions.reserve(job):
             self._queue.push(job)
+        else:
+            self._admission.hold(job)
 
     def _charge(self, job: Job, cost: float) -> None:
         self._queue.charge(job.caller, cost)
@@ -313,16 +336,16 @@ class Scheduler:
         for admitted in self._divisions.release(job):
             self._queue.push(admitted)
         self._in_flight.end(job)
-        if not self._jobs:
-            self._idle_since = asyncio.get_running_loop().time()
         self._changed()  # behind a group that did not fit may stand one that does
 
     def _changed(self) -> None:
+        if self._idle_since is None and not self._jobs and not len(self._in_flight):
+            self._idle_since = asyncio.get_running_loop().time()
         self._wake.set()
         self._progress.set()
 
     def _pay_debts(self, now: float) -> None:
-        """For the time in which nobody waited for anything."""
+        """For the time in which nobody waited for anything, and nothing was in flight."""
         if self._idle_since is not None and self._speed.per_second is not None:
             self._queue.pay_debts((now - self._idle_since) * self._speed.per_second)
         self._idle_since = None
@@ -332,9 +355,10 @@ class Scheduler:
         if job not in self._in_flight or self._in_flight.can_end(job):
             job.expire_if_late(asyncio.get_running_loop().time())
 
-    def _give_up(self) -> None:
+    def _give_up(self, *, but_in_flight: bool = False) -> None:
         for job in list(self._jobs):
-            job.fail(_draining())
+            if not (but_in_flight and job in self._in_flight):
+                job.fail(_draining())
         self._failures.retries.clear()
 
     def _refuse_while_draining(self) -> None:

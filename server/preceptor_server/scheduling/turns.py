@@ -5,9 +5,10 @@ entry of cost c moves the tag of a flow of weight w by c / w, and the lowest tag
 starts at virtual time, or at its own tag if that is later: what it owes is not forgiven when it runs empty.
 
 Virtual time is the highest tag served, so that a newcomer is next, or nearly. By that alone it would stand still, and
-everybody else starve, while one new name after the other starts at it. So it also follows, at a distance of the largest
-entry, the virtual time of the fluid system that all of this stands for: there a cost of c moves it by c / W, W being
-the weight of all that wait or still owe something.
+everybody else starve, while one new name after the other starts at it. So it also follows the virtual time of the fluid
+system that all of this stands for, where a cost of c moves it by c / W, W being the weight of all that wait or still
+owe something: at a distance of the largest entry over their mean weight. The fluid system's time is the mean of all
+tags by weight, and the lowest tag is no further behind it than that.
 """
 
 from __future__ import annotations
@@ -109,11 +110,10 @@ class Turns(Generic[FlowT]):
     def serve(self, flow: FlowT, cost: float) -> None:
         """An entry of a flow that waits is served."""
         self._largest_cost = max(cost, _FADING * self._largest_cost)
-        floor = max(min(flow.tag, self._ceiling), self._fluid_time - self._largest_cost)
-        self._virtual_time = max(self._virtual_time, floor)
+        lag = self._largest_cost * (self._num_waiting + len(self._debtors)) / self._weight
+        self._virtual_time = max(self._virtual_time, min(flow.tag, self._ceiling), self._fluid_time - lag)
         self._forget_settled()
-        weight = self._waiting_weight + self._debtors_weight
-        self._fluid_time = max(self._fluid_time, self._virtual_time) + cost / weight
+        self._fluid_time = max(self._fluid_time, self._virtual_time) + cost / self._weight
         self.charge(flow, cost)
 
     def charge(self, flow: FlowT, cost: float) -> None:
@@ -124,6 +124,7 @@ class Turns(Generic[FlowT]):
             self.rejoin(flow)
         elif flow in self._debtors:
             self._debtors.put(flow, (flow.tag, 0.0, 0))
+            self._forget_settled()  # where the cost was negative
 
     def indebt(self, flow: FlowT, cost: float, *, weight: float) -> None:
         """The same for a flow that is not remembered."""
@@ -156,6 +157,11 @@ class Turns(Generic[FlowT]):
             self._virtual_time = max(self._virtual_time, flow.tag)
             cost -= needed
             self._forget(flow)
+
+    @property
+    def _weight(self) -> float:
+        """Of all that wait or still owe something."""
+        return self._waiting_weight + self._debtors_weight
 
     def _forget_settled(self) -> None:
         while len(self._debtors) and (flow := self._first_debtor()).tag <= self._virtual_time:

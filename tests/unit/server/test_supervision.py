@@ -320,3 +320,14 @@ def test_pauses_double_from_one_second_to_a_minute() -> None:
     backoff = Backoff()
     delays = [backoff.delay_seconds(attempt) for attempt in (1, 2, 3, 4, 5, 6, 7, 8, 10_000)]
     assert delays == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+async def test_supervision_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Unreadable(MortalEngine):
+        async def wait_until_dead(self) -> None:
+            raise RuntimeError("no pulse to feel")
+
+    async with watched(Unreadable()):
+        await no_task_is_left()
+    assert "supervision ended" in caplog.text
+    assert caplog.text.count("RuntimeError: no pulse to feel") == 1

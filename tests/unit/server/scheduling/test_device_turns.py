@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.scheduling.config import SchedulerConfig
 from preceptor_server.scheduling.device_turns import DeviceTurns
+from preceptor_server.scheduling.scheduler import Scheduler
+from preceptor_server.types import ScoredGroup, ScoreGroup
+
+from tests.unit.server.callers import caller_of
+from tests.unit.server.groups import group_of
+from tests.unit.server.scheduling.simulated import DividingEngine, SimulatedEngine
+from tests.unit.server.scheduling.virtual_time import run
 
 
 async def served(
@@ -85,3 +94,34 @@ async def test_idleness_earns_nothing() -> None:
     await served(turns, num_turns=1000, weights={"a": 1.0}, costs={"a": 100})
     tokens = await served(turns, num_turns=1000, weights={"a": 1.0, "b": 1.0}, costs={"a": 100, "b": 100})
     assert abs(tokens["a"] - tokens["b"]) <= 200
+
+
+async def leave_while_another_has_the_turn(engine: SimulatedEngine, group: ScoreGroup) -> ScoredGroup:
+    """Of two callers one leaves, and the deadline of a third passes, while their forwards wait for their turn. Then the
+    group of the first is sent again."""
+    turns, loop = DeviceTurns(), asyncio.get_running_loop()
+    scheduler = Scheduler(engine, SchedulerConfig(), teacher="ours", turns=turns)
+    scheduler.start()
+    async with turns.turn("other", weight=1, cost=1):
+        leaves = asyncio.create_task(scheduler.score(group, caller=caller_of("a")))
+        late = asyncio.create_task(scheduler.score(group_of([1], [8] * 10), caller=caller_of("b"), timeout_seconds=5))
+        stays = asyncio.create_task(scheduler.score(group_of([1], [9] * 10), caller=caller_of("c")))
+        await asyncio.sleep(1)
+        leaves.cancel()
+        await asyncio.sleep(9)
+    with pytest.raises(DeadlinePassedError):
+        await late
+    await stays
+    assert loop.time() < 11
+    assert sum(map(sum, engine.batches)) == 11, "what nobody waits for costs no forward"
+    again = await scheduler.score(group, caller=caller_of("a"))
+    await scheduler.stop()
+    return again
+
+
+@pytest.mark.parametrize("size", [100, 9000], ids=["whole", "in slices"])
+def test_who_leaves_before_the_turn_costs_no_forward_and_is_not_blamed(size: int) -> None:
+    engine = DividingEngine()
+    scored = run(leave_while_another_has_the_turn(engine, group_of([1], [2] * (size - 1))))
+    assert isinstance(scored, ScoredGroup)
+    assert engine.num_open == 0

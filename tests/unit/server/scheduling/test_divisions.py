@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from preceptor_server.context_costs import ContextCosts
-from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.errors import DeadlinePassedError, EngineOutOfMemoryError, QueueFullError
 from preceptor_server.scheduling.config import SchedulerConfig
 from preceptor_server.scheduling.divisions import ByResponses
-from preceptor_server.types import EngineInfo, ScoredGroup
+from preceptor_server.types import EngineInfo, GroupColumns, ScoredGroup, ScoreGroup
 
 from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import group_of, group_of_size
@@ -121,6 +122,53 @@ def test_at_most_four_are_open_two_of_one_tenant_and_nobody_is_held_up_by_those_
     assert (engine.most_open, engine.num_open) == (4, 0)
 
 
+@pytest.mark.parametrize("num_places", [1, 4])
+def test_more_tenants_than_places_have_their_turns_one_after_the_other(num_places: int) -> None:
+    """Each has more large groups than it has places, all the time."""
+    tenants = "uvwxyz"
+    answered: list[str] = []
+
+    async def simulate() -> None:
+        async with simulated(DividingEngine(), SchedulerConfig(max_divided_groups=num_places)) as scheduler:
+
+            async def ask(tenant: str) -> None:
+                await scheduler.score(group_of_size(8000), caller=caller_of(tenant))
+                answered.append(tenant)
+
+            await asyncio.gather(*(ask(tenant) for tenant in tenants for _ in range(5)))
+
+    run(simulate())
+    assert set(answered[: len(tenants) + num_places]) == set(tenants)
+    for count in range(6, 30, 6):
+        shares = [answered[:count].count(tenant) for tenant in tenants]
+        assert max(shares) - min(shares) <= 2
+
+
+def test_groups_that_wait_for_a_place_are_bounded_like_those_that_wait_for_their_first_forward() -> None:
+    """Each does not fit into memory at once, which only its first forward shows."""
+
+    class NoMemory(DividingEngine):
+        async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+            await asyncio.sleep(0.01)
+            raise EngineOutOfMemoryError("for anything but slices")
+
+    async def simulate() -> None:
+        config = SchedulerConfig(max_queue_groups=10, max_divided_groups=1)
+        async with simulated(NoMemory(), config) as scheduler:
+            calls = []
+            for i in range(40):
+                asking = scheduler.score(group_of_size(4000), caller=caller_of(f"c{i}"))
+                calls.append(asyncio.create_task(asking))
+                await asyncio.sleep(0.02)
+                assert scheduler.num_waiting <= 10 + 1, "one may come back from its first forward"
+                assert sum(not call.done() for call in calls) <= 12, "and one has a place, one is in flight"
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {ScoredGroup, QueueFullError}
+            assert (scheduler.num_waiting, scheduler.num_waiting_tokens, scheduler.waiting_by_tenant()) == (0, 0, {})
+
+    run(simulate())
+
+
 def test_new_weights_between_two_slices_have_the_group_computed_from_its_beginning() -> None:
     class Renewed(DividingEngine):
         revision = "1"
@@ -171,6 +219,25 @@ def test_what_cannot_be_computed_apart_is_computed_at_once(group: object) -> Non
 
     run(simulate())
     assert len(engine.batches) == 1
+
+
+def test_a_group_whose_deadline_has_passed_when_it_turns_out_too_large_waits_for_no_place() -> None:
+    class NoMemory(DividingEngine):
+        async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+            await super().score(batch)
+            raise EngineOutOfMemoryError("for anything but slices")
+
+    async def simulate() -> float:
+        async with simulated(NoMemory(), SchedulerConfig(max_divided_groups=1)) as scheduler:
+            large = asyncio.create_task(scheduler.score(group_of_size(80_000), caller=caller_of("large")))
+            await asyncio.sleep(0)
+            with pytest.raises(DeadlinePassedError):
+                await scheduler.score(group_of_size(4000), caller=caller_of("a"), timeout_seconds=1.5)
+            seconds = asyncio.get_running_loop().time()
+            large.cancel()
+            return seconds
+
+    assert run(simulate()) < 2.1
 
 
 async def test_parts_of_a_group_cover_every_response_once_in_order() -> None:

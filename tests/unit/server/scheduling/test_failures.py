@@ -18,8 +18,12 @@ from preceptor_server.errors import (
     ServerError,
 )
 from preceptor_server.scheduling.bad_groups import BadGroups
+from preceptor_server.scheduling.batch_limit import BatchLimit
+from preceptor_server.scheduling.batches import part_of
 from preceptor_server.scheduling.config import SchedulerConfig
-from preceptor_server.scheduling.failures import GROUP_TOO_LARGE
+from preceptor_server.scheduling.divisions import Divisions
+from preceptor_server.scheduling.failures import GROUP_TOO_LARGE, Failures
+from preceptor_server.scheduling.job import Job
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup
 
@@ -322,3 +326,95 @@ def test_a_divided_group_that_fails_is_told_and_closed() -> None:
 
     run(simulate())
     assert engine.num_open == 0
+
+
+class CancelsItsOwn(Faulty):
+    """Raises CancelledError for the batches that hold one token, as a library of its own may."""
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        if len(batch) == 4 and int(batch[0].responses[0].ids_T[0]) == 44:
+            raise asyncio.CancelledError
+        return await super().score(batch)
+
+
+def test_half_of_a_batch_that_the_engine_cancels_leaves_nobody_of_the_other_half_waiting() -> None:
+    engine = CancelsItsOwn(RuntimeError("the device is gone"))
+
+    async def simulate() -> list[Outcome]:
+        async with simulated(engine) as scheduler:
+            for token in range(3):  # the model is suspected
+                await asyncio.gather(scheduler.score(group_named(token), caller=caller_of("a")), return_exceptions=True)
+            calls = (scheduler.score(group_named(40 + i), caller=caller_of("a"), timeout_seconds=60) for i in range(8))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(outcome) for outcome in run(simulate())] == [EngineFailedError] * 8
+
+
+def test_groups_that_wait_to_be_computed_again_are_bounded_like_others() -> None:
+    """Half of them are bad: each batch takes more forwards to search than come between two batches."""
+    engine = SimulatedEngine(bad_ids=range(1, 100, 2))
+
+    async def simulate() -> None:
+        config = SchedulerConfig(max_queue_groups=64, bad_group_seconds=0)
+        async with simulated(engine, config) as scheduler:
+            calls: list[asyncio.Task[ScoredGroup]] = []
+            for i in range(600):
+                asking = scheduler.score(group_named(i % 100, size=256), caller=caller_of(f"c{i % 7}"))
+                calls.append(asyncio.create_task(asking))
+                await asyncio.sleep(0.05)
+                assert sum(not call.done() for call in calls) <= 64 + 16, "and a batch is in flight"
+            await asyncio.gather(*calls, return_exceptions=True)
+            assert (scheduler.num_waiting, scheduler.waiting_by_tenant()) == (0, {})
+
+    run(simulate())
+
+
+class SlowToRemember(BadGroups):
+    """Digests a group as long as a test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(seconds=60)
+        self.go = asyncio.Event()
+
+    async def remember(self, group: ScoreGroup, *, revision: str, incident: str, reason: str, now: float) -> None:
+        await self.go.wait()
+        await super().remember(group, revision=revision, incident=incident, reason=reason, now=now)
+
+
+def test_a_search_that_ends_while_its_culprit_is_written_down_is_charged_once() -> None:
+    """Two parts of a batch may be computed at once."""
+
+    async def simulate() -> list[float]:
+        engine, loop = SimulatedEngine(), asyncio.get_running_loop()
+        jobs = [
+            Job(
+                group=group_named(token),
+                caller=caller_of("a"),
+                deadline=None,
+                enqueued=0.0,
+                future=loop.create_future(),
+            )
+            for token in range(2)
+        ]
+        charged: list[float] = []
+        bad_groups = SlowToRemember()
+        failures = Failures(
+            bad_groups=bad_groups,
+            divisions=Divisions(engine, max_cost=0, max_open=1),
+            limit=BatchLimit(100),
+            min_shared=None,
+            hold=lambda job: None,
+            requeue=lambda job: None,
+            charge=lambda job, cost: charged.append(cost),
+        )
+        await failures.failed(part_of(jobs, min_shared=None, lineage=None), RuntimeError("one of them"))
+        bad, good = failures.retries
+        failing = asyncio.create_task(failures.failed(bad, RuntimeError("this one")))
+        await asyncio.sleep(0)
+        await failures.succeeded(good)
+        bad_groups.go.set()
+        await failing
+        assert isinstance(jobs[0].future.exception(), BadGroupError)
+        return charged
+
+    assert run(simulate()) == [20.0]

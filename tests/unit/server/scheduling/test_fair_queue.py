@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from preceptor_server.callers import Caller
@@ -91,12 +92,13 @@ def test_late_caller_earns_no_credit_for_its_idleness_but_comes_next() -> None:
     assert take(queue, 9) == ["b0", "a3", "b1", "a4", "b2", "a5"]
 
 
-def test_caller_that_comes_back_after_running_empty_still_owes_what_it_was_served() -> None:
-    queue = queue_of(Entry("a0", 100), Entry("b0"), Entry("b1"))
+@pytest.mark.parametrize("weight", [1 / 128, 1.0, 128.0])
+def test_caller_that_comes_back_after_running_empty_still_owes_what_it_was_served(weight: float) -> None:
+    queue = queue_of(Entry("a0", 100, weight), Entry("b0", weight=weight), Entry("b1", weight=weight))
     assert take(queue, 2) == ["a0", "b0"]
-    queue.push(Entry("a1", 100))
+    queue.push(Entry("a1", 100, weight))
     for i in range(2, 12):
-        queue.push(Entry(f"b{i}"))
+        queue.push(Entry(f"b{i}", weight=weight))
     assert take(queue, 10) == [*(f"b{i}" for i in range(1, 10)), "a1"]
 
 
@@ -128,13 +130,26 @@ def test_debts_are_paid_by_weight() -> None:
     assert take(queue, 9) == ["b1", "d1", "d2", "c1", "d3"]
 
 
-def test_a_stream_of_new_names_does_not_starve_who_was_there_before() -> None:
+def test_a_charge_that_is_taken_back_pays_nobody_elses_debts() -> None:
+    queue: FairQueue[Entry] = FairQueue()
+    queue.charge(caller_of("a"), 50)
+    queue.charge(caller_of("b"), 100)
+    queue.pay_debts(60)  # 30 of each
+    queue.charge(caller_of("a"), -40)  # it owed 10 less than was paid
+    queue.pay_debts(20)  # b owes 50
+    for entry in (Entry("b1"), *(Entry(f"c{i}") for i in range(7))):
+        queue.push(entry)
+    assert take(queue, 7) == ["c0", "c1", "c2", "c3", "c4", "b1", "c5"]
+
+
+@pytest.mark.parametrize("weight", [1 / 128, 1.0, 128.0])
+def test_a_stream_of_new_names_does_not_starve_who_was_there_before(weight: float) -> None:
     """Each newcomer starts at virtual time, which must not stand still."""
-    queue = queue_of(Entry("a0", 90), Entry("a1", 90))
+    queue = queue_of(Entry("a0", 90, weight), Entry("a1", 90, weight))
     take(queue, 1)
     served = []
     for i in range(200):
-        entry = Of(caller_of(f"newcomer {i}"), 60)
+        entry = Of(caller_of(f"newcomer {i}", tenant_weight=weight), 60)
         queue.push(entry)  # type: ignore[arg-type]  # of another kind than the queue's first
         first = queue.first()
         assert first is not None
@@ -284,6 +299,15 @@ class SlowQueue:
         self.weights[tenant, name] = entry.caller.weight
         self.waiting.append(entry)
 
+    def weights_that_count(self, depth: int, level: str) -> list[float]:
+        """Of flows that wait or owe something."""
+        return [
+            self.weights[flow]
+            for flow in self.weights
+            if len(flow) == depth and (depth == 1 or flow[0] == level)
+            if self.waits(flow) or self.tags[flow] > self.times[level]
+        ]
+
     def waits(self, flow: tuple[str, ...]) -> bool:
         return any(flow_of(entry, len(flow)) == flow for entry in (*self.waiting, *self.aside))
 
@@ -315,15 +339,10 @@ class SlowQueue:
                 self.tags[flow_of(other, depth)] for other in self.aside if depth == 1 or flow_of(other, 1) == (level,)
             ]
             self.largest[level] = max(cost, 0.99 * self.largest[level])
-            self.times[level] = max(
-                self.times[level], min([self.tags[flow], *aside]), self.fluid_times[level] - self.largest[level]
-            )
-            weight = sum(
-                self.weights[flow]
-                for flow in self.weights
-                if len(flow) == depth and (depth == 1 or flow[0] == level)
-                if self.waits(flow) or self.tags[flow] > self.times[level]
-            )
+            weights = self.weights_that_count(depth, level)
+            lag = self.largest[level] * len(weights) / sum(weights)
+            self.times[level] = max(self.times[level], min([self.tags[flow], *aside]), self.fluid_times[level] - lag)
+            weight = sum(self.weights_that_count(depth, level))
             self.fluid_times[level] = max(self.fluid_times[level], self.times[level]) + cost / weight
         for depth in (1, 2):
             self.tags[flow_of(entry, depth)] += cost / self.weights[flow_of(entry, depth)]

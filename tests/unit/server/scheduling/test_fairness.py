@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.unit.server.callers import caller_of
+from tests.unit.server.groups import group_of_size
 from tests.unit.server.scheduling.simulated import (
     BATCH_SECONDS,
     DividingEngine,
@@ -132,3 +133,26 @@ def test_a_short_group_beside_a_flood_of_large_ones_is_answered_within_two_batch
     assert max(short.seconds) <= 3 * BATCH_SECONDS
     assert flood.tokens["flood"] >= 0.85 * SECONDS * 4096, "and the flood has what is left"
     assert (engine.num_open, engine.most_open <= 4) == (0, True)
+
+
+def test_the_time_of_a_forward_that_nobody_waits_for_any_more_pays_no_debts() -> None:
+    answered: list[str] = []
+
+    async def simulate() -> None:
+        async with simulated(SimulatedEngine()) as scheduler:
+
+            async def ask(name: str, size: int) -> None:
+                await scheduler.score(group_of_size(size), caller=caller_of(name))
+                answered.append(name)
+
+            await ask("somebody", 4000)  # from now on it is known how fast the engine is
+            await asyncio.sleep(60)
+            leaves = asyncio.create_task(ask("a", 40_000))
+            await asyncio.sleep(0.1)
+            leaves.cancel()
+            await asyncio.sleep(9)
+            answered.clear()
+            await asyncio.gather(*(ask(name, 4000) for name in "abbbb"))
+
+    run(simulate())
+    assert answered == [*"bbbba"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.errors import DeadlinePassedError, DrainingError
 from preceptor_server.scheduling.scheduler import Scheduler
 
 from tests.unit.server.callers import caller_of
@@ -98,3 +98,21 @@ async def test_body_that_raises_and_pause_that_is_cancelled_let_it_go_on() -> No
         await asyncio.wait([waiting], timeout=5)
         engine.gate.set()
         await asyncio.wait_for(asyncio.gather(in_flight, scheduler.score(group_of_size(6), caller=caller_of("a"))), 5)
+
+
+async def test_stop_waits_for_the_pause_that_has_begun_and_none_begins_after_it() -> None:
+    async with running(ScriptedEngine()) as scheduler:
+        begun, until = asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(pause(scheduler, begun=begun, until=until))
+        await asyncio.wait_for(begun.wait(), 5)
+        second = asyncio.create_task(pause(scheduler, begun=asyncio.Event(), until=until))
+        call = await begin(scheduler.score(group_of_size(5), caller=caller_of("a")))
+        stopping = asyncio.create_task(scheduler.stop())
+        with pytest.raises(DrainingError):
+            await asyncio.wait_for(call, 5)
+        await let_things_happen()
+        assert not stopping.done(), "new weights are being loaded"
+        until.set()
+        await asyncio.wait_for(asyncio.gather(first, stopping), 5)
+        with pytest.raises(DrainingError):
+            await asyncio.wait_for(second, 5)

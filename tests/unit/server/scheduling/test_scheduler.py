@@ -14,7 +14,7 @@ from preceptor_server.errors import (
     UnknownTeacherError,
 )
 from preceptor_server.scheduling.scheduler import Scheduler
-from preceptor_server.types import CANDIDATES_PER_TOKEN
+from preceptor_server.types import CANDIDATES_PER_TOKEN, EngineInfo
 
 from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import group_of, group_of_size, response_of
@@ -357,3 +357,27 @@ async def test_a_prefix_that_the_engine_computes_once_is_counted_once(
         engine.gate.set()
         await asyncio.gather(occupier, *calls)
     assert [len(batch) for batch in engine.batches[1:]] == expected
+
+
+async def test_a_fault_of_the_scheduler_itself_leaves_nobody_waiting_and_it_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Undescribed(ScriptedEngine):
+        is_broken = False
+
+        def info(self) -> EngineInfo:
+            if self.is_broken:
+                raise RuntimeError("no description")
+            return super().info()
+
+    engine = Undescribed()
+    async with running(engine) as scheduler:
+        task = await begin(scheduler.score(group_of_size(5), caller=caller_of("a")))
+        engine.is_broken = True
+        with pytest.raises(EngineFailedError):
+            await asyncio.wait_for(task, 5)
+        engine.is_broken = False
+        assert (scheduler.num_waiting, scheduler.waiting_by_tenant()) == (0, {})
+        await asyncio.wait_for(scheduler.score(group_of_size(6), caller=caller_of("a")), 5)
+    assert caplog.text.count("RuntimeError: no description") == 1
+    assert sizes(engine.batches) == [[6]]
