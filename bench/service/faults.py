@@ -96,7 +96,7 @@ def _disturbed(room: Room, name: str, expected: Losses, *, seed: int) -> dict[st
             try:
                 while restart_failed(runs) and found["num_strikes"] < wanted and time.monotonic() < deadline:
                     time.sleep(rng.uniform(0.0, LONGEST_WAIT))
-                    if restart_failed(runs) and all(one.is_training() for one in runs):
+                    if restart_failed(runs) and any(one.is_training() for one in runs):
                         stage.strike()
                         found["num_strikes"] += 1
                 finish(runs, seconds=FINISH_SECONDS)
