@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from preceptor_server import app
 from preceptor_server.callers import Caller, Transport
 from preceptor_server.edges.identity import Identity
 from preceptor_server.errors import reason_of
 from preceptor_server.tenants.command import run
 from preceptor_server.tenants.config import AccessConfig
 from preceptor_server.tenants.directory import TenantDirectory
+from preceptor_server.tenants.tenant import Tenant
 
 from tests.unit.server.edges.http.asking import asking, group, problem
 
@@ -22,6 +24,18 @@ class Refusals:
     def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str, transport: Transport) -> None:
         assert transport == "http"
         self.seen.append((caller.tenant.name if caller else peer, method, reason_of(error)))
+
+
+class Elsewhere:
+    """A directory that knows one tenant, who may use one teacher that is not hosted here."""
+
+    has_keys = True
+
+    def peer_name(self, peer: str) -> str:
+        return peer
+
+    def identify(self, key: str | None, *, peer: str) -> Tenant:
+        return Tenant(name="elsewhere", teachers=frozenset({"another"}))
 
 
 @pytest.fixture
@@ -61,3 +75,23 @@ async def test_routes_ask_for_a_key_and_its_right_and_refusals_are_told(
         ("looker", "/v1/topk", "MISSING_RIGHT"),
         ("scorer", "/v1/requests", "MISSING_RIGHT"),
     ]
+
+
+@pytest.mark.parametrize("name", ["professor", "nobody", ""])
+async def test_a_teacher_that_a_tenant_may_not_use_is_refused_and_told_whether_it_exists_or_not(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asking() as asked:
+        asked.state.identity = Identity(Elsewhere())
+        asked.state.refusals = told = app.Refusals(asked.state.observatory.observers())
+        for _ in range(3):
+            assert problem(await asked.topk(group(teacher=name))) == (403, "TEACHER_NOT_ALLOWED", None)
+        text = {"teacher": name, "response": {"text": "a"}}
+        assert problem(await asked.client.post("/v1/align", json=text)) == (403, "TEACHER_NOT_ALLOWED", None)
+        counted = asked.state.observatory.metrics.render().decode()
+    lines = [line for line in caplog.messages if "reason=TEACHER_NOT_ALLOWED" in line]
+    assert (told.log.counts, len(lines)) == ({"TEACHER_NOT_ALLOWED": 4}, 1)
+    by_path = {'method="/v1/topk"': 3, 'method="/v1/align"': 1}
+    for method, count in by_path.items():
+        labels = f'transport="http",tenant="elsewhere",{method},reason="TEACHER_NOT_ALLOWED"'
+        assert f"preceptor_refusals_total{{{labels}}} {count}" in counted
