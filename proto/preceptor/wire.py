@@ -16,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 TokenArray = npt.NDArray[np.int64]
+PackedTokenArray = npt.NDArray[np.integer[Any]]  # Any: of whatever width
+"""Token ids in integers of any width: as a message holds them (u16, u32), or as int64. Many ids are kept so until they
+are computed with: as int64 they are four times as large as their message. Arithmetic in them may overflow."""
 LogprobArray = npt.NDArray[np.float32]
 StatusArray = npt.NDArray[np.uint8]
 
@@ -104,6 +107,11 @@ def token_dtype_for(vocabulary_size: int) -> TokenDtype:
     return TokenDtype.U16 if vocabulary_size <= U16_VOCABULARY_SIZE else TokenDtype.U32
 
 
+def packed_token_dtype(vocabulary_size: int) -> np.dtype[np.integer[Any]]:
+    """numpy's type of `token_dtype_for`."""
+    return _NUMPY_TOKEN_DTYPES[token_dtype_for(vocabulary_size)]
+
+
 def encode_token_ids(ids: TokenArray, dtype: TokenDtype, *, field: str = "token_ids") -> bytes:
     """Stores ids of any shape, row-major. Raises WireError where one does not fit `dtype`."""
     width = _NUMPY_TOKEN_DTYPES[dtype]
@@ -114,9 +122,14 @@ def encode_token_ids(ids: TokenArray, dtype: TokenDtype, *, field: str = "token_
 
 def decode_token_ids(data: bytes, dtype: int, *, field: str) -> TokenArray:
     """Reads ids, shape [len(data) / width]. Raises WireError on an unknown dtype or a torn last id."""
+    return view_token_ids(data, dtype, field=field).astype(np.int64)
+
+
+def view_token_ids(data: bytes, dtype: int, *, field: str) -> PackedTokenArray:
+    """As `decode_token_ids`, without a copy: a read-only view of `data`, which it keeps alive."""
     if dtype not in TokenDtype.__members__.values():
         raise WireError(field, f"dtype {dtype} is unknown: set it to U16 (1) or U32 (2)")
-    return _read(data, _NUMPY_TOKEN_DTYPES[TokenDtype(dtype)], field).astype(np.int64)
+    return _read(data, _NUMPY_TOKEN_DTYPES[TokenDtype(dtype)], field)
 
 
 def encode_logprobs(logprobs: LogprobArray, dtype: LogprobDtype) -> bytes:
