@@ -121,7 +121,6 @@ class Teachers:
             reason="UNKNOWN_TEACHER",
         )
 
-
     def _without_a_name(self, allowed: Sequence[str], tenant: Tenant) -> ServerError:
         """Why an empty name finds no teacher. A tenant is told nothing of teachers that it may not use."""
         if allowed:

@@ -213,7 +213,7 @@ class _Asked:
     def _candidate_logprobs(
         self, *, places_NE: TokenArray | None = None, sums_NE: _Float | None = None
     ) -> LogprobArray | None:
-        """Of the candidates, [N, C]: of their counterparts, and the row's sum where masses were moved to `places_NE`."""
+        """Of the candidates, [N, C]: their counterparts' own, and sums of masses that were moved to `places_NE`."""
         named_TC, answered_NC = self._candidate_ids_TC, self._columns.candidate_logprobs_NC
         if named_TC is None:
             return None

@@ -1,4 +1,5 @@
-"""TeacherService: what each method does, from message to message. The interceptor does the rest."""
+"""TeacherService: what each method does with its message, or with what was decoded of it. The interceptor does the
+rest."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from preceptor.v1 import teacher_pb2 as pb
 
 from preceptor_server.callers import Caller
-from preceptor_server.edges.grpc.decoding import decode_score_request
+from preceptor_server.calls import ScoreCall
 from preceptor_server.edges.grpc.description import encode_info
 from preceptor_server.edges.grpc.encoding import encode_score_response
 from preceptor_server.edges.grpc.registration import (
@@ -27,8 +28,6 @@ class ServedCall:
     """What the interceptor knows of a call: the servicer's methods get it in the place of gRPC's own context."""
 
     caller: Caller
-    num_bytes: int
-    """Of the request."""
     timeout_seconds: float | None
     """Until the caller's deadline, when the call began to be served."""
     notes: Notes = NO_NOTES
@@ -46,11 +45,11 @@ class TeacherServicer:
         teachers = self._service.teachers.allowed(context.caller.tenant)
         return encode_info(teachers, include_tokenizer=request.include_tokenizer)
 
-    async def Score(self, request: pb.ScoreRequest, context: ServedCall) -> pb.ScoreResponse:
-        call = await off_loop(decode_score_request, request, num_bytes=context.num_bytes)
+    async def Score(self, call: ScoreCall, context: ServedCall) -> pb.ScoreResponse:
         scored = await self._service.score(
             call, context.caller, timeout_seconds=context.timeout_seconds, notes=context.notes
         )
+        del call  # its answer may be as large again
         return await off_loop(encode_score_response, scored, num_bytes=scored.num_bytes)
 
     async def RegisterTokenizer(
