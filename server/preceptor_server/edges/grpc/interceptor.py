@@ -78,7 +78,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 if (right := RIGHTS[method]) is not None:
                     require_right(caller.tenant, right)
                 return await self._serve(method, handler, caller, context, notes=notes_of(headers))
-            except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
+            except Exception as error:  # noqa: BLE001  the edge: every error becomes a status, unforeseen ones are logged
                 if self._observer is not None:
                     peer = self._identity.peer_name(str(context.peer()))
                     self._observer.refused(error, caller=caller, peer=peer, method=method, transport="grpc")

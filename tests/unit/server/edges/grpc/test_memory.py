@@ -17,7 +17,8 @@ import pytest
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor_server.calls import ScoreCall, ScoredCall
 from preceptor_server.config import ListenConfig, SchedulerConfig
-from preceptor_server.edges.grpc.interceptor import SERVICE
+from preceptor_server.edges.grpc.decoding import decode_score_request
+from preceptor_server.edges.grpc.interceptor import SERVICE, _decoder
 from preceptor_server.edges.grpc.server import add_services, bind, build_server
 from preceptor_server.edges.grpc.servicer import TeacherServicer
 from preceptor_server.hosted import HostedTeacher
@@ -146,6 +147,20 @@ async def test_message_that_cannot_be_decoded_is_not_kept_either() -> None:
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert kept < SMALL_BYTES
+
+
+def test_decoding_lets_go_of_the_bytes_once_they_are_parsed() -> None:
+    handler = grpc.unary_unary_rpc_method_handler(None, pb.ScoreRequest.FromString)
+    decode, taken = _decoder(handler, decode_score_request), [message()]
+    tracemalloc.start()
+    taken[0] = bytes(bytearray(taken[0]))  # a copy that is counted
+    tracemalloc.reset_peak()
+    call = decode(taken.pop())
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(call, ScoreCall)
+    assert held <= MESSAGE_BYTES + SMALL_BYTES
+    assert peak <= MESSAGE_BYTES + SMALL_BYTES
 
 
 async def test_group_that_waits_holds_no_more_than_its_message_and_is_counted_so() -> None:
