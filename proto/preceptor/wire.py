@@ -9,6 +9,7 @@ names that the proto cannot hold.
 from __future__ import annotations
 
 import hashlib
+import io
 from enum import IntEnum
 from typing import Any
 
@@ -27,6 +28,9 @@ CALLER_METADATA_KEY = "preceptor-caller"
 
 ERROR_DOMAIN = "preceptor"
 """The google.rpc.ErrorInfo domain of a server's own refusals; what gRPC or a proxy refuses has another, or none."""
+
+_ENTRIES_PER_PIECE = 1 << 16
+"""Of a column that is converted piece by piece."""
 
 U16_VOCABULARY_SIZE = 1 << 16
 """Largest vocabulary whose ids fit two bytes."""
@@ -134,8 +138,13 @@ def view_token_ids(data: bytes, dtype: int, *, field: str) -> PackedTokenArray:
 
 def encode_logprobs(logprobs: LogprobArray, dtype: LogprobDtype) -> bytes:
     """Stores logprobs row-major. In F16 what rounds to less than -65,504 becomes -inf."""
+    width, flat = _NUMPY_LOGPROB_DTYPES[dtype], logprobs.ravel()
+    # A piece at a time: the bytes of a large column are held once, and not also as an array of the other width.
+    packed = io.BytesIO(bytes(flat.size * width.itemsize))
     with np.errstate(over="ignore"):
-        return logprobs.astype(_NUMPY_LOGPROB_DTYPES[dtype]).tobytes()
+        for start in range(0, flat.size, _ENTRIES_PER_PIECE):
+            packed.write(flat[start : start + _ENTRIES_PER_PIECE].astype(width).data)
+    return packed.getvalue()
 
 
 def decode_logprobs(data: bytes, dtype: int, *, field: str) -> LogprobArray:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from preceptor_server.edges.grpc.sizes import SMALL_BYTES
+from preceptor_server.edges.grpc.trimming import trim_after
 from preceptor_server.edges.grpc.turns import Turn, Turns
 from preceptor_server.errors import DeadlinePassedError, InvalidRequestError, QueueFullError
 from preceptor_server.tenants.tenant import Tenant
@@ -93,7 +94,7 @@ class Intake:
             del data
             turns = undone.pop_all()
         # No frame of this error may hold its future: they would be kept until Python looks for cycles.
-        return await asyncio.shield(_in_a_thread(lambda: decode(taken.pop()), turns))
+        return await asyncio.shield(_in_a_thread(lambda: decode(taken.pop()), turns, num_bytes=num_bytes))
 
     async def _begin(self, tenant: Tenant) -> Turn:
         """The tenant's turn to read."""
@@ -118,14 +119,20 @@ class Intake:
         return data
 
 
-def _in_a_thread(decode: Callable[[], RequestT], turns: ExitStack) -> asyncio.Future[RequestT]:
+def _in_a_thread(decode: Callable[[], RequestT], turns: ExitStack, *, num_bytes: int) -> asyncio.Future[RequestT]:
     """A thread goes on when its caller is gone: the turns end with it."""
+
+    def work() -> RequestT:
+        try:
+            return decode()
+        finally:
+            trim_after(num_bytes)
 
     def end(decoding: asyncio.Future[RequestT]) -> None:
         turns.close()
         if not decoding.cancelled():
             decoding.exception()  # keeps asyncio from reporting what no caller is left to hear
 
-    future = asyncio.get_running_loop().run_in_executor(None, decode)
+    future = asyncio.get_running_loop().run_in_executor(None, work)
     future.add_done_callback(end)
     return future
