@@ -74,14 +74,20 @@ class Intake:
             self._num_bytes -= num_bytes
 
     async def take(
-        self, context: Context, *, tenant: Tenant, decode: Callable[[bytes], RequestT], held: ExitStack
+        self,
+        context: Context,
+        *,
+        tenant: Tenant,
+        decode: Callable[[bytes], RequestT],
+        held: ExitStack,
+        arriving: ExitStack,
     ) -> RequestT:
-        """The call's message, read and decoded, which counts as served until `held` is closed. Raises
-        InvalidRequestError where there is none, DeadlinePassedError where it does not come in time, QueueFullError, and
-        what `decode` raises."""
+        """The call's message, read and decoded, which counts as served until `held` is closed; where it is large, its
+        tenant's next one waits until `arriving` is closed. Raises InvalidRequestError where there is none,
+        DeadlinePassedError where it does not come in time, QueueFullError, and what `decode` raises."""
         turn = await self._begin(tenant)
-        with ExitStack() as undone:
-            undone.callback(turn.end)
+        with ExitStack() as reading:
+            reading.callback(turn.end)
             async with self._slots:
                 data = await self._read(context)
             num_bytes = len(data)
@@ -89,12 +95,12 @@ class Intake:
             held.enter_context(self.hold(num_bytes))
             if num_bytes <= SMALL_BYTES:
                 return decode(data)
-            undone.callback((await self._decoding.begin(num_bytes)).end)
-            taken = [data]
-            del data
-            turns = undone.pop_all()
+            arriving.push(reading.pop_all())
+        decoding = await self._decoding.begin(num_bytes)
+        taken = [data]
+        del data
         # No frame of this error may hold its future: they would be kept until Python looks for cycles.
-        return await asyncio.shield(_in_a_thread(lambda: decode(taken.pop()), turns, num_bytes=num_bytes))
+        return await asyncio.shield(_in_a_thread(lambda: decode(taken.pop()), decoding))
 
     async def _begin(self, tenant: Tenant) -> Turn:
         """The tenant's turn to read."""
@@ -119,17 +125,17 @@ class Intake:
         return data
 
 
-def _in_a_thread(decode: Callable[[], RequestT], turns: ExitStack, *, num_bytes: int) -> asyncio.Future[RequestT]:
-    """A thread goes on when its caller is gone: the turns end with it."""
+def _in_a_thread(decode: Callable[[], RequestT], turn: Turn) -> asyncio.Future[RequestT]:
+    """A thread goes on when its caller is gone: the turn ends with it."""
 
     def work() -> RequestT:
         try:
             return decode()
         finally:
-            trim_after(num_bytes)
+            trim_after(turn.num_bytes)
 
     def end(decoding: asyncio.Future[RequestT]) -> None:
-        turns.close()
+        turn.end()
         if not decoding.cancelled():
             decoding.exception()  # keeps asyncio from reporting what no caller is left to hear
 

@@ -93,9 +93,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
     async def _serve(self, method: str, handler: Handler, caller: Caller, context: Context, *, notes: Notes) -> bytes:
         _refuse_if_late(context)
         decode = _decoder(handler, DECODERS.get(method))
-        with ExitStack() as held:
-            request = await self._intake.take(context, tenant=caller.tenant, decode=decode, held=held)
-            call = ServedCall(caller=caller, timeout_seconds=context.time_remaining(), notes=notes)
+        with ExitStack() as held, ExitStack() as arriving:
+            request = await self._intake.take(
+                context, tenant=caller.tenant, decode=decode, held=held, arriving=arriving
+            )
+            left = context.time_remaining()
+            call = ServedCall(caller=caller, timeout_seconds=left, notes=notes, arrived=arriving.close)
             answering = handler.unary_unary(request, call)
             del request  # what is large is let go of by whoever answers it
             answer: Message = await answering

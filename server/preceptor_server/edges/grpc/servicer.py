@@ -3,6 +3,7 @@ rest."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from preceptor.v1 import teacher_pb2 as pb
@@ -30,6 +31,8 @@ class ServedCall:
     caller: Caller
     timeout_seconds: float | None
     """Until the caller's deadline, when the call began to be served."""
+    arrived: Callable[[], None]
+    """To be called once the request is where it waits: what is large keeps its tenant's next one waiting until then."""
     notes: Notes = NO_NOTES
     """Its trace."""
 
@@ -47,7 +50,11 @@ class TeacherServicer:
 
     async def Score(self, call: ScoreCall, context: ServedCall) -> pb.ScoreResponse:
         scored = await self._service.score(
-            call, context.caller, timeout_seconds=context.timeout_seconds, notes=context.notes
+            call,
+            context.caller,
+            timeout_seconds=context.timeout_seconds,
+            notes=context.notes,
+            arrived=context.arrived,
         )
         del call  # its answer may be as large again
         return await off_loop(encode_score_response, scored, num_bytes=scored.num_bytes)
@@ -56,6 +63,7 @@ class TeacherServicer:
         self, request: pb.RegisterTokenizerRequest, context: ServedCall
     ) -> pb.RegisterTokenizerResponse:
         registration = decode_registration(request)
+        context.arrived()
         with self._service.teachers.use(request.teacher, tenant=context.caller.tenant) as teacher:
             aligner = teacher.aligner
             if aligner is None:

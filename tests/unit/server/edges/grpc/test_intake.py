@@ -54,8 +54,8 @@ def intake_of(max_bytes: int = 64 * LARGEST) -> Intake:
 
 
 async def take(intake: Intake, sent: Any, decode: Any, tenant: str) -> Any:  # Any: stands for a context, and a decoder
-    with ExitStack() as held:
-        return await intake.take(sent, tenant=Tenant(name=tenant), decode=decode, held=held)
+    with ExitStack() as held, ExitStack() as arriving:
+        return await intake.take(sent, tenant=Tenant(name=tenant), decode=decode, held=held, arriving=arriving)
 
 
 async def test_bytes_that_are_decoded_at_once_never_pass_those_of_the_largest_message() -> None:
@@ -75,6 +75,17 @@ async def test_large_messages_of_one_tenant_are_read_one_after_the_other_and_tho
     assert (first.is_read, second.is_read) == (True, False)
     first.comes.set()
     assert await asyncio.gather(*large) == [LARGEST, LARGEST]
+
+
+async def test_large_message_keeps_the_next_of_its_tenant_waiting_until_it_has_arrived() -> None:
+    intake, next_one, of_other = intake_of(), Sent(LARGEST), Sent(LARGEST)
+    with ExitStack() as held, ExitStack() as arriving:
+        await intake.take(Sent(LARGEST), tenant=Tenant(name="a"), decode=len, held=held, arriving=arriving)
+        waiting = asyncio.create_task(take(intake, next_one, len, "a"))
+        assert await take(intake, of_other, len, "b") == LARGEST
+        assert not next_one.is_read
+        arriving.close()
+        assert await waiting == LARGEST
 
 
 async def test_small_messages_of_one_tenant_are_read_beside_each_other() -> None:

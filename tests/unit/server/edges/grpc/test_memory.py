@@ -31,6 +31,8 @@ from tests.unit.server.hosting import hosted_teacher
 
 POSITIONS, WIDTH, VOCABULARY = 1000, 1000, 1000
 MESSAGE_BYTES = POSITIONS * WIDTH * 2
+LARGEST_MESSAGE = 3 << 20
+"""Less than two of them."""
 SMALL_BYTES = 256 * 1024
 """Of all else: what a server and its calls need besides."""
 
@@ -59,7 +61,7 @@ def teacher_of(config: SchedulerConfig) -> HostedTeacher:
 @asynccontextmanager
 async def serving(teacher: HostedTeacher) -> AsyncIterator[tuple[Any, NotingService]]:  # Any: a channel of bytes
     service = NotingService(Teachers([teacher]))
-    server = build_server(ListenConfig(port=0), max_message_bytes=8 << 20)
+    server = build_server(ListenConfig(port=0), max_message_bytes=LARGEST_MESSAGE)
     address = bind(server, ListenConfig(port=0))
     add_services(server, TeacherServicer(service, WeightUpdates()))
     await server.start()
@@ -91,9 +93,9 @@ async def code_of(score: Any, data: bytes, *, timeout: float = 20.0) -> str:  # 
     return "OK"
 
 
-async def until_waiting(teacher: HostedTeacher) -> None:
+async def until_waiting(teacher: HostedTeacher, *, num_groups: int = 1) -> None:
     async with asyncio.timeout(20):
-        while not teacher.scheduler.num_waiting:
+        while teacher.scheduler.num_waiting < num_groups:
             await asyncio.sleep(0.01)
 
 
@@ -147,6 +149,15 @@ async def test_message_that_cannot_be_decoded_is_not_kept_either() -> None:
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert kept < SMALL_BYTES
+
+
+async def test_large_message_leaves_its_turn_to_the_next_once_it_waits_in_the_queue() -> None:
+    teacher = teacher_of(SchedulerConfig())
+    async with serving(teacher) as (score, _):
+        asking = [asyncio.ensure_future(score(message())) for _ in range(3)]
+        await until_waiting(teacher, num_groups=3)
+        for one in asking:
+            one.cancel()
 
 
 def test_decoding_lets_go_of_the_bytes_once_they_are_parsed() -> None:
