@@ -79,8 +79,9 @@ async def test_large_messages_of_one_tenant_are_read_one_after_the_other_and_tho
 
 async def test_large_message_keeps_the_next_of_its_tenant_waiting_until_it_has_arrived() -> None:
     intake, next_one, of_other = intake_of(), Sent(LARGEST), Sent(LARGEST)
+    context: Any = Sent(LARGEST)
     with ExitStack() as held, ExitStack() as arriving:
-        await intake.take(Sent(LARGEST), tenant=Tenant(name="a"), decode=len, held=held, arriving=arriving)
+        await intake.take(context, tenant=Tenant(name="a"), decode=len, held=held, arriving=arriving)
         waiting = asyncio.create_task(take(intake, next_one, len, "a"))
         assert await take(intake, of_other, len, "b") == LARGEST
         assert not next_one.is_read

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -161,7 +162,7 @@ async def test_large_message_leaves_its_turn_to_the_next_once_it_waits_in_the_qu
 
 
 def test_decoding_lets_go_of_the_bytes_once_they_are_parsed() -> None:
-    handler = grpc.unary_unary_rpc_method_handler(None, pb.ScoreRequest.FromString)
+    handler = SimpleNamespace(request_deserializer=pb.ScoreRequest.FromString)
     decode, taken = _decoder(handler, decode_score_request), [message()]
     tracemalloc.start()
     taken[0] = bytes(bytearray(taken[0]))  # a copy that is counted
