@@ -9,6 +9,7 @@ names that the proto cannot hold.
 from __future__ import annotations
 
 import hashlib
+import io
 from enum import IntEnum
 from typing import Any
 
@@ -16,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 TokenArray = npt.NDArray[np.int64]
+PackedTokenArray = npt.NDArray[np.integer[Any]]  # Any: of whatever width
+"""Token ids in integers of any width: as a message holds them (u16, u32), or as int64. Many ids are kept so until they
+are computed with: as int64 they are four times as large as their message. Arithmetic in them may overflow."""
 LogprobArray = npt.NDArray[np.float32]
 StatusArray = npt.NDArray[np.uint8]
 
@@ -24,6 +28,9 @@ CALLER_METADATA_KEY = "preceptor-caller"
 
 ERROR_DOMAIN = "preceptor"
 """The google.rpc.ErrorInfo domain of a server's own refusals; what gRPC or a proxy refuses has another, or none."""
+
+_ENTRIES_PER_PIECE = 1 << 16
+"""Of a column that is converted piece by piece."""
 
 U16_VOCABULARY_SIZE = 1 << 16
 """Largest vocabulary whose ids fit two bytes."""
@@ -104,6 +111,11 @@ def token_dtype_for(vocabulary_size: int) -> TokenDtype:
     return TokenDtype.U16 if vocabulary_size <= U16_VOCABULARY_SIZE else TokenDtype.U32
 
 
+def packed_token_dtype(vocabulary_size: int) -> np.dtype[np.integer[Any]]:
+    """numpy's type of `token_dtype_for`."""
+    return _NUMPY_TOKEN_DTYPES[token_dtype_for(vocabulary_size)]
+
+
 def encode_token_ids(ids: TokenArray, dtype: TokenDtype, *, field: str = "token_ids") -> bytes:
     """Stores ids of any shape, row-major. Raises WireError where one does not fit `dtype`."""
     width = _NUMPY_TOKEN_DTYPES[dtype]
@@ -114,15 +126,25 @@ def encode_token_ids(ids: TokenArray, dtype: TokenDtype, *, field: str = "token_
 
 def decode_token_ids(data: bytes, dtype: int, *, field: str) -> TokenArray:
     """Reads ids, shape [len(data) / width]. Raises WireError on an unknown dtype or a torn last id."""
+    return view_token_ids(data, dtype, field=field).astype(np.int64)
+
+
+def view_token_ids(data: bytes, dtype: int, *, field: str) -> PackedTokenArray:
+    """As `decode_token_ids`, without a copy: a read-only view of `data`, which it keeps alive."""
     if dtype not in TokenDtype.__members__.values():
         raise WireError(field, f"dtype {dtype} is unknown: set it to U16 (1) or U32 (2)")
-    return _read(data, _NUMPY_TOKEN_DTYPES[TokenDtype(dtype)], field).astype(np.int64)
+    return _read(data, _NUMPY_TOKEN_DTYPES[TokenDtype(dtype)], field)
 
 
 def encode_logprobs(logprobs: LogprobArray, dtype: LogprobDtype) -> bytes:
     """Stores logprobs row-major. In F16 what rounds to less than -65,504 becomes -inf."""
+    width, flat = _NUMPY_LOGPROB_DTYPES[dtype], logprobs.ravel()
+    # A piece at a time: the bytes of a large column are held once, and not also as an array of the other width.
+    packed = io.BytesIO(bytes(flat.size * width.itemsize))
     with np.errstate(over="ignore"):
-        return logprobs.astype(_NUMPY_LOGPROB_DTYPES[dtype]).tobytes()
+        for start in range(0, flat.size, _ENTRIES_PER_PIECE):
+            packed.write(flat[start : start + _ENTRIES_PER_PIECE].astype(width).data)
+    return packed.getvalue()
 
 
 def decode_logprobs(data: bytes, dtype: int, *, field: str) -> LogprobArray:

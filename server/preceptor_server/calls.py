@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray
+from preceptor.wire import LogprobDtype, PackedTokenArray, SegmentationPolicy, TokenArray
 
 from preceptor_server.alignment.sent_chat import SentChat
 from preceptor_server.types import ResponseColumns
@@ -45,8 +45,8 @@ class AskedResponse:
 
     ids_T: TokenArray
     score_mask_T: npt.NDArray[np.bool_]
-    candidate_ids_TC: TokenArray | None = None
-    """Ids whose logprobs are wanted too. None = none."""
+    candidate_ids_TC: PackedTokenArray | None = None
+    """Ids whose logprobs are wanted too, in the integers in which they came. None = none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

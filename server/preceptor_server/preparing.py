@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray
+from preceptor.wire import LogprobDtype, PackedTokenArray, SegmentationPolicy, TokenArray
 
 from preceptor_server.alignment.sent_chat import SentChat
 from preceptor_server.alignment.types import Alignment
@@ -154,7 +154,7 @@ def check_adapter_name(name: str, teacher: HostedTeacher) -> None:
     raise UnknownTeacherError("adapter", f"{name[:MAX_SHOWN_NAME]!r} is not loaded: {hosted}", reason=UNKNOWN_ADAPTER)
 
 
-def check_ids(ids: TokenArray, field: str, *, num_ids: int) -> None:
+def check_ids(ids: PackedTokenArray, field: str, *, num_ids: int) -> None:
     """Raises InvalidRequestError where there are none, or one is outside [0, num_ids)."""
     if not ids.size:
         raise InvalidRequestError(field, "is empty: at least one token is needed", reason="EMPTY")
@@ -267,7 +267,7 @@ def _check_response(
 
 
 def _check_candidates(
-    ids_TC: TokenArray, field: str, num_ids: int, segmentation: SegmentationPolicy, teacher: HostedTeacher
+    ids_TC: PackedTokenArray, field: str, num_ids: int, segmentation: SegmentationPolicy, teacher: HostedTeacher
 ) -> None:
     if not teacher.info.scores_candidates:
         raise NotYetImplementedError(field, "this engine scores no ids that the caller names: leave them out")

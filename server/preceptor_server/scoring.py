@@ -138,13 +138,15 @@ async def _score_aligned(
         return _Scores(responses=unscored, revision=revision)
     # Of more than K the engine may give fewer: then fewer of the K have a mass of their own, and the tail has theirs.
     top_k = num_teacher_tokens(alignment, top_k=prepared.call.top_k, merges_end_tokens=_merges(prepared))
-    group = _group(prepared, responses, top_k=min(top_k, teacher.info.largest_top_k))
+    group = _group(prepared, responses, top_k=min(top_k, teacher.info.largest_top_k), num_bytes_besides=num_bytes)
     check_group_tokens(group, teacher)
     scored = await scheduled(group)
     return await aside(lambda: _project(prepared, alignment, readings, scored), num_bytes)
 
 
-def _group(prepared: PreparedCall, responses: Sequence[ResponseToScore], *, top_k: int) -> ScoreGroup:
+def _group(
+    prepared: PreparedCall, responses: Sequence[ResponseToScore], *, top_k: int, num_bytes_besides: int = 0
+) -> ScoreGroup:
     call = prepared.call
     return ScoreGroup(
         prompt_ids_P=prepared.prompt_ids_P,
@@ -153,6 +155,7 @@ def _group(prepared: PreparedCall, responses: Sequence[ResponseToScore], *, top_
         temperature=call.temperature,
         batch_invariant=call.batch_invariant,
         adapter=call.adapter,
+        num_bytes_besides=num_bytes_besides,
     )
 
 

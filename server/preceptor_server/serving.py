@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,9 +61,16 @@ class ScoreService:
         self._tracing = tracing
 
     async def score(
-        self, call: ScoreCall, caller: Caller, *, timeout_seconds: float | None, notes: Notes = NO_NOTES
+        self,
+        call: ScoreCall,
+        caller: Caller,
+        *,
+        timeout_seconds: float | None,
+        notes: Notes = NO_NOTES,
+        arrived: Callable[[], None] = lambda: None,
     ) -> ScoredCall:
-        """Raises what finding the teacher and scoring raise, and QuotaExceededError."""
+        """Raises what finding the teacher and scoring raise, and QuotaExceededError. `arrived` is called when the
+        scheduler is about to count the group among what waits."""
         started = time.monotonic()
         self._observers.began(caller)
         scored, reason, name = None, CANCELLED, call.teacher
@@ -77,7 +84,7 @@ class ScoreService:
                     self._quotas.call(caller.tenant, num_bytes=call.num_bytes),
                 ):
                     name = teacher.name
-                    charged = self._charged(caller.tenant)
+                    charged = self._charged(caller.tenant, arrived)
                     scored = await score_call(
                         call, teacher, caller=caller, timeout_seconds=timeout_seconds, charged=charged
                     )
@@ -95,10 +102,11 @@ class ScoreService:
                 self._observers.ended(outcome)
         return scored
 
-    def _charged(self, tenant: Tenant) -> Charged:
+    def _charged(self, tenant: Tenant, arrived: Callable[[], None]) -> Charged:
         @contextmanager
         def charged(num_tokens: int) -> Iterator[None]:
             self._quotas.charge(tenant, num_tokens)
+            arrived()
             try:
                 yield
             except BaseException:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from preceptor_server.errors import EngineUnavailableError, InvalidRequestError, UnknownTeacherError
+from preceptor_server.errors import EngineUnavailableError, InvalidRequestError, ServerError, UnknownTeacherError
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.tenants.rights import require_teacher
+from preceptor_server.tenants.rights import require_teacher, teacher_not_allowed
 from preceptor_server.tenants.tenant import Tenant
 
 _MAX_SHOWN_NAME = 128
@@ -119,9 +119,7 @@ class Teachers:
         if not name and len(allowed) == 1:
             return self._places[allowed[0]]
         if not name:
-            if not allowed and self._expected:
-                raise _loading()
-            raise InvalidRequestError("teacher", f"is empty, and there are several: {_shown(allowed)}")
+            raise self._without_a_name(allowed, tenant)
         require_teacher(tenant, name)
         if name in self._places:
             return self._places[name]
@@ -132,6 +130,16 @@ class Teachers:
             f"{name[:_MAX_SHOWN_NAME]!r} is not hosted here: ask for {_shown(allowed)}",
             reason="UNKNOWN_TEACHER",
         )
+
+    def _without_a_name(self, allowed: Sequence[str], tenant: Tenant) -> ServerError:
+        """Why an empty name finds no teacher. A tenant is told nothing of teachers that it may not use."""
+        if allowed:
+            return InvalidRequestError("teacher", f"is empty, and there are several: {_shown(allowed)}")
+        if self._expected if tenant.teachers is None else self._expected & tenant.teachers:
+            return _loading()
+        if tenant.teachers is not None:
+            return teacher_not_allowed(tenant, "")
+        return InvalidRequestError("teacher", "is empty, and this server hosts none")
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobArray, StatusArray, TokenArray
+from preceptor.wire import LogprobArray, PackedTokenArray, StatusArray, TokenArray
 
 from preceptor_server.context_costs import FLAT, ContextCosts
 
 CANDIDATES_PER_TOKEN = 64
-"""They cost next to no time, and half a kilobyte while they wait."""
+"""They cost next to no time, and up to half a kilobyte while they wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,9 +23,10 @@ class ResponseToScore:
 
     ids_T: TokenArray
     score_mask_T: npt.NDArray[np.bool_]
-    candidate_ids_TC: TokenArray | None = None
+    candidate_ids_TC: PackedTokenArray | None = None
     """Ids whose logprobs are wanted too, one row per token, scored or not; the same id may stand in a row twice. None
-    = none."""
+    = none. Integers of any width: u16 or u32 where they came so, for they may be all of a message. Engines turn them
+    into int64 a few rows at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +44,8 @@ class ScoreGroup:
     batch_invariant: bool = False
     adapter: str = ""
     """Name of one of EngineInfo.adapters. Empty: the teacher as it is."""
+    num_bytes_besides: int = 0
+    """Bytes that are held until it is answered beside its own arrays: the student's ids, where these are others."""
 
     @property
     def num_tokens(self) -> int:

@@ -10,16 +10,25 @@ The engine is asked for all of them at every row, so that their sums are whole, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobArray, TokenArray
+from preceptor.wire import LogprobArray, PackedTokenArray, TokenArray, packed_token_dtype
 
 from preceptor_server.alignment.reading import Reading
 from preceptor_server.alignment.specials import AS_CONFIGURED
 from preceptor_server.alignment.types import END, NO_PLACE, Alignment
 from preceptor_server.types import ResponseToScore
 
+_ROWS_AT_ONCE = 256
 _Float = npt.NDArray[np.float64]
+
+
+def slices_of_rows(num_rows: int) -> Iterator[slice]:
+    """A few rows at a time: what is computed of all candidates at once is many times as large as their message."""
+    for start in range(0, num_rows, _ROWS_AT_ONCE):
+        yield slice(start, min(start + _ROWS_AT_ONCE, num_rows))
 
 
 def merged_teacher_ids(alignment: Alignment, *, merges_end_tokens: bool) -> TokenArray:
@@ -41,27 +50,27 @@ def are_among(merged_ids_X: TokenArray, ids_NJ: TokenArray) -> npt.NDArray[np.bo
 
 def teacher_candidates(
     response: ResponseToScore, reading: Reading, alignment: Alignment, *, merged_ids: TokenArray
-) -> TokenArray | None:
+) -> PackedTokenArray | None:
     """What to ask the engine for at each teacher token of a reading one to one: the counterparts of the response's
-    candidates, then the merged tokens, [M, C + X]; None where that is nothing."""
+    candidates, then the merged tokens, [M, C + X], in the narrowest integers; None where that is nothing."""
     num_rows, asked_TC = len(reading.teacher_ids_M), response.candidate_ids_TC
-    merged_MX = np.broadcast_to(merged_ids, (num_rows, len(merged_ids)))
+    dtype = packed_token_dtype(len(alignment.projection_V))
     if asked_TC is None:
-        return merged_MX if len(merged_ids) else None
+        return np.broadcast_to(merged_ids.astype(dtype), (num_rows, len(merged_ids))) if len(merged_ids) else None
     teacher_of_student_U = alignment.pairing.teacher_of_student_U
-    is_read_T = teacher_of_student_U[response.ids_T] != NO_PLACE
-    read_MC = (asked_TC if is_read_T.all() else asked_TC[is_read_T])[:num_rows]
+    read_M = np.flatnonzero(teacher_of_student_U[response.ids_T] != NO_PLACE)[:num_rows]
     # Any id will do where there is no counterpart: the answer is not used.
-    counterpart_U = np.where(teacher_of_student_U == NO_PLACE, 0, teacher_of_student_U).astype(np.int64)
-    # Filled in place: at the limits it has 130 MB, and each copy takes a quarter of a second.
-    wanted_MC = np.empty((len(read_MC), asked_TC.shape[1] + len(merged_ids)), np.int64)
-    wanted_MC[:, : asked_TC.shape[1]] = counterpart_U[read_MC]
-    wanted_MC[:, asked_TC.shape[1] :] = merged_ids
+    counterpart_U = np.where(teacher_of_student_U == NO_PLACE, 0, teacher_of_student_U).astype(dtype)
+    num_asked = asked_TC.shape[1]
+    wanted_MC = np.empty((len(read_M), num_asked + len(merged_ids)), dtype)
+    for rows in slices_of_rows(len(read_M)):
+        wanted_MC[rows, :num_asked] = counterpart_U[asked_TC[read_M[rows]]]
+    wanted_MC[:, num_asked:] = merged_ids
     return wanted_MC
 
 
 def counterpart_logprobs(
-    logprobs_NC: LogprobArray, candidate_ids_NC: TokenArray, alignment: Alignment, *, merges_end_tokens: bool
+    logprobs_NC: LogprobArray, candidate_ids_NC: PackedTokenArray, alignment: Alignment, *, merges_end_tokens: bool
 ) -> LogprobArray:
     """The counterparts' own logprobs; -inf where there is none, and where its mass goes to another token."""
     teacher_ids_NC = alignment.pairing.teacher_of_student_U[candidate_ids_NC]
@@ -70,19 +79,19 @@ def counterpart_logprobs(
     return np.where(is_own_NC, logprobs_NC, np.float32(-np.inf))
 
 
-def put_gathered(
-    logprobs_NC: LogprobArray, candidate_ids_NC: TokenArray, *, places_NE: TokenArray, sums_NE: _Float
-) -> _Float:
+def gathered_logprobs(
+    logprobs_NC: LogprobArray, candidate_ids_NC: PackedTokenArray, *, places_NE: TokenArray, sums_NE: _Float
+) -> LogprobArray:
     """`logprobs_NC`, with the row's sum for each candidate that is a place of its row.
 
     The places of a row ascend, and the first of equal ones has their sum.
     """
     if not places_NE.size:
-        return logprobs_NC.astype(np.float64)
+        return logprobs_NC
     # One ascending sequence of all rows; places begin at END.
     width = int(max(places_NE.max(), candidate_ids_NC.max(initial=0))) + 1 - END
     first_N1 = (np.arange(len(places_NE)) * width - END)[:, None]
     keys = (first_N1 + places_NE).ravel()
     wanted_NC = first_N1 + candidate_ids_NC
     found_NC = np.minimum(np.searchsorted(keys, wanted_NC), len(keys) - 1)
-    return np.where(keys[found_NC] == wanted_NC, sums_NE.ravel()[found_NC], logprobs_NC)
+    return np.where(keys[found_NC] == wanted_NC, sums_NE.ravel()[found_NC], logprobs_NC).astype(np.float32)

@@ -19,9 +19,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobArray, PositionStatus, StatusArray, TokenArray
+from preceptor.wire import LogprobArray, PackedTokenArray, PositionStatus, StatusArray, TokenArray
 
-from preceptor_server.alignment.candidates import are_among, counterpart_logprobs, merged_teacher_ids, put_gathered
+from preceptor_server.alignment.candidates import (
+    are_among,
+    counterpart_logprobs,
+    gathered_logprobs,
+    merged_teacher_ids,
+    slices_of_rows,
+)
 from preceptor_server.alignment.masses import less, sum_equal_neighbours
 from preceptor_server.alignment.reading import Conversion, Reading, convert
 from preceptor_server.alignment.types import END, IMPOSSIBLE, Alignment
@@ -57,7 +63,7 @@ def project(
     *,
     top_k: int,
     merges_end_tokens: bool,
-    candidate_ids_TC: TokenArray | None = None,
+    candidate_ids_TC: PackedTokenArray | None = None,
 ) -> Projected:
     """`columns` are the engine's for `reading.teacher_ids_M`; the answer's are for the student's response, whose
     candidates are `candidate_ids_TC`. The columns' own candidates are those of `teacher_candidates`, where any are."""
@@ -88,7 +94,7 @@ def project(
             sampled_logprobs_N=support.sampled_logprobs_N[has_place_N].astype(np.float32),
             log_tail_mass_N=support.log_tail_mass_N[has_place_N].astype(np.float32),
             entropies_N=None if entropies_N is None else entropies_N[asked.taken_N[has_place_N]],
-            candidate_logprobs_NC=None if candidates_NC is None else candidates_NC[has_place_N].astype(np.float32),
+            candidate_logprobs_NC=None if candidates_NC is None else _rows_of(candidates_NC, has_place_N),
         ),
         rows_N=asked.rows_N[has_place_N],
         unmapped_mass=float(unmapped_N.mean()) if len(unmapped_N) else 0.0,
@@ -104,7 +110,7 @@ class _Support:
     sampled_logprobs_N: npt.NDArray[np.floating]
     log_tail_mass_N: npt.NDArray[np.floating]
     unmapped_mass_N: npt.NDArray[np.floating]
-    candidate_logprobs_NC: npt.NDArray[np.floating] | None
+    candidate_logprobs_NC: LogprobArray | None
 
 
 class _Asked:
@@ -119,7 +125,7 @@ class _Asked:
         is_kept_N: npt.NDArray[np.bool_],
         row_of_M: npt.NDArray[np.int64],
         merges: bool,
-        candidate_ids_TC: TokenArray | None,
+        candidate_ids_TC: PackedTokenArray | None,
     ) -> None:
         self.rows_N = reading.rows_N[is_kept_N]
         self.taken_N = row_of_M[self.rows_N]
@@ -130,7 +136,8 @@ class _Asked:
         self._next_ids_N = reading.teacher_ids_M[self.rows_N]
         self._alignment = alignment
         self._merges = merges
-        self._candidate_ids_NC = None if candidate_ids_TC is None else candidate_ids_TC[reading.positions_N[is_kept_N]]
+        self._candidate_ids_TC = candidate_ids_TC
+        self._positions_N = reading.positions_N[is_kept_N]
         self._merged_ids_X = merged_teacher_ids(alignment, merges_end_tokens=merges)
         self._ids_NJ = columns.support_ids_NK[self.taken_N]
         self._logprobs_NJ = columns.support_logprobs_NK[self.taken_N]
@@ -156,7 +163,7 @@ class _Asked:
             sampled_logprobs_N=self._columns.sampled_logprobs_N[self.taken_N],
             log_tail_mass_N=self._columns.log_tail_mass_N[self.taken_N],
             unmapped_mass_N=np.zeros(len(self.taken_N)),
-            candidate_logprobs_NC=self._counterpart_logprobs(),
+            candidate_logprobs_NC=self._candidate_logprobs(),
         )
 
     def gathered(self, top_k: int) -> _Support:
@@ -171,9 +178,7 @@ class _Asked:
         has_place_NE = places_NE >= 0
         unmapped_N = np.exp(np.where(has_place_NE, -np.inf, sums_NE)).sum(axis=1)
         sums_NE[~has_place_NE] = -np.inf
-        candidates_NC: npt.NDArray[np.floating] | None = self._counterpart_logprobs()
-        if candidates_NC is not None and self._candidate_ids_NC is not None:
-            candidates_NC = put_gathered(candidates_NC, self._candidate_ids_NC, places_NE=places_NE, sums_NE=sums_NE)
+        candidates_NC = self._candidate_logprobs(places_NE=places_NE, sums_NE=sums_NE)
         is_sampled_NE = places_NE == self._sampled_ids_N[:, None]
         # Stable, over ids in ascending order: so equal masses stay in it.
         order_NE = np.argsort(-sums_NE, axis=1, kind="stable")
@@ -205,17 +210,25 @@ class _Asked:
         self._places_NJ = np.concatenate([self._places_NJ, places_NX], axis=1)
         self._tail_N = np.maximum(self._tail_N - np.exp(logprobs_NX.astype(np.float64)).sum(axis=1), 0.0)
 
-    def _counterpart_logprobs(self) -> LogprobArray | None:
-        """Of the candidates, [N, C], as far as no masses were moved."""
-        if self._candidate_ids_NC is None:
+    def _candidate_logprobs(
+        self, *, places_NE: TokenArray | None = None, sums_NE: _Float | None = None
+    ) -> LogprobArray | None:
+        """Of the candidates, [N, C]: their counterparts' own, and sums of masses that were moved to `places_NE`."""
+        named_TC, answered_NC = self._candidate_ids_TC, self._columns.candidate_logprobs_NC
+        if named_TC is None:
             return None
-        assert self._columns.candidate_logprobs_NC is not None, "the engine is asked for what the caller named"
-        return counterpart_logprobs(
-            self._columns.candidate_logprobs_NC[self.taken_N, : self._candidate_ids_NC.shape[1]],
-            self._candidate_ids_NC,
-            self._alignment,
-            merges_end_tokens=self._merges,
-        )
+        assert answered_NC is not None, "the engine is asked for what the caller named"
+        num_named = named_TC.shape[1]
+        logprobs_NC = np.empty((len(self.taken_N), num_named), np.float32)
+        for rows in slices_of_rows(len(logprobs_NC)):
+            named_RC = named_TC[self._positions_N[rows]]
+            logprobs_RC = counterpart_logprobs(
+                answered_NC[self.taken_N[rows], :num_named], named_RC, self._alignment, merges_end_tokens=self._merges
+            )
+            if places_NE is not None and sums_NE is not None:
+                logprobs_RC = gathered_logprobs(logprobs_RC, named_RC, places_NE=places_NE[rows], sums_NE=sums_NE[rows])
+            logprobs_NC[rows] = logprobs_RC
+        return logprobs_NC
 
     def _entries(self) -> tuple[_Float, _Float]:
         """Logprobs of each row's tokens, its next token where it is not one of them, and the student's own token by
@@ -274,6 +287,11 @@ class _Asked:
             own = own_N[:, None] if places.ndim > 1 else own_N
             places = np.where(places == END, own, places).astype(np.int32)
         return places
+
+
+def _rows_of(column_NC: LogprobArray, is_kept_N: npt.NDArray[np.bool_]) -> LogprobArray:
+    """No copy where all are kept."""
+    return column_NC if is_kept_N.all() else column_NC[is_kept_N]
 
 
 def _paths_are_finite(status_M: StatusArray, reading: Reading) -> npt.NDArray[np.bool_]:

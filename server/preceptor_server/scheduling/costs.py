@@ -50,13 +50,14 @@ def _cost_of_candidates(group: ScoreGroup) -> float:
 
 
 def bytes_of(group: ScoreGroup) -> int:
-    """That the group's arrays hold."""
-    return group.prompt_ids_P.nbytes + sum(
+    """That are held while the group waits."""
+    own = group.prompt_ids_P.nbytes + sum(
         response.ids_T.nbytes
         + response.score_mask_T.nbytes
         + (0 if response.candidate_ids_TC is None else response.candidate_ids_TC.nbytes)
         for response in group.responses
     )
+    return own + group.num_bytes_besides
 
 
 class SharedPrefixes:

@@ -209,6 +209,7 @@ class Scheduler:
             if timer is not None:
                 timer.cancel()
             self._leave(job)
+            del job  # whose future holds the error, whose frames would hold the job: until Python looks for cycles
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:

@@ -206,3 +206,16 @@ def test_enum_equals_the_protos(ours: type[IntEnum], theirs: EnumDescriptor, pre
     proto_values = {value.name.removeprefix(prefix): value.number for value in theirs.values}
     assert proto_values.pop("UNSPECIFIED") == 0
     assert {member.name: member.value for member in ours} == proto_values
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(TokenDtype.U16, "<u2"), (TokenDtype.U32, "<u4")])
+def test_ids_can_be_looked_at_without_a_copy(dtype: TokenDtype, width: str) -> None:
+    data = wire.encode_token_ids(ids_of(0, 7, 65_535), dtype)
+    view = wire.view_token_ids(data, dtype, field="ids")
+    assert (view.dtype, view.tolist()) == (np.dtype(width), [0, 7, 65_535])
+    assert np.shares_memory(view, np.frombuffer(data, np.uint8))
+
+
+@pytest.mark.parametrize(("vocabulary_size", "width"), [(65_536, "<u2"), (65_537, "<u4")])
+def test_packed_ids_are_as_wide_as_their_vocabulary_needs(vocabulary_size: int, width: str) -> None:
+    assert wire.packed_token_dtype(vocabulary_size) == np.dtype(width)

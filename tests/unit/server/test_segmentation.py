@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 from preceptor.v1 import teacher_pb2 as pb
@@ -224,3 +226,20 @@ async def test_report_names_tokens_by_their_text() -> None:
     assert report.relation == pb.VOCABULARY_RELATION_OVERLAPPING
     assert not report.is_one_to_one
     assert 0.9 < report.mapped_share < 1
+
+
+async def test_group_in_other_ids_counts_those_of_the_student_too_while_it_waits() -> None:
+    teacher = teacher_of(tokenizer_of(byte_level()))
+    kin = await register(teacher, tokenizer_of(permuted(byte_level())))
+    asked = request(7, 8, tokenizer_id=kin.tokenizer_id)
+    asked.responses[0].candidates.CopyFrom(pb.CandidateIds(ids=ids(*range(200)), num_per_position=100))
+    call = decode_score_request(asked)
+    waiting = asyncio.create_task(score_call(call, teacher, caller=CALLER, timeout_seconds=5))
+    async with asyncio.timeout(5):
+        while not teacher.scheduler.num_waiting:
+            await asyncio.sleep(0.01)
+    counted = teacher.scheduler.num_waiting_bytes
+    waiting.cancel()
+    # 4 bytes each of the student's candidates, 2 of the teacher's.
+    assert counted >= call.num_bytes + 200 * 2
+    assert call.num_bytes >= 200 * 4

@@ -40,6 +40,26 @@ def test_a_tenant_finds_those_that_it_may_use() -> None:
         assert caught.value.reason == "TEACHER_NOT_ALLOWED"
 
 
+def test_a_tenant_none_of_whose_teachers_is_hosted_is_refused_without_a_name_too() -> None:
+    teachers, tenant = Teachers([named("a")]), Tenant(name="team", teachers=frozenset({"b"}))
+    told = "tenant team may not use any teacher that this server hosts: ask for one of b"
+    with pytest.raises(ForbiddenError, match=told) as caught:
+        teachers.find("", tenant=tenant)
+    assert caught.value.reason == "TEACHER_NOT_ALLOWED"
+    # What is loaded for others is not told either; what is loaded for this tenant is to be asked for later.
+    teachers.expect(["c"])
+    with pytest.raises(ForbiddenError, match=told):
+        teachers.find("", tenant=tenant)
+    teachers.expect(["b", "c"])
+    with pytest.raises(EngineUnavailableError, match="being loaded"):
+        teachers.find("", tenant=tenant)
+
+
+def test_a_server_without_teachers_says_so() -> None:
+    with pytest.raises(InvalidRequestError, match="teacher: is empty, and this server hosts none"):
+        Teachers().find("", tenant=ANYONE)
+
+
 def test_one_that_is_being_loaded_is_to_be_asked_later() -> None:
     teachers = Teachers([named("a")])
     teachers.expect(["b"])

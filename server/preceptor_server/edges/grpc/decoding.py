@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 from preceptor.v1 import teacher_pb2 as pb
-from preceptor.wire import LogprobDtype, SegmentationPolicy, TokenArray, WireError, decode_score_mask
+from preceptor.wire import LogprobDtype, PackedTokenArray, SegmentationPolicy, WireError, decode_score_mask
 
 from preceptor_server.calls import AskedResponse, Prompt, ScoreCall, StudentIds, TeacherIds, Text
 from preceptor_server.edges.grpc.chat import to_sent_chat
-from preceptor_server.edges.grpc.token_ids import as_invalid, decode_ids
+from preceptor_server.edges.grpc.token_ids import as_invalid, decode_ids, view_ids
 from preceptor_server.errors import InvalidRequestError
 
 
@@ -69,12 +69,12 @@ def _decode_response(response: pb.Response, field: str) -> AskedResponse:
     return AskedResponse(ids_T=ids_T, score_mask_T=mask_T, candidate_ids_TC=candidate_ids_TC)
 
 
-def _decode_candidates(candidates: pb.CandidateIds, field: str, *, num_tokens: int) -> TokenArray:
-    """[T, C]."""
+def _decode_candidates(candidates: pb.CandidateIds, field: str, *, num_tokens: int) -> PackedTokenArray:
+    """[T, C], as the message packs them."""
     num_per_position = candidates.num_per_position
     if not num_per_position:  # outside the limit, which is the teacher's to tell
         return np.zeros((num_tokens, 0), np.int64)
-    ids = decode_ids(candidates.ids, f"{field}.ids")
+    ids = view_ids(candidates.ids, f"{field}.ids")
     if len(ids) != num_tokens * num_per_position:
         raise InvalidRequestError(
             f"{field}.ids",

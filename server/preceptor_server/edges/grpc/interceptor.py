@@ -1,13 +1,14 @@
 """Stands before every gRPC method: who asks, may they, how much is read at once, and what an error becomes.
 
 A method of the TeacherService is read here and not by gRPC: a request is only taken off the connection once its caller
-is known and there is room for it, bytes that are no message are the caller's mistake, and large ones are parsed in a
+is known and there is room for it, bytes that are no message are the caller's mistake, and large ones are decoded in a
 thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from preceptor_server.callers import Caller
 from preceptor_server.edges.failures import failure_of
+from preceptor_server.edges.grpc.decoding import decode_score_request
 from preceptor_server.edges.grpc.intake import Intake
 from preceptor_server.edges.grpc.servicer import ServedCall
 from preceptor_server.edges.grpc.sizes import off_loop
@@ -38,6 +40,8 @@ RIGHTS: Mapping[str, Right | None] = {
     f"{SERVICE}UpdateWeights": Right.UPDATE_WEIGHTS,
 }
 """What a method needs besides a valid key."""
+DECODERS: Mapping[str, Callable[[Any], object]] = {f"{SERVICE}Score": decode_score_request}
+"""What the servicer takes in the place of a message, which may be large: it is not kept while it is answered."""
 OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Asked without a key: by whoever balances load, and by tools. They say nothing that the proto does not."""
 
@@ -76,26 +80,31 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 caller = self._identity.caller_of(headers, peer=str(context.peer()), transport="grpc")
                 if (right := RIGHTS[method]) is not None:
                     require_right(caller.tenant, right)
-                return await self._serve(handler, caller, context, notes=notes_of(headers))
-            except Exception as error:  # the edge: every error becomes a status, unforeseen ones are logged
+                return await self._serve(method, handler, caller, context, notes=notes_of(headers))
+            except Exception as error:  # noqa: BLE001  the edge: every error becomes a status, unforeseen ones are logged
                 if self._observer is not None:
                     peer = self._identity.peer_name(str(context.peer()))
                     self._observer.refused(error, caller=caller, peer=peer, method=method, transport="grpc")
-                await context.abort_with_status(failure_of(error).to_status())
-                raise
+                status = failure_of(error).to_status()
+            # Not above: gRPC keeps what is raised here, and with it the error, whose frames hold the request, until
+            # Python looks for cycles.
+            await context.abort_with_status(status)
+            raise AssertionError("gRPC raises where a call is aborted")
 
         return serve
 
-    async def _serve(self, handler: Handler, caller: Caller, context: Context, *, notes: Notes) -> bytes:
+    async def _serve(self, method: str, handler: Handler, caller: Caller, context: Context, *, notes: Notes) -> bytes:
         _refuse_if_late(context)
-        data = await self._intake.read(context, tenant=caller.tenant)
-        num_bytes = len(data)
-        with self._intake.hold(num_bytes):
-            request = await off_loop(_parser(handler), data, num_bytes=num_bytes)
-            del data  # the message has copies of what it needs
+        decode = _decoder(handler, DECODERS.get(method))
+        with ExitStack() as held, ExitStack() as arriving:
+            request = await self._intake.take(
+                context, tenant=caller.tenant, decode=decode, held=held, arriving=arriving
+            )
             left = context.time_remaining()
-            call = ServedCall(caller=caller, num_bytes=num_bytes, timeout_seconds=left, notes=notes)
-            answer: Message = await handler.unary_unary(request, call)
+            call = ServedCall(caller=caller, timeout_seconds=left, notes=notes, arrived=arriving.close)
+            answering = handler.unary_unary(request, call)
+            del request  # what is large is let go of by whoever answers it
+            answer: Message = await answering
             return await off_loop(handler.response_serializer, answer, num_bytes=answer.ByteSize())
 
 
@@ -105,17 +114,20 @@ def _refuse_if_late(context: Context) -> None:
         raise DeadlinePassedError("the deadline passed before the call was read")
 
 
-def _parser(handler: Handler) -> Callable[[bytes], Message]:
-    def parse(data: bytes) -> Message:
+def _decoder(handler: Handler, decode: Callable[[Any], object] | None) -> Callable[[bytes], object]:
+    """Makes of bytes what the handler takes: a message, or what `decode` makes of that."""
+
+    def decoded(data: bytes) -> object:
         try:
             message: Message = handler.request_deserializer(data)
         except (DecodeError, ValueError, RecursionError) as error:
             raise InvalidRequestError(
                 "request", f"the bytes are no message: {error}", reason="MALFORMED_MESSAGE"
             ) from error
-        return message
+        del data  # the message has copies of what it needs, and the call those of what it needs
+        return message if decode is None else decode(message)
 
-    return parse
+    return decoded
 
 
 class _Malformed:

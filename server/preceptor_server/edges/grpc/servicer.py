@@ -1,14 +1,16 @@
-"""TeacherService: what each method does, from message to message. The interceptor does the rest."""
+"""TeacherService: what each method does with its message, or with what was decoded of it. The interceptor does the
+rest."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from preceptor.v1 import teacher_pb2 as pb
 
 from preceptor_server.callers import Caller
-from preceptor_server.edges.grpc.decoding import decode_score_request
+from preceptor_server.calls import ScoreCall
 from preceptor_server.edges.grpc.description import encode_info
 from preceptor_server.edges.grpc.encoding import encode_score_response
 from preceptor_server.edges.grpc.registration import (
@@ -28,10 +30,10 @@ class ServedCall:
     """What the interceptor knows of a call: the servicer's methods get it in the place of gRPC's own context."""
 
     caller: Caller
-    num_bytes: int
-    """Of the request."""
     timeout_seconds: float | None
     """Until the caller's deadline, when the call began to be served."""
+    arrived: Callable[[], None]
+    """To be called once the request is where it waits: what is large keeps its tenant's next one waiting until then."""
     notes: Notes = NO_NOTES
     """Its trace."""
 
@@ -49,17 +51,22 @@ class TeacherServicer:
             return await asyncio.to_thread(encode_info, teachers, include_tokenizer=True)
         return encode_info(teachers, include_tokenizer=False)
 
-    async def Score(self, request: pb.ScoreRequest, context: ServedCall) -> pb.ScoreResponse:
-        call = await off_loop(decode_score_request, request, num_bytes=context.num_bytes)
+    async def Score(self, call: ScoreCall, context: ServedCall) -> pb.ScoreResponse:
         scored = await self._service.score(
-            call, context.caller, timeout_seconds=context.timeout_seconds, notes=context.notes
+            call,
+            context.caller,
+            timeout_seconds=context.timeout_seconds,
+            notes=context.notes,
+            arrived=context.arrived,
         )
+        del call  # its answer may be as large again
         return await off_loop(encode_score_response, scored, num_bytes=scored.num_bytes)
 
     async def RegisterTokenizer(
         self, request: pb.RegisterTokenizerRequest, context: ServedCall
     ) -> pb.RegisterTokenizerResponse:
         registration = decode_registration(request)
+        context.arrived()
         with self._service.teachers.use(request.teacher, tenant=context.caller.tenant) as teacher:
             aligner = teacher.aligner
             if aligner is None:

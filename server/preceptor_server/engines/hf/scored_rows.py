@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import TokenArray
+from preceptor.wire import PackedTokenArray, TokenArray
 
 from preceptor_server.types import ResponseToScore, ScoreGroup
 
@@ -30,7 +30,7 @@ class NamedCandidates:
     def of_chunk(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], TokenArray]:
         """For every candidate of the rows [start, stop): its row, counted from `start`, and its id; both [E]."""
         rows: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        ids: list[TokenArray] = [np.zeros(0, np.int64)]
+        ids: list[PackedTokenArray] = [np.zeros(0, np.int64)]
         index, row = int(np.searchsorted(self.ends, start, side="right")), start
         while row < stop:
             response, end = self.responses[index], min(int(self.ends[index]), stop)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from preceptor.wire import LogprobArray, TokenArray
+from preceptor.wire import LogprobArray, PackedTokenArray, TokenArray
 
 from preceptor_server.engines.assembly import RowColumns, response_columns
 from preceptor_server.engines.candidates import join_candidates
@@ -82,9 +82,9 @@ def _request(group: ScoreGroup, response: ResponseToScore, opening: Sequence[Res
     )
 
 
-def _opening_candidates(opening: Sequence[ResponseToScore]) -> TokenArray:
+def _opening_candidates(opening: Sequence[ResponseToScore]) -> PackedTokenArray:
     """Of each response in turn: its first token, then its candidates there."""
-    parts: list[TokenArray] = []
+    parts: list[PackedTokenArray] = []
     for response in opening:
         parts.append(response.ids_T[:1])
         if response.candidate_ids_TC is not None:

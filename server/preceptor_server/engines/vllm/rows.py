@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from preceptor.wire import LogprobArray, TokenArray
+from preceptor.wire import LogprobArray, PackedTokenArray, TokenArray
 
 from preceptor_server.engines.candidates import CandidateRows
 
@@ -73,7 +73,7 @@ class RowQuestion:
         sent = kwargs[KEY]
         candidates = None
         if sent["starts"]:
-            candidates = CandidateRows(ids_E=_ints(sent["ids"]), starts_N1=_ints(sent["starts"]))
+            candidates = CandidateRows(ids_E=np.frombuffer(sent["ids"], "<i4"), starts_N1=_ints(sent["starts"]))
         return cls(
             positions_R=_ints(sent["positions"]),
             sampled_ids_R=_ints(sent["sampled"]),
@@ -128,8 +128,8 @@ def read_answer(flat: Int32Array, question: RowQuestion) -> RowAnswer:
     )
 
 
-def _bytes(ids: npt.NDArray[np.int64]) -> bytes:
-    return ids.astype("<i4").tobytes()
+def _bytes(ids: PackedTokenArray) -> bytes:
+    return ids.astype("<i4", copy=False).tobytes()
 
 
 def _ints(data: bytes) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from preceptor.wire import PositionStatus, VocabularyRelation
+from preceptor_server.alignment import candidates
 from preceptor_server.alignment.candidates import are_among, merged_teacher_ids, teacher_candidates
 from preceptor_server.alignment.one_to_one import read_one_to_one
 from preceptor_server.alignment.projection import num_teacher_tokens, project
@@ -304,3 +305,38 @@ def test_students_tokens_without_a_counterpart_leave_their_candidates_out() -> N
     assert columns.candidate_logprobs_NC is not None
     expected_NC = [[math.log(0.2), -math.inf], [-math.inf, math.log(0.1)]]
     np.testing.assert_allclose(columns.candidate_logprobs_NC, expected_NC, rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", ["<u2", "<u4"])
+@pytest.mark.parametrize("merges", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_packed_candidates_a_few_rows_at_a_time_are_answered_to_the_bit_as_all_of_them_in_64_bits(
+    seed: int, merges: bool, width: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = random_case(seed, num_absent=seed % 3, has_pair=seed % 2 == 0)
+    assert case.response.candidate_ids_TC is not None
+    _, expected = case.answer(top_k=5, merges=merges)
+    monkeypatch.setattr(candidates, "_ROWS_AT_ONCE", 5)
+    packed = replace(case.response, candidate_ids_TC=case.response.candidate_ids_TC.astype(width))
+    _, columns = replace(case, response=packed).answer(top_k=5, merges=merges)
+    for name in ("support_ids_NK", "support_logprobs_NK", "log_tail_mass_N", "candidate_logprobs_NC"):
+        np.testing.assert_array_equal(getattr(columns, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize(("num_ids", "width"), [(65_536, "<u2"), (65_537, "<u4"), (70_000, "<u4")])
+def test_counterparts_are_asked_for_in_the_narrowest_integers_up_to_the_last_id(num_ids: int, width: str) -> None:
+    backwards = np.arange(num_ids)[::-1]
+    alignment = alignment_of(
+        relation=VocabularyRelation.PERMUTED,
+        projection_V=backwards,
+        teacher_of_student_U=backwards,
+        num_student_ids=num_ids,
+    )
+    named = np.array([[0, 1, 65_535, num_ids - 1]], "<u4")
+    response = replace(response_of([3]), candidate_ids_TC=named)
+    asked = teacher_candidates(
+        response, read_one_to_one(response, alignment), alignment, merged_ids=np.array([num_ids - 1])
+    )
+    assert asked is not None
+    assert asked.dtype == np.dtype(width)
+    assert asked.tolist() == [[num_ids - 1, num_ids - 2, num_ids - 65_536, 0, num_ids - 1]]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -418,3 +419,22 @@ def test_a_wrong_forward_is_told_with_what_to_change(packing: str, remedy: str, 
     engine.load()
     assert engine.info().remedy.endswith(remedy)
     engine.close()
+
+
+@pytest.mark.parametrize(("width", "ids"), [("<u2", [0, 1, 65_535]), ("<u4", [0, 65_535, 65_536, 69_999])])
+async def test_packed_candidates_are_answered_to_the_bit_as_those_in_64_bits(
+    width: str, ids: list[int], tmp_path: Path
+) -> None:
+    save_tiny(tmp_path, tiny_llama(vocabulary_size=70_000))
+    named_TC = np.resize(np.array(ids), (5, len(ids)))
+    groups = [
+        group_of([4, 69_999], replace(response_of([5, 65_536, 7, 8, 9], [1, 1, 0, 1, 1]), candidate_ids_TC=packed_TC))
+        for packed_TC in (named_TC, named_TC.astype(width))
+    ]
+    async with loaded(HfConfig(model=str(tmp_path), rows_per_head_chunk=2)) as engine:
+        expected, columns = [(await engine.score([group]))[0] for group in groups]
+    assert expected[0].candidate_logprobs_NC is not None
+    assert expected[0].candidate_logprobs_NC.shape == (4, len(ids))
+    assert len(np.unique(expected[0].candidate_logprobs_NC)) == expected[0].candidate_logprobs_NC.size
+    assert_bit_equal(columns, expected)
+    np.testing.assert_array_equal(columns[0].candidate_logprobs_NC, expected[0].candidate_logprobs_NC)

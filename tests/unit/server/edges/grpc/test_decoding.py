@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor.wire import LogprobDtype
@@ -452,3 +453,16 @@ def test_special_token_that_the_model_has_no_row_for_is_refused_by_name(kind: st
         prepared(asked, teacher)
     assert caught.value.reason == "TOKEN_OUT_OF_RANGE"
     assert caught.value.field.startswith(f"prompt.{kind}")
+
+
+def test_candidates_are_as_large_as_their_message_and_hold_nothing_else_of_it() -> None:
+    asked = request(responses=[response(4, 5)])
+    ids = u16(1, 2, 299, 0)
+    asked.responses[0].candidates.CopyFrom(pb.CandidateIds(ids=ids, num_per_position=2))
+    named = prepared(asked, hosted_teacher()).responses[0].candidate_ids_TC
+    assert named is not None
+    assert (named.dtype, named.nbytes, named.tolist()) == (np.dtype("<u2"), len(ids.data), [[1, 2], [299, 0]])
+    held = named
+    while isinstance(held.base, np.ndarray):
+        held = held.base
+    assert held.base == ids.data

@@ -12,7 +12,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
+from grpc_status import rpc_status
 from preceptor.v1 import teacher_pb2 as pb
 from preceptor_server.callers import Caller, Transport
 from preceptor_server.config import ListenConfig
@@ -215,3 +217,18 @@ async def test_a_tenant_sees_and_uses_its_own_teachers_alone() -> None:
         assert (await called(channel, f"{SERVICE}Score", group(""), key="one"))[0] is grpc.StatusCode.OK
         code, message = await called(channel, f"{SERVICE}Score", group(""), key="all")
         assert (code, "'dean', 'professor'" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+@pytest.mark.parametrize("name", ["professor", "nobody", ""])
+async def test_a_teacher_that_a_tenant_may_not_use_is_refused_and_told_whether_it_exists_or_not(name: str) -> None:
+    observer = Refusals()
+    keys = Keys(elsewhere=Tenant(name="elsewhere", teachers=frozenset({"another"})))
+    async with serving(identity=Identity(keys), observer=observer) as channel:
+        call = channel.unary_unary(f"{SERVICE}Score")(group(name), metadata=(("authorization", "Bearer elsewhere"),))
+        with pytest.raises(grpc.aio.AioRpcError, match="tenant elsewhere may not use") as caught:
+            await call
+    status = rpc_status.from_call(caught.value)
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert (caught.value.code(), info.reason) == (grpc.StatusCode.PERMISSION_DENIED, "TEACHER_NOT_ALLOWED")
+    assert observer.seen == [("elsewhere", "TEACHER_NOT_ALLOWED")]

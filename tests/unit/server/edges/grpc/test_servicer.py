@@ -8,19 +8,17 @@ from typing import Any
 
 import pytest
 from preceptor.v1 import teacher_pb2 as pb
-from preceptor_server.callers import Caller
 from preceptor_server.edges.grpc import servicer
 from preceptor_server.edges.grpc.servicer import ServedCall, TeacherServicer
+from preceptor_server.errors import ServerError
 from preceptor_server.serving import ScoreService
 from preceptor_server.teachers import Teachers
-from preceptor_server.tenants.tenant import Tenant
 from preceptor_server.weights import WeightUpdates
 
 from tests.unit.server.edges.http.asking import tiny_teacher
+from tests.unit.server.preparing import CALLER
 
-CALL = ServedCall(
-    caller=Caller(tenant=Tenant(name="a"), name="a", transport="grpc"), num_bytes=100, timeout_seconds=None
-)
+CALL = ServedCall(caller=CALLER, timeout_seconds=None, arrived=lambda: None)
 
 
 def told_of_thread(work: Callable[..., Any], threads: list[int]) -> Callable[..., Any]:  # Any: as it is
@@ -45,3 +43,12 @@ async def test_what_grows_with_a_tokenizer_is_written_in_a_thread(monkeypatch: p
     assert answer.report.relation == pb.VOCABULARY_RELATION_IDENTICAL
     assert len(threads) == 2
     assert threading.get_ident() not in threads
+
+
+async def test_tokenizer_that_takes_long_to_register_keeps_no_other_message_waiting() -> None:
+    arrived: list[bool] = []
+    call = ServedCall(caller=CALLER, timeout_seconds=1, arrived=lambda: arrived.append(True))
+    servicer = TeacherServicer(ScoreService(Teachers()), WeightUpdates())
+    with pytest.raises(ServerError, match="this server hosts none"):  # after it was decoded, and before the long part
+        await servicer.RegisterTokenizer(pb.RegisterTokenizerRequest(tokenizer_id="ab", tokenizer_json=b"{}"), call)
+    assert arrived == [True]

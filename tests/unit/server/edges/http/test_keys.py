@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from preceptor_server import app
 from preceptor_server.callers import Caller, Transport
 from preceptor_server.edges.http.recorder import Recorder
 from preceptor_server.edges.identity import Identity
@@ -26,6 +27,18 @@ class Refusals:
     def refused(self, error: Exception, *, caller: Caller | None, peer: str, method: str, transport: Transport) -> None:
         assert transport == "http"
         self.seen.append((caller.tenant.name if caller else peer, method, reason_of(error)))
+
+
+class Elsewhere:
+    """A directory that knows one tenant, who may use one teacher that is not hosted here."""
+
+    has_keys = True
+
+    def peer_name(self, peer: str) -> str:
+        return peer
+
+    def identify(self, key: str | None, *, peer: str) -> Tenant:
+        return Tenant(name="elsewhere", teachers=frozenset({"another"}))
 
 
 @pytest.fixture
@@ -106,3 +119,23 @@ async def test_callers_are_told_apart_in_the_loop_that_grpcs_are_told_apart_in()
         assert (await asked.topk(group())).status_code == 200
         assert (await asked.client.get("/v1/info")).status_code == 200
     assert threads == [threading.get_ident()] * 2
+
+
+@pytest.mark.parametrize("name", ["professor", "nobody", ""])
+async def test_a_teacher_that_a_tenant_may_not_use_is_refused_and_told_whether_it_exists_or_not(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asking() as asked:
+        asked.state.identity = Identity(Elsewhere())
+        asked.state.refusals = told = app.Refusals(asked.state.observatory.observers())
+        for _ in range(3):
+            assert problem(await asked.topk(group(teacher=name))) == (403, "TEACHER_NOT_ALLOWED", None)
+        text = {"teacher": name, "response": {"text": "a"}}
+        assert problem(await asked.client.post("/v1/align", json=text)) == (403, "TEACHER_NOT_ALLOWED", None)
+        counted = asked.state.observatory.metrics.render().decode()
+    lines = [line for line in caplog.messages if "reason=TEACHER_NOT_ALLOWED" in line]
+    assert (told.log.counts, len(lines)) == ({"TEACHER_NOT_ALLOWED": 4}, 1)
+    by_path = {'method="/v1/topk"': 3, 'method="/v1/align"': 1}
+    for method, count in by_path.items():
+        labels = f'transport="http",tenant="elsewhere",{method},reason="TEACHER_NOT_ALLOWED"'
+        assert f"preceptor_refusals_total{{{labels}}} {count}" in counted

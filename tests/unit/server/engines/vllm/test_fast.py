@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,3 +79,21 @@ def test_the_cache_never_reaches_into_a_response_whose_beginning_is_not_scored()
 def test_rows_that_the_cache_swallowed_say_so() -> None:
     request = plan(group_of([7, 8, 9], [1, 2, 3])).requests[0]
     assert (answer(request, num_cached=4).states_R == MISSING).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("width", ["<u2", "<u4"])
+def test_packed_candidates_ask_the_worker_the_same(width: str) -> None:
+    for group in random_groups(1):
+        packed = replace(
+            group,
+            responses=tuple(
+                one
+                if one.candidate_ids_TC is None
+                else replace(one, candidate_ids_TC=one.candidate_ids_TC.astype(width))
+                for one in group.responses
+            ),
+        )
+        for ours, expected in zip(plan(packed).requests, plan(group).requests, strict=True):
+            assert ours.question.to_kwargs() == expected.question.to_kwargs()
+            if ours.question.candidates is not None:
+                assert ours.question.candidates.ids_E.dtype == np.int32
