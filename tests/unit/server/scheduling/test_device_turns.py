@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.errors import DeadlinePassedError, UnknownTeacherError
 from preceptor_server.scheduling.config import SchedulerConfig
 from preceptor_server.scheduling.device_turns import DeviceTurns
 from preceptor_server.scheduling.scheduler import Scheduler
-from preceptor_server.types import ScoredGroup, ScoreGroup
+from preceptor_server.types import EngineInfo, GroupColumns, ScoredGroup, ScoreGroup
 
 from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import group_of
@@ -125,3 +127,44 @@ def test_who_leaves_before_the_turn_costs_no_forward_and_is_not_blamed(size: int
     scored = run(leave_while_another_has_the_turn(engine, group_of([1], [2] * (size - 1))))
     assert isinstance(scored, ScoredGroup)
     assert engine.num_open == 0
+
+
+class AdaptingEngine(SimulatedEngine):
+    """Raises, as vLLM does, for an adapter that it has not; `adapters` have revisions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapters = {"maths": "maths 1", "prose": "prose 1"}
+
+    def info(self) -> EngineInfo:
+        return replace(super().info(), adapters=dict(self.adapters))
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        for group in batch:
+            assert not group.adapter or self.adapters[group.adapter]
+        return await super().score(batch)
+
+
+@pytest.mark.parametrize("adapter", ["maths", "prose"])
+def test_an_adapter_that_changes_before_the_turn_is_told_as_it_is_then(adapter: str) -> None:
+    async def simulate() -> ScoredGroup:
+        engine, turns = AdaptingEngine(), DeviceTurns()
+        scheduler = Scheduler(engine, SchedulerConfig(), teacher="ours", turns=turns)
+        scheduler.start()
+        async with turns.turn("other", weight=1, cost=1):
+            group = group_of([1], [8] * 10, adapter=adapter)
+            asking = asyncio.create_task(scheduler.score(group, caller=caller_of("a")))
+            await asyncio.sleep(1)
+            assert scheduler.num_groups_in_flight == 1
+            del engine.adapters["maths"]
+            engine.adapters["prose"] = "prose 2"
+        try:
+            return await asking
+        finally:
+            await scheduler.stop()
+
+    if adapter == "prose":
+        assert run(simulate()).revision == "prose 2"
+    else:
+        with pytest.raises(UnknownTeacherError, match="'maths' was taken away while the group waited"):
+            run(simulate())
