@@ -98,6 +98,26 @@ async def test_idleness_earns_nothing() -> None:
     assert abs(tokens["a"] - tokens["b"]) <= 200
 
 
+async def test_who_gives_up_a_turn_has_not_had_it() -> None:
+    turns, order = DeviceTurns(), []
+
+    async def ask(name: str) -> None:
+        async with turns.turn(name, weight=1, cost=1000):
+            order.append(name)
+
+    async with turns.turn("holder", weight=1, cost=10):
+        for _ in range(3):
+            leaves = asyncio.create_task(ask("a"))
+            await asyncio.sleep(0)
+            leaves.cancel()
+            await asyncio.wait([leaves])
+        await asyncio.sleep(0)
+        both = [asyncio.create_task(ask(name)) for name in ("a", "b")]
+        await asyncio.sleep(0)
+    await asyncio.gather(*both)
+    assert order == ["a", "b"]
+
+
 async def leave_while_another_has_the_turn(engine: SimulatedEngine, group: ScoreGroup) -> ScoredGroup:
     """Of two callers one leaves, and the deadline of a third passes, while their forwards wait for their turn. Then the
     group of the first is sent again."""
