@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,6 +44,7 @@ class WatchedEngine(FakeEngine):
     closed: list[str]
     may_load: threading.Event
     is_loading: threading.Event
+    load_seconds = 0.0
 
     def __init__(self, label: str = "", failure: str = "") -> None:
         super().__init__()
@@ -51,6 +53,7 @@ class WatchedEngine(FakeEngine):
     def load(self) -> None:
         self.is_loading.set()
         assert self.may_load.wait(SECONDS)
+        time.sleep(self.load_seconds)
         if self._failure == "startup":
             raise StartupError("no such model")
         self.loaded.append(self._label)
@@ -61,7 +64,7 @@ class WatchedEngine(FakeEngine):
 
 @pytest.fixture(autouse=True)
 def _watched() -> None:
-    WatchedEngine.loaded, WatchedEngine.closed = [], []
+    WatchedEngine.loaded, WatchedEngine.closed, WatchedEngine.load_seconds = [], [], 0.0
     WatchedEngine.may_load, WatchedEngine.is_loading = threading.Event(), threading.Event()
     WatchedEngine.may_load.set()
 
@@ -262,8 +265,9 @@ ACTIONS = st.lists(
 def test_whatever_is_loaded_is_closed_once_and_never_while_a_call_uses_it(
     actions: list[tuple[str, str, str]], drains: bool
 ) -> None:
-    WatchedEngine.loaded, WatchedEngine.closed = [], []
+    WatchedEngine.loaded, WatchedEngine.closed, WatchedEngine.load_seconds = [], [], 0.003
     asyncio.run(asyncio.wait_for(_host(actions, drains=drains), 60))
+    WatchedEngine.load_seconds = 0.0
     assert sorted(WatchedEngine.closed) == sorted(WatchedEngine.loaded)
 
 
@@ -287,6 +291,7 @@ async def _host(actions: list[tuple[str, str, str]], *, drains: bool) -> None:
             if action == "add":
                 adding[name] = asyncio.create_task(hosting.add(name, settings_of(f"{number}", failure=failure)))
             elif action == "give up" and name in adding:
+                await asyncio.sleep(number % 4 / 1000)
                 adding[name].cancel()
                 await asyncio.wait([adding.pop(name)])
             elif action == "remove":
