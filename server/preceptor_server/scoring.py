@@ -23,7 +23,7 @@ from preceptor_server.alignment.types import Alignment
 from preceptor_server.callers import Caller
 from preceptor_server.calls import ScoreCall, ScoredCall, ScoredResponse, Timings
 from preceptor_server.hosted import HostedTeacher
-from preceptor_server.preparing import PreparedCall, check_group_tokens, prepare_call
+from preceptor_server.preparing import PreparedCall, check_adapter_name, check_group_tokens, prepare_call
 from preceptor_server.types import ResponseColumns, ResponseToScore, ScoredGroup, ScoreGroup
 
 _SMALL_TOKENS = 8192
@@ -113,7 +113,7 @@ async def score_call(
 
 
 async def _score(prepared: PreparedCall, teacher: HostedTeacher, scheduled: _Scheduled, aside: _Aside) -> _Scores:
-    revision = teacher.info.revision_of(prepared.call.adapter)
+    revision = _revision(prepared, teacher)
     if not any(response.score_mask_T.any() for response in prepared.responses):
         # That its prompt can be read is all that was asked, and preparing it has shown it.
         return _Scores(responses=tuple(_excluded(prepared, one) for one in prepared.responses), revision=revision)
@@ -126,10 +126,16 @@ async def _score(prepared: PreparedCall, teacher: HostedTeacher, scheduled: _Sch
     return await _score_aligned(prepared, prepared.alignment, teacher, scheduled, aside)
 
 
+def _revision(prepared: PreparedCall, teacher: HostedTeacher) -> str:
+    """Of the moment. Raises UnknownTeacherError where the adapter was taken away while the call was prepared."""
+    check_adapter_name(prepared.call.adapter, teacher)
+    return teacher.info.revision_of(prepared.call.adapter)
+
+
 async def _score_aligned(
     prepared: PreparedCall, alignment: Alignment, teacher: HostedTeacher, scheduled: _Scheduled, aside: _Aside
 ) -> _Scores:
-    revision = teacher.info.revision_of(prepared.call.adapter)
+    revision = _revision(prepared, teacher)
     num_bytes = prepared.call.num_bytes
     readings, responses = await aside(lambda: _read_and_ask(prepared, alignment, teacher), num_bytes)
     if not responses:

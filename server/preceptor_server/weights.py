@@ -69,7 +69,8 @@ class WeightUpdates:
     async def update(self, call: WeightUpdateCall, teacher: HostedTeacher) -> WeightsInUse:
         """Raises InvalidRequestError (UnknownTeacherError among them), NotYetImplementedError or WeightUpdateError;
         the old weights go on serving then."""
-        engine, update = check_update(call, teacher)
+        # In a thread: the folder may lie on a file system that takes its time.
+        engine, update = await asyncio.to_thread(check_update, call, teacher)
         # A caller that gives up must not end a change in the middle.
         return await asyncio.shield(self._start(self._apply(engine, update, teacher)))
 

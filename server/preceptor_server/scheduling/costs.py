@@ -27,6 +27,8 @@ TOKENS_PER_CANDIDATE = 0.0001
 """Of each candidate of a token."""
 _MAX_PROMPTS = 256
 """Beginnings of prompts that are remembered."""
+_MAX_PROMPT_TOKENS = 4_000_000
+"""Of all that are remembered: 32 MB. The latest is remembered however long it is."""
 _MAX_COMPARED = 4
 """Prompts of one beginning that a new one is compared with: the latest."""
 
@@ -67,6 +69,8 @@ class SharedPrefixes:
         """`min_shared` as in EngineInfo.min_shared_prefix."""
         self._min_shared = min_shared
         self._by_beginning: OrderedDict[tuple[str, bytes], deque[TokenArray]] = OrderedDict()
+        self.num_tokens = 0
+        """Of the prompts that are remembered."""
 
     def num_shared(self, group: ScoreGroup) -> int:
         """Tokens of its prompt that need not be computed."""
@@ -81,10 +85,25 @@ class SharedPrefixes:
         if self._min_shared is None or len(group.prompt_ids_P) < self._min_shared:
             return
         beginning = self._beginning(group)
-        self._by_beginning.setdefault(beginning, deque(maxlen=_MAX_COMPARED)).append(group.prompt_ids_P)
+        alike = self._by_beginning.setdefault(beginning, deque())
+        alike.append(group.prompt_ids_P)
+        self.num_tokens += len(group.prompt_ids_P)
         self._by_beginning.move_to_end(beginning)
-        if len(self._by_beginning) > _MAX_PROMPTS:
-            self._by_beginning.popitem(last=False)
+        if len(alike) > _MAX_COMPARED:
+            self.num_tokens -= len(alike.popleft())
+        while len(self._by_beginning) > _MAX_PROMPTS or self.num_tokens > _MAX_PROMPT_TOKENS:
+            if not self._forget_one():
+                return
+
+    def _forget_one(self) -> bool:
+        """The oldest prompt of the beginning that came longest ago; False where only the latest is left."""
+        beginning, alike = next(iter(self._by_beginning.items()))
+        if len(self._by_beginning) == len(alike) == 1:
+            return False
+        self.num_tokens -= len(alike.popleft())
+        if not alike:
+            del self._by_beginning[beginning]
+        return True
 
     def _beginning(self, group: ScoreGroup) -> tuple[str, bytes]:
         return group.adapter, group.prompt_ids_P[: self._min_shared].tobytes()

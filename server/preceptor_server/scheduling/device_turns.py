@@ -39,7 +39,11 @@ class DeviceTurns:
             self._timer.cancel()
             self._timer = None
         elif self._is_taken:
-            await self._wait(tag)
+            try:
+                await self._wait(tag)
+            except asyncio.CancelledError:
+                self._tags[teacher] -= cost / weight
+                raise
         self._is_taken = True
         self._now = max(self._now, tag)
         try:

@@ -18,7 +18,7 @@ from preceptor_server.scheduling.divisions import Divisions
 from preceptor_server.scheduling.failures import Failures, failure_of
 from preceptor_server.scheduling.job import Job
 from preceptor_server.scheduling.speed import Speed
-from preceptor_server.types import GroupColumns
+from preceptor_server.types import EngineInfo, GroupColumns
 
 logger = logging.getLogger(__name__)
 
@@ -59,23 +59,20 @@ class Forwards:
         """Everybody who waits for the batch is told, or computed again. What nobody waits for when the turn has come
         costs no forward."""
         async with self._turn(batch):
-            jobs = self._awaited(batch)
+            info = self._engine.info()
+            jobs = _awaited(batch, info)
             if not jobs:
                 self._failures.dropped(batch)
                 return
             if len(jobs) < len(batch.jobs):
-                batch = part_of(jobs, min_shared=self._engine.info().min_shared_prefix, lineage=batch.lineage)
+                batch = part_of(jobs, min_shared=info.min_shared_prefix, lineage=batch.lineage)
             span = self._begin_span(batch)
             if batch.is_slice:
                 await self._compute_slice(batch, span)
             else:
+                for job in jobs:
+                    job.revision = info.revision_of(job.group.adapter)
                 await self._compute_groups(batch, span)
-
-    @staticmethod
-    def _awaited(batch: Batch) -> list[Job]:
-        for job in batch.jobs:
-            job.expire_if_late(_now())
-        return [job for job in batch.jobs if job.is_awaited]
 
     async def _compute_groups(self, batch: Batch, span: BatchSpan) -> None:
         started = _now()
@@ -149,6 +146,14 @@ class Forwards:
         span.done(done)
         for observer in self._observers:
             observer.batch_done(done)
+
+
+def _awaited(batch: Batch, info: EngineInfo) -> list[Job]:
+    """The turn may have come late: what can be answered still, and is waited for."""
+    for job in batch.jobs:
+        job.expire_if_late(_now())
+        job.fail_without_adapter(info)
+    return [job for job in batch.jobs if job.is_awaited]
 
 
 def _reason_of(error: Exception) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from preceptor_server.callers import Caller
 from preceptor_server.context_costs import FLAT, ContextCosts
 from preceptor_server.engines.base import Division
-from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.errors import DeadlinePassedError, UnknownTeacherError
 from preceptor_server.observability.tracing import NO_TRACING, QueueSpan
 from preceptor_server.scheduling.costs import bytes_of, cost_of
-from preceptor_server.types import GroupColumns, ScoredGroup, ScoreGroup
+from preceptor_server.types import EngineInfo, GroupColumns, ScoredGroup, ScoreGroup
 
 NO_WAIT = NO_TRACING.queued()
 
@@ -75,6 +75,13 @@ class Job:
         if self.deadline is not None and now >= self.deadline:
             where = "in the queue" if self.started is None else "while it was scored"
             self.fail(DeadlinePassedError(f"the deadline passed after {now - self.enqueued:.1f} s {where}"))
+
+    def fail_without_adapter(self, info: EngineInfo) -> None:
+        """Tells a caller whose adapter was taken away while the group waited."""
+        adapter = self.group.adapter
+        if adapter and adapter not in info.adapters:
+            gone = f"{adapter!r} was taken away while the group waited"
+            self.fail(UnknownTeacherError("adapter", gone, reason="UNKNOWN_ADAPTER"))
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():

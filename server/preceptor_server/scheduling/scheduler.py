@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, nullcontext
 
 from preceptor_server.callers import Caller
 from preceptor_server.engines.base import Engine
-from preceptor_server.errors import DrainingError, QueueFullError, UnknownTeacherError, reason_of
+from preceptor_server.errors import DrainingError, QueueFullError, reason_of
 from preceptor_server.observability.observer import CANCELLED, OK, BatchObserver
 from preceptor_server.observability.tracing import NO_TRACING, Tracing
 from preceptor_server.scheduling.admission import Admission, Waiting
@@ -276,7 +276,8 @@ class Scheduler:
 
         def is_usable(job: Job) -> bool:
             job.expire_if_late(now)
-            return job.is_awaited and _has_adapter(job, info)
+            job.fail_without_adapter(info)
+            return job.is_awaited
 
         if self._batches_itself:
             return self._take_one(is_usable)
@@ -386,13 +387,3 @@ def _reason_of(job: Job) -> str:
 
 def _draining() -> DrainingError:
     return DrainingError(retry_after_seconds=_DRAINING_RETRY_SECONDS)
-
-
-def _has_adapter(job: Job, info: EngineInfo) -> bool:
-    """Tells a caller whose adapter was taken away while the group waited."""
-    adapter = job.group.adapter
-    if not adapter or adapter in info.adapters:
-        return True
-    gone = f"{adapter!r} was taken away while the group waited"
-    job.fail(UnknownTeacherError("adapter", gone, reason="UNKNOWN_ADAPTER"))
-    return False

@@ -7,11 +7,14 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from preceptor.settings import InvalidSettingsError
 from preceptor_server.alignment.workbench import Workbench
 from preceptor_server.app import _Changes, serve
@@ -41,6 +44,7 @@ class WatchedEngine(FakeEngine):
     closed: list[str]
     may_load: threading.Event
     is_loading: threading.Event
+    load_seconds = 0.0
 
     def __init__(self, label: str = "", failure: str = "") -> None:
         super().__init__()
@@ -49,6 +53,7 @@ class WatchedEngine(FakeEngine):
     def load(self) -> None:
         self.is_loading.set()
         assert self.may_load.wait(SECONDS)
+        time.sleep(self.load_seconds)
         if self._failure == "startup":
             raise StartupError("no such model")
         self.loaded.append(self._label)
@@ -59,7 +64,7 @@ class WatchedEngine(FakeEngine):
 
 @pytest.fixture(autouse=True)
 def _watched() -> None:
-    WatchedEngine.loaded, WatchedEngine.closed = [], []
+    WatchedEngine.loaded, WatchedEngine.closed, WatchedEngine.load_seconds = [], [], 0.0
     WatchedEngine.may_load, WatchedEngine.is_loading = threading.Event(), threading.Event()
     WatchedEngine.may_load.set()
 
@@ -211,12 +216,12 @@ async def test_one_that_fails_to_load_by_whatever_holds_up_none_of_the_others(
         monkeypatch.setattr("preceptor_server.hosting.settle_engine", settle)
         with caplog.at_level(logging.INFO):
             await change(after)
-            assert hosting.teachers.names == ("a", "d")
+            assert ",".join(hosting.teachers.names) == "a,d"
             assert "no such model" in caplog.text
             assert "no such device" in caplog.text
             monkeypatch.setattr("preceptor_server.hosting.settle_engine", settle_engine)
             await change(after)  # nothing but the machine has changed
-        assert hosting.teachers.names == ("a", "c", "d")
+        assert ",".join(hosting.teachers.names) == "a,c,d"
         assert WatchedEngine.loaded.count("a") == WatchedEngine.loaded.count("d") == 1
         assert "teachers=a,c,d" in caplog.text
 
@@ -243,3 +248,76 @@ async def test_sigterm_while_it_loads_ends_the_server_after_that_load(caplog: py
         await asyncio.wait_for(serving, SECONDS)
     assert (WatchedEngine.loaded, WatchedEngine.closed) == (["a"], ["a"])
     assert "serving address" not in caplog.text
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "add", "add", "give up", "remove", "begin", "begin", "end", "wait"]),
+        st.sampled_from(["a", "b"]),
+        st.sampled_from(["", "", "", "startup"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(actions=ACTIONS, drains=st.booleans())
+def test_whatever_is_loaded_is_closed_once_and_never_while_a_call_uses_it(
+    actions: list[tuple[str, str, str]], drains: bool
+) -> None:
+    WatchedEngine.loaded, WatchedEngine.closed, WatchedEngine.load_seconds = [], [], 0.003
+    asyncio.run(asyncio.wait_for(_host(actions, drains=drains), 60))
+    WatchedEngine.load_seconds = 0.0
+    assert sorted(WatchedEngine.closed) == sorted(WatchedEngine.loaded)
+
+
+async def _host(actions: list[tuple[str, str, str]], *, drains: bool) -> None:
+    calls: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+    adding: dict[str, asyncio.Task[None]] = {}
+
+    async def use(hosting: Hosting, name: str, end: asyncio.Event) -> None:
+        with hosting.teachers.use(name, tenant=ANYONE) as teacher:
+            assert isinstance(teacher.engine, WatchedEngine)
+            await end.wait()
+            assert teacher.engine._label not in WatchedEngine.closed
+            await teacher.scheduler.score(group_of([1], [2]), caller=caller_of("a"))
+
+    async with hosting_of() as hosting:
+        for number, (action, name, failure) in enumerate(actions):
+            if action in ("add", "remove") and name in adding:
+                if hosting._closing:
+                    continue  # one of that name may be waiting for a call that ends later
+                await asyncio.wait([adding.pop(name)])
+            if action == "add":
+                adding[name] = asyncio.create_task(hosting.add(name, settings_of(f"{number}", failure=failure)))
+            elif action == "give up" and name in adding:
+                await asyncio.sleep(number % 4 / 1000)
+                adding[name].cancel()
+                await asyncio.wait([adding.pop(name)])
+            elif action == "remove":
+                await hosting.remove(name)
+            elif action == "begin" and name in hosting.teachers.names:
+                end = asyncio.Event()
+                calls.append((end, asyncio.create_task(use(hosting, name, end))))
+            elif action == "end" and calls:
+                end, call = calls.pop(0)
+                end.set()
+                await call
+            elif action == "wait":
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0)
+        for task in adding.values():
+            task.cancel()
+        await asyncio.gather(*adding.values(), return_exceptions=True)
+        if drains:
+            await hosting.drain(0.01)
+        else:
+            for end, _ in calls:
+                end.set()
+            await asyncio.gather(*(call for _, call in calls))
+    for _, call in calls:
+        if drains:
+            call.cancel()
+            await asyncio.wait([call])
+    assert not hosting._closing
+    assert not hosting.teachers.leaving

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from preceptor_server.alignment.selftest import check_alignment
 from preceptor_server.alignment.teacher_tokenizer import TeacherTokenizer
 from preceptor_server.calls import AskedResponse, ScoreCall, TeacherIds
 from preceptor_server.config import LimitsConfig, SchedulerConfig
+from preceptor_server.errors import UnknownTeacherError
 from preceptor_server.hosted import HostedTeacher
+from preceptor_server.preparing import PreparedCall, prepare_call
 from preceptor_server.scheduling.scheduler import Scheduler
 from preceptor_server.scoring import score_call
 from preceptor_server.selftest import check_engine
@@ -154,6 +157,23 @@ async def test_answer_about_nothing_names_the_weights_of_the_moment() -> None:
         call = replace(call, responses=(nothing,), adapter="maths")
         scored = await score_call(call, teacher, caller=CALLER, timeout_seconds=10)
     assert (engine.groups, scored.revision) == ([], f"fake-{TEACHER.vocabulary_size}+3")
+
+
+async def test_adapter_that_is_taken_away_while_the_call_is_prepared_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = NarrowEngine(None)
+
+    async def prepare(*args: Any, **kwargs: Any) -> PreparedCall:  # Any: as they come
+        prepared = await prepare_call(*args, **kwargs)
+        await engine.unload_adapter("maths")
+        return prepared
+
+    monkeypatch.setattr("preceptor_server.scoring.prepare_call", prepare)
+    async with hosting(engine) as teacher:
+        call = replace(await call_of_a_stranger(teacher), adapter="maths")
+        with pytest.raises(UnknownTeacherError, match="'maths' is not loaded"):
+            await score_call(call, teacher, caller=CALLER, timeout_seconds=10)
 
 
 async def test_group_of_which_nothing_is_to_be_scored_never_reaches_the_engine() -> None:

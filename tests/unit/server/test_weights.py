@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +285,17 @@ async def test_update_whose_caller_has_gone_is_carried_through(teacher: HostedTe
     engine.gate.set()
     await waiting
     assert engine.info().revision == "fake-300-1"
+
+
+async def test_a_folder_is_looked_into_in_a_thread(teacher: HostedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may lie on a file system that takes its time."""
+    threads: list[int] = []
+
+    def find(path: str, *, weights_folder: Path) -> Path:
+        threads.append(threading.get_ident())
+        return find_folder(path, weights_folder=weights_folder)
+
+    monkeypatch.setattr("preceptor_server.weights.find_folder", find)
+    await WeightUpdates().update(ask(path="step-1"), teacher)
+    assert threads
+    assert threading.get_ident() not in threads

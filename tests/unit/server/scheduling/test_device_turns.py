@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from preceptor_server.errors import DeadlinePassedError
+from preceptor_server.errors import DeadlinePassedError, UnknownTeacherError
 from preceptor_server.scheduling.config import SchedulerConfig
 from preceptor_server.scheduling.device_turns import DeviceTurns
 from preceptor_server.scheduling.scheduler import Scheduler
-from preceptor_server.types import ScoredGroup, ScoreGroup
+from preceptor_server.types import EngineInfo, GroupColumns, ScoredGroup, ScoreGroup
 
 from tests.unit.server.callers import caller_of
 from tests.unit.server.groups import group_of
@@ -96,6 +98,26 @@ async def test_idleness_earns_nothing() -> None:
     assert abs(tokens["a"] - tokens["b"]) <= 200
 
 
+async def test_who_gives_up_a_turn_has_not_had_it() -> None:
+    turns, order = DeviceTurns(), []
+
+    async def ask(name: str) -> None:
+        async with turns.turn(name, weight=1, cost=1000):
+            order.append(name)
+
+    async with turns.turn("holder", weight=1, cost=10):
+        for _ in range(3):
+            leaves = asyncio.create_task(ask("a"))
+            await asyncio.sleep(0)
+            leaves.cancel()
+            await asyncio.wait([leaves])
+        await asyncio.sleep(0)
+        both = [asyncio.create_task(ask(name)) for name in ("a", "b")]
+        await asyncio.sleep(0)
+    await asyncio.gather(*both)
+    assert order == ["a", "b"]
+
+
 async def leave_while_another_has_the_turn(engine: SimulatedEngine, group: ScoreGroup) -> ScoredGroup:
     """Of two callers one leaves, and the deadline of a third passes, while their forwards wait for their turn. Then the
     group of the first is sent again."""
@@ -125,3 +147,44 @@ def test_who_leaves_before_the_turn_costs_no_forward_and_is_not_blamed(size: int
     scored = run(leave_while_another_has_the_turn(engine, group_of([1], [2] * (size - 1))))
     assert isinstance(scored, ScoredGroup)
     assert engine.num_open == 0
+
+
+class AdaptingEngine(SimulatedEngine):
+    """Raises, as vLLM does, for an adapter that it has not; `adapters` have revisions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapters = {"maths": "maths 1", "prose": "prose 1"}
+
+    def info(self) -> EngineInfo:
+        return replace(super().info(), adapters=dict(self.adapters))
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        for group in batch:
+            assert not group.adapter or self.adapters[group.adapter]
+        return await super().score(batch)
+
+
+@pytest.mark.parametrize("adapter", ["maths", "prose"])
+def test_an_adapter_that_changes_before_the_turn_is_told_as_it_is_then(adapter: str) -> None:
+    async def simulate() -> ScoredGroup:
+        engine, turns = AdaptingEngine(), DeviceTurns()
+        scheduler = Scheduler(engine, SchedulerConfig(), teacher="ours", turns=turns)
+        scheduler.start()
+        async with turns.turn("other", weight=1, cost=1):
+            group = group_of([1], [8] * 10, adapter=adapter)
+            asking = asyncio.create_task(scheduler.score(group, caller=caller_of("a")))
+            await asyncio.sleep(1)
+            assert scheduler.num_groups_in_flight == 1
+            del engine.adapters["maths"]
+            engine.adapters["prose"] = "prose 2"
+        try:
+            return await asking
+        finally:
+            await scheduler.stop()
+
+    if adapter == "prose":
+        assert run(simulate()).revision == "prose 2"
+    else:
+        with pytest.raises(UnknownTeacherError, match="'maths' was taken away while the group waited"):
+            run(simulate())

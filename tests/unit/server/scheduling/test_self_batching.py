@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 
+import numpy as np
 import pytest
 from preceptor_server.errors import DeadlinePassedError, EngineFailedError, ServerError
+from preceptor_server.scheduling.costs import SharedPrefixes
 from preceptor_server.types import GroupColumns, ScoreGroup
 
 from tests.unit.server.callers import caller_of
@@ -244,3 +246,17 @@ async def test_a_prefix_that_neighbours_share_takes_room_once() -> None:
         engine.gate.set()
         await asyncio.gather(*calls)
     assert scheduler.num_tokens_in_flight == 0
+
+
+def test_prompts_that_are_remembered_are_bounded_in_tokens() -> None:
+    prefixes = SharedPrefixes(min_shared=16)
+    groups = [group_of([i] * 500_000, [1]) for i in range(40)]
+    for group in groups:
+        prefixes.add(group)
+    remembered = [prefixes.num_shared(group) > 0 for group in groups]
+    assert remembered == [False] * 32 + [True] * 8, "4,000,000 tokens, the latest"
+    again = group_of(np.full(4_100_000, 7), [1])
+    for _ in range(5):
+        prefixes.add(again)
+    assert prefixes.num_shared(again) == 4_100_000, "what was computed last, however long"
+    assert prefixes.num_tokens == 4_100_000
