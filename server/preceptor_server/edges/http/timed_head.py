@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol, which also ends a connection whose request line and headers do not come in time."""
+"""uvicorn's HTTP protocol, which also ends a connection whose request line and headers do not come in time, and one
+whose caller has its answer and goes on sending the body."""
 
 from __future__ import annotations
 
@@ -30,8 +31,11 @@ def timed_head(seconds: float) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def _watch(self) -> None:
-            """Waits for the rest of a head, and not while a request is answered or its body comes."""
-            if self.conn.their_state is not h11.IDLE:
+            """Waits for the rest of a head, or of a body that nobody reads any more; and not while a request is
+            answered or its body comes."""
+            is_answered = self.cycle is not None and self.cycle.response_complete
+            is_surplus = is_answered and self.conn.their_state is h11.SEND_BODY
+            if self.conn.their_state is not h11.IDLE and not is_surplus:
                 self._forget()
             elif self._timer is None:
                 self._timer = self.loop.call_later(seconds, self.transport.close)

@@ -50,6 +50,20 @@ async def test_a_second_head_on_a_connection_is_not_waited_for_either() -> None:
         assert await asyncio.wait_for(reader.read(), SECONDS) == b""
 
 
+async def test_a_body_that_goes_on_after_the_answer_is_not_waited_for() -> None:
+    """A stranger who is refused could keep the connection by a byte now and then."""
+    async with http_side() as (reader, writer):
+        writer.write(b"POST /v1/topk HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n")
+        answer = await asyncio.wait_for(reader.readuntil(b"}"), SECONDS)
+        assert answer.startswith(b"HTTP/1.1 415")
+        rest = asyncio.create_task(reader.read())
+        async with asyncio.timeout(SECONDS):
+            while not rest.done():
+                writer.write(b" ")
+                await asyncio.sleep(0.05)
+        assert rest.exception() is not None or rest.result() == b""
+
+
 async def test_a_body_that_takes_longer_than_a_head_may_is_waited_for() -> None:
     async with http_side() as (reader, writer):
         head = (
