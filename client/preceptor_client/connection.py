@@ -27,7 +27,7 @@ from preceptor_client.retry import Cure, RetryEvent, RetryPolicy
 from preceptor_client.retrying_call import RetryingCall
 from preceptor_client.tls import channel_credentials
 from preceptor_client.tracing import trace_entries
-from preceptor_client.transport import Metadata, Transport, as_stub
+from preceptor_client.transport import Metadata, Transport, TransportError, as_stub
 
 if TYPE_CHECKING:  # exists in the stubs' types alone
     from preceptor.v1.teacher_pb2_grpc import TeacherServiceAsyncStub
@@ -114,8 +114,9 @@ class Connection:
             metadata = (*self._metadata, *self._access.authorization(), *trace_entries())
             try:
                 return await method(self._stub())(request, timeout=seconds, metadata=metadata)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
+            except (grpc.aio.AioRpcError, TransportError) as error:
+                code = error.failure.code if isinstance(error, TransportError) else error.code()
+                if code is grpc.StatusCode.UNAVAILABLE:
                     self._num_losses += 1
                 raise
 

@@ -276,6 +276,9 @@ class BlockingTeacherClient:
         """Arguments as for `TeacherClient`. `on_retry` is called in the client's thread: it must not wait for it."""
         self._client = TeacherClient(address, **options)
         self._loop = asyncio.new_event_loop()
+        self._is_closed = False
+        self._closing = threading.Lock()
+        """Held while a call is handed to the loop: none is once it ends, or it would be waited for in vain."""
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"preceptor {address}", daemon=True)
         self._thread.start()
 
@@ -315,8 +318,10 @@ class BlockingTeacherClient:
 
     def close(self) -> None:
         """Cancels what is in flight, closes the connection and ends the thread. Closing twice is fine."""
-        if self._loop.is_closed():
-            return
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
         asyncio.run_coroutine_threadsafe(self._cancel_all_and_close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -331,10 +336,11 @@ class BlockingTeacherClient:
         self.close()
 
     def _start(self, call: Coroutine[Any, Any, ResultT]) -> Future[ResultT]:  # Any: a coroutine's unused channels
-        if self._loop.is_closed():
-            call.close()
-            raise RuntimeError("the client is closed")
-        return asyncio.run_coroutine_threadsafe(call, self._loop)
+        with self._closing:
+            if not self._is_closed:
+                return asyncio.run_coroutine_threadsafe(call, self._loop)
+        call.close()
+        raise RuntimeError("the client is closed")
 
     async def _cancel_all_and_close(self) -> None:
         calls = asyncio.all_tasks() - {asyncio.current_task()}

@@ -114,6 +114,23 @@ def test_closed_client_refuses_to_call() -> None:
         client.info()
 
 
+def test_a_client_that_is_being_closed_takes_nothing_that_nobody_would_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = BlockingTeacherClient("127.0.0.1:1")
+    refusals = []
+    join = client._thread.join
+
+    def join_and_ask() -> None:
+        join()  # the loop has ended, and is not closed yet
+        with pytest.raises(RuntimeError, match="closed") as caught:
+            client.submit(TeacherIds([1]), [[1]], top_k=2)
+        refusals.append(caught.value)
+        client.close()
+
+    monkeypatch.setattr(client._thread, "join", join_and_ask)
+    client.close()
+    assert len(refusals) == 1
+
+
 def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not is_so():

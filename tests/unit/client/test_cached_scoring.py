@@ -118,6 +118,17 @@ async def test_a_server_that_comes_back_is_asked_what_it_hosts(cache: ScoreCache
     assert len(second.requests) == 1
 
 
+async def test_a_server_that_comes_back_is_asked_over_another_transport_too(cache: ScoreCache) -> None:
+    transport = InMemory()
+    async with TeacherClient(ADDRESS, transport=transport, cache=cache) as client:
+        await client.score(TeacherIds([1]), [[1]], top_k=2)
+        transport.failure = TransportError(grpc.StatusCode.UNAVAILABLE, "gone")
+        with pytest.raises(TeacherUnavailableError):
+            await client.score(TeacherIds([1]), [[2]], top_k=2, timeout_seconds=0.05)
+        transport.failure, transport.teacher(ADDRESS).revision = None, "r2"
+        assert (await client.score(TeacherIds([1]), [[1]], top_k=2)).revision == "r2"
+
+
 async def test_refresh_asks_for_everything_and_stores_it(path: Path) -> None:
     transport = InMemory()
     with ScoreCache(path, mode="refresh") as cache:

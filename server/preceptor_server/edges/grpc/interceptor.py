@@ -76,7 +76,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def serve(_: object, context: Context) -> bytes:
             caller: Caller | None = None
             try:
-                headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+                headers = _headers(context)
                 caller = self._identity.caller_of(headers, peer=str(context.peer()), transport="grpc")
                 if (right := RIGHTS[method]) is not None:
                     require_right(caller.tenant, right)
@@ -106,6 +106,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
             del request  # what is large is let go of by whoever answers it
             answer: Message = await answering
             return await off_loop(handler.response_serializer, answer, num_bytes=answer.ByteSize())
+
+
+def _headers(context: Context) -> dict[str, str]:
+    """Of a name that is sent twice the first counts, as over HTTP: a proxy may add its own behind it."""
+    headers: dict[str, str] = {}
+    for name, value in context.invocation_metadata() or ():
+        headers.setdefault(str(name), str(value))
+    return headers
 
 
 def _refuse_if_late(context: Context) -> None:

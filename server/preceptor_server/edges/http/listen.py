@@ -54,7 +54,7 @@ class HttpSide:
                 server_header=False,
                 proxy_headers=False,  # anyone could name any address
                 ws="none",
-                http=timed_head(config.head_seconds),
+                http=timed_head(config.head_seconds, answer_seconds=config.timeout_seconds),
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             )
         )

@@ -205,6 +205,16 @@ async def test_without_a_key_with_a_wrong_one_and_without_a_right() -> None:
     assert observer.seen == [("here", "NO_KEY"), ("here", "UNKNOWN_KEY"), ("looker", "MISSING_RIGHT")]
 
 
+async def test_of_two_keys_the_first_counts_as_over_http() -> None:
+    keys = Keys(one=Tenant(name="one", teachers=frozenset({"dean"})), all=Tenant(name="all"))
+    async with serving(identity=Identity(keys)) as channel:
+        get_info = channel.unary_unary(f"{SERVICE}GetInfo", response_deserializer=pb.GetInfoResponse.FromString)
+        both = (("authorization", "Bearer one"), ("authorization", "Bearer all"))
+        assert [teacher.name for teacher in (await get_info(b"", metadata=both)).teachers] == ["dean"]
+        both = (both[1], both[0])
+        assert [teacher.name for teacher in (await get_info(b"", metadata=both)).teachers] == ["dean", "professor"]
+
+
 async def test_a_tenant_sees_and_uses_its_own_teachers_alone() -> None:
     keys = Keys(one=Tenant(name="one", teachers=frozenset({"dean"})), all=Tenant(name="all"))
     async with serving(identity=Identity(keys)) as channel:

@@ -80,6 +80,15 @@ async def test_routes_ask_for_a_key_and_its_right_and_refusals_are_told(
     ]
 
 
+async def test_of_two_keys_the_first_counts_as_over_grpc(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, wrong = key_for(file, capsys, "--tenant", "a")["authorization"], "Bearer prk_wrong"
+    async with asking() as asked:
+        asked.state.identity = Identity(TenantDirectory(AccessConfig(file=file)))
+        for first, second, status in ((key, wrong, 200), (wrong, key, 401)):
+            both = [("authorization", first), ("authorization", second)]
+            assert (await asked.client.get("/v1/info", headers=both)).status_code == status
+
+
 async def test_a_key_that_is_revoked_while_its_caller_waits_shows_nothing(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
