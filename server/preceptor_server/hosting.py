@@ -54,7 +54,10 @@ class Hosting:
     async def add(self, name: str, settings: TeacherSettings) -> None:
         """Loads a teacher and serves it; one of that name is replaced, and closed once nobody uses it. Of one name no
         third is loaded beside two. Raises StartupError, and leaves what serves as it is."""
-        await self._closed([task for task, closing in self._closing.items() if closing == name])
+        closing = [task for task, of in self._closing.items() if of == name]
+        if closing:
+            logger.info("teacher waits until the one before the last is closed name=%s", name)
+        await self._closed(closing)
         observer = self.observe_batches(self.metrics.of_teacher(name))
         teacher = await load_teacher(
             name,
