@@ -19,6 +19,8 @@ UNREAD_MIB = 64.0
 UNREAD_SECONDS = 60
 SETTLE_SECONDS = 2.0
 NUM_LARGE, LARGE_POSITIONS = 8, 15_000
+FULL_SECONDS, WAIT_SECONDS = 20.0, 30
+"""By then all have come, and those that were taken still wait."""
 MAX_QUEUE_BYTES = 256 << 20
 QUEUE_BYTES = "scheduler.max-queue-bytes"
 SLOW = Fake(seconds_per_token=0.02, max_model_len=40_000, vocabulary_size=1024)
@@ -69,9 +71,13 @@ def _full_queue(room: Room, details: dict[str, Any]) -> tuple[Figure, ...]:  # A
         sizes = [one.ask(do="make", what="candidates", size=positions, seed=index) for index, one in enumerate(workers)]
         watch = stack.enter_context(Watch(server))
         sent = [
-            pool.submit(one.ask_for_fields, do="send", address=server.address, caller=f"large-{index}", seconds=30)
+            pool.submit(
+                one.ask_for_fields, do="send", address=server.address, caller=f"large-{index}", seconds=WAIT_SECONDS
+            )
             for index, one in enumerate(workers)
         ]
+        time.sleep(FULL_SECONDS)
+        held = server.resident_mib() - watch.before_mib
         answers = [one.result() for one in sent]
     message_mib = sizes[0]["mib"]
     waited = [one for one in answers if one["code"] == "DEADLINE_EXCEEDED"]
@@ -83,14 +89,14 @@ def _full_queue(room: Room, details: dict[str, Any]) -> tuple[Figure, ...]:  # A
         "max_queue_mib": MAX_QUEUE_BYTES / 2**20 if bounded else None,
         "killed": watch.has_killed,
     }
-    per_group = watch.grown_mib / max(1, len(waited))
-    # One message is read beside those that wait.
-    bound = MAX_QUEUE_BYTES / 2**20 + message_mib
+    per_group = held / max(1, len(waited))
+    bound = MAX_QUEUE_BYTES / 2**20
     return (
         Figure(what=f"groups of {message_mib:.0f} MiB that waited", value=len(waited)),
         Figure(what="memory of each that waited", value=per_group, unit="MiB", old="370 MiB for 60 MiB"),
-        Figure(what="server grew by", value=watch.grown_mib, unit="MiB",
-               wanted=f"<= {bound:.0f}: {QUEUE_BYTES} and a message", is_met=bounded and watch.grown_mib <= bound),
+        Figure(what="server grew by, once they wait", value=held, unit="MiB",
+               wanted=f"<= {bound:.0f}: {QUEUE_BYTES}", is_met=bounded and held <= bound),
+        Figure(what="and at most, while messages were read", value=watch.grown_mib, unit="MiB"),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +59,38 @@ def both(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 schema = schemathesis.openapi.from_dict(describe(routed_app(HttpState(HttpConfig(port=0)))))
 
 
-@schema.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-def test_every_answer_is_described_and_none_is_the_servers_fault(both: BothWays, case: schemathesis.Case[Any]) -> None:
-    if case.query and "wait_seconds" in case.query:
-        case.query["wait_seconds"] = 0 if isinstance(case.query["wait_seconds"], int | float) else "x"
-    answer = case.call(base_url=both.url, timeout=60)
-    SEEN[(f"{case.method} {case.path}", answer.status_code)] += 1
-    case.validate_response(answer, checks=CHECKS)
+def every_answer_is_described_and_none_is_the_servers_fault(operation: str) -> Callable[..., None]:
+    """A test of its own name for each operation: Schemathesis gives those of one function one id, and pytest-xdist runs
+    one test of an id."""
+
+    @schema.include(name=operation).parametrize()
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def test(both: BothWays, case: schemathesis.Case[Any]) -> None:
+        if case.query and "wait_seconds" in case.query:
+            case.query["wait_seconds"] = 0 if isinstance(case.query["wait_seconds"], int | float) else "x"
+        answer = case.call(base_url=both.url, timeout=60)
+        SEEN[(f"{case.method} {case.path}", answer.status_code)] += 1
+        case.validate_response(answer, checks=CHECKS)
+
+    described: Callable[..., None] = test
+    return described
+
+
+test_topk = every_answer_is_described_and_none_is_the_servers_fault("POST /v1/topk")
+test_align = every_answer_is_described_and_none_is_the_servers_fault("POST /v1/align")
+test_info = every_answer_is_described_and_none_is_the_servers_fault("GET /v1/info")
+test_stats = every_answer_is_described_and_none_is_the_servers_fault("GET /v1/stats")
+test_health = every_answer_is_described_and_none_is_the_servers_fault("GET /healthz")
+test_readiness = every_answer_is_described_and_none_is_the_servers_fault("GET /readyz")
+test_metrics = every_answer_is_described_and_none_is_the_servers_fault("GET /metrics")
+test_requests = every_answer_is_described_and_none_is_the_servers_fault("GET /v1/requests")
+test_request = every_answer_is_described_and_none_is_the_servers_fault("GET /v1/requests/{number}")
 
 
 def test_enough_was_asked_and_some_of_it_was_answered() -> None:
@@ -80,6 +98,9 @@ def test_enough_was_asked_and_some_of_it_was_answered() -> None:
         print(f"{number:6} {status} {operation}")
     print(f"{sum(SEEN.values()):6} in all")
     assert sum(SEEN.values()) >= 3 * EXAMPLES
+    paths = schema.raw_schema["paths"]
+    described = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert described <= {operation for operation, _ in SEEN}
     for operation in ("POST /v1/topk", "POST /v1/align", "GET /v1/requests", "GET /v1/info"):
         assert SEEN[(operation, 200)] > 0, operation
     assert SEEN[("POST /v1/topk", 400)] > 0

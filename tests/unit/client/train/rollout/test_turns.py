@@ -30,10 +30,12 @@ OPENING = ChatMessage(role="user", content="go")
 
 @pytest.fixture(autouse=True)
 def no_thread_stays() -> Iterator[None]:
+    """None that a test began; other tests' environments may be computing for ever."""
+    before = set(threading.enumerate())
     RELEASE.clear()
     yield
     RELEASE.set()
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("environment of "):
             thread.join(timeout=10)
             assert not thread.is_alive()
