@@ -188,7 +188,9 @@ async def test_giving_up_says_where_how_long_and_why() -> None:
             await client.score(TeacherIds([1]), [[1]], top_k=2)
     message = str(caught.value)
     assert address in message
-    assert f"{len(teacher.requests)} attempt(s)" in message
+    # The deadline may end the last one on its way to the server.
+    nums_attempts = (len(teacher.requests), len(teacher.requests) + 1)
+    assert any(f" {num_attempts} attempt(s)" in message for num_attempts in nums_attempts)
     assert "of at most 0.3 s" in message
     assert "UNAVAILABLE: draining" in message
 
