@@ -187,6 +187,7 @@ class Replicas:
     async def _repeat(self, ask_once_round: Callable[[], Awaitable[ResultT]], *, call: _Call) -> ResultT:
         """Asks around until somebody answers, or the deadline has passed."""
         num_rounds = 0
+        wrong: CorruptAnswerError | None = None
         while True:
             num_rounds += 1
             try:
@@ -194,8 +195,9 @@ class Replicas:
             except _NobodyAnsweredError as nobody:
                 last = nobody
             delay = self._retry.delay_seconds(num_rounds, at_least=last.failure.retry_after_seconds)
-            if last.wrong is not None and (last.is_settled or delay >= call.remaining):
-                raise last.wrong
+            wrong = last.wrong or wrong
+            if wrong is not None and (last.is_settled or delay >= call.remaining):
+                raise wrong
             if delay >= call.remaining:
                 raise self._gave_up(last.failure, call=call) from last.failure
             self._tell(last, call=call, delay=delay)

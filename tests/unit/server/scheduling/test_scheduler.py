@@ -219,9 +219,9 @@ async def test_adapter_that_was_taken_away_while_the_group_waited_is_told() -> N
 async def test_deadline_that_ends_during_a_forward_of_a_batch_leaves_the_batch_alone() -> None:
     engine = ScriptedEngine(is_open=False)
     async with running(engine) as scheduler:
-        late = await begin(scheduler.score(group_of_size(5), caller=caller_of("a"), timeout_seconds=0.01))
+        late = await begin(scheduler.score(group_of_size(5), caller=caller_of("a"), timeout_seconds=0.5))
         await engine.has_begun(1)
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.6)
         engine.gate.set()
         assert (await late).columns[0].sampled_logprobs_N.tolist() == [2, 2, 2, 2]
     assert engine.num_cancelled == 0
