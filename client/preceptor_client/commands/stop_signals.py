@@ -23,10 +23,15 @@ class EndedBySignal(KeyboardInterrupt):
 
 def is_of_signal(error: BaseException) -> bool:
     """Whether it is EndedBySignal, or what a library made of it: pydantic tells it as a failed serialization."""
+    chain: list[BaseException] = []
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, EndedBySignal):
+    # A library that raises an error anew that it had kept, as TensorBoard does, makes a ring of causes.
+    while seen is not None and seen not in chain:
+        if isinstance(seen, EndedBySignal):
+            return True
+        chain.append(seen)
         seen = seen.__cause__ or seen.__context__
-    return seen is not None
+    return False
 
 
 class StopSignals:

@@ -125,6 +125,15 @@ def test_what_a_library_makes_of_the_signal_is_known_for_it() -> None:
     assert not is_of_signal(PydanticSerializationError("another fault"))
 
 
+def test_error_that_is_its_own_cause_in_the_end_is_of_no_signal() -> None:
+    """TensorBoard keeps the error of its thread, and raises it at each call: a full disk hung the run here."""
+    kept = OSError("no space left")
+    told = RuntimeError("not written")
+    told.__cause__, kept.__context__ = kept, told
+    assert not is_of_signal(kept)
+    assert not is_of_signal(told)
+
+
 def test_other_signal_as_the_second_ends_at_once_and_the_first_gives_the_status() -> None:
     stop = StopRequest()
     with StopSignals(stop) as signals, stop.heeded():
