@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from bench.service.mutations import SERVICE, Mutator, num_token_ids
+from bench.service.mutations import Mutator
 from bench.workers import Request, serve
 
 IN_FLIGHT = 32
@@ -30,8 +30,6 @@ class Fuzzer:
         self._until = time.monotonic() + seconds
         self._mutator = Mutator(seed)
         self.codes: Counter[str] = Counter()
-        self.valid_tokens = 0
-        """Of the messages that mean something all the same and were scored; those of texts are not counted."""
         self.bad: dict[str, str] = {}
         """Of each code that must not be: how the first such message was made, and what was said."""
 
@@ -47,8 +45,6 @@ class Fuzzer:
             try:
                 await call(message, timeout=CALL_SECONDS)
                 self.codes["OK"] += 1
-                if method == f"{SERVICE}Score":
-                    self.valid_tokens += num_token_ids(message)
             except grpc.aio.AioRpcError as error:
                 name = error.code().name
                 self.codes[name] += 1
@@ -120,7 +116,7 @@ def answer(request: Request) -> Mapping[str, object]:
         return {"ended": asyncio.run(send_raw(address, seed=seed, num_connections=int(request["count"])))}
     fuzzer = Fuzzer(address, seed=seed, num_messages=int(request["count"]), seconds=float(request["seconds"]))
     asyncio.run(fuzzer.run())
-    return {"codes": dict(fuzzer.codes), "bad": fuzzer.bad, "valid_tokens": fuzzer.valid_tokens}
+    return {"codes": dict(fuzzer.codes), "bad": fuzzer.bad}
 
 
 def prepare() -> Any:  # Any: what bench.workers.serve calls

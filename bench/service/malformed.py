@@ -1,17 +1,12 @@
-"""Row 10: a million malformed messages, and what good callers notice of them.
-
-One in a few means something all the same and is scored, with its fair share of the engine: what good callers lose to
-those is theirs by right, and counted apart.
-"""
+"""Row 10: a million malformed messages, and what good callers notice of them."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 
 from bench.service.engines import Fake
 from bench.service.loads import Load, Report, Shape, client_processes, now, run_loads
@@ -40,11 +35,10 @@ def run(room: Room) -> Result:
         after = run_loads([_good(server, 2.0)], tree=room.tree) if server.is_alive() else []
         status = server.process.poll()
     is_alive = status is None and bool(after and after[0].num_ok)
-    codes, bad = found.codes, found.bad
+    codes, bad = found
     seconds = sum(until - since for since, until in phases["beside"])
     rates = {name: _tokens_per_second(good, spans) for name, spans in phases.items()}
     goodput = rates["beside"] / rates["alone"]
-    done = goodput + found.valid_tokens / seconds / rates["alone"]
     num_sent = sum(codes.values())
     refused_badly = sum(codes[one] for one in MUST_NOT_BE)
     growth = watch.peak_mib / warm
@@ -60,9 +54,8 @@ def run(room: Room) -> Result:
                    is_met=log.most_a_second <= MAX_LINES_PER_SECOND),
             Figure(what="memory, times what it was", value=growth, wanted=f"<= {MAX_GROWTH}",
                    is_met=growth <= MAX_GROWTH),
-            Figure(what="good tokens/s, share of alone", value=goodput),
-            Figure(what="the same, with those of messages that were valid", value=done, wanted=f">= {MIN_GOODPUT}",
-                   is_met=done >= MIN_GOODPUT),
+            Figure(what="good tokens/s, share of alone", value=goodput, wanted=f">= {MIN_GOODPUT}",
+                   is_met=goodput >= MIN_GOODPUT),
             Figure(what="good groups that failed", value=good.num_failed, wanted="0",
                    is_met=good.num_failed == 0),
             Figure(what="alive, and answers", value="yes" if is_alive else "no", wanted="yes",
@@ -92,32 +85,18 @@ def _good(server: Server, seconds: float) -> Load:
 Spans = dict[str, list[tuple[float, float]]]
 
 
-@dataclass(slots=True, kw_only=True)
-class Answers:
-    """What fuzzers were answered."""
-
-    codes: Counter[str] = field(default_factory=Counter)
-    bad: dict[str, str] = field(default_factory=dict)
-    """Of each code that must not be, an example."""
-    valid_tokens: int = 0
-
-    def add(self, codes: Mapping[str, int], bad: Mapping[str, str], valid_tokens: int) -> None:
-        self.codes.update(codes)
-        self.bad = {**bad, **self.bad}
-        self.valid_tokens += valid_tokens
-
-
 class Fuzzers:
     """Processes that send malformed messages when asked."""
 
     def __init__(self, workers: list[Worker]) -> None:
         self._workers = workers
 
-    def send(self, server: Server, *, count: int, seed: int, seconds: float) -> Answers:
-        """`count` messages, or as many as the time allows."""
-        answers = Answers()
+    def send(self, server: Server, *, count: int, seed: int, seconds: float) -> tuple[Counter[str], dict[str, str]]:
+        """`count` messages, or as many as the time allows. Codes, and an example of each that must not be."""
+        codes: Counter[str] = Counter()
+        bad: dict[str, str] = {}
         with ThreadPoolExecutor(len(self._workers)) as pool:
-            for one in pool.map(
+            answers = pool.map(
                 lambda pair: pair[1].ask_for_fields(
                     do="fuzz",
                     address=server.address,
@@ -126,9 +105,11 @@ class Fuzzers:
                     seconds=max(1, round(seconds)),
                 ),
                 enumerate(self._workers),
-            ):
-                answers.add(one["codes"], one["bad"], one["valid_tokens"])
-        return answers
+            )
+            for one in answers:
+                codes.update(one["codes"])
+                bad = {**one["bad"], **bad}
+        return codes, bad
 
 
 @contextmanager
@@ -138,12 +119,13 @@ def _fuzzers(room: Room) -> Iterator[Fuzzers]:
         yield Fuzzers([stack.enter_context(Worker(module, paths=room.tree.paths)) for _ in range(NUM_FUZZERS)])
 
 
-def _in_turn(room: Room, server: Server, fuzzers: Fuzzers) -> tuple[Report, Spans, Answers]:
+def _in_turn(room: Room, server: Server, fuzzers: Fuzzers) -> tuple[Report, Spans, tuple[Counter[str], dict[str, str]]]:
     """Good groups go on all the while; malformed ones come and stay away by turns, so that both are measured alike."""
     seconds = room.minutes * 60
     pause = min(LONGEST_PAUSE, seconds / (4 * NUM_ROUNDS))
     spans: Spans = {"alone": [], "beside": []}
-    answers = Answers()
+    codes: Counter[str] = Counter()
+    bad: dict[str, str] = {}
     with client_processes([_good(server, seconds)], tree=room.tree) as clients:
         began = now()
         report = clients.go()
@@ -152,15 +134,16 @@ def _in_turn(room: Room, server: Server, fuzzers: Fuzzers) -> tuple[Report, Span
             time.sleep(pause)
             spans["alone"].append((since, now()))
             since, left = now(), seconds - (now() - began)
-            some = fuzzers.send(
+            some, worse = fuzzers.send(
                 server,
                 count=room.count(NUM_MESSAGES) // NUM_ROUNDS,
                 seed=2 + index,
                 seconds=left / (NUM_ROUNDS - index) - pause,
             )
-            answers.add(some.codes, some.bad, some.valid_tokens)
+            codes.update(some)
+            bad = {**worse, **bad}
             spans["beside"].append((since, now()))
-        return report()[0], spans, answers
+        return report()[0], spans, (codes, bad)
 
 
 def _raw(room: Room, server: Server) -> int:

@@ -20,6 +20,11 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_TEXT = 20_000
 Seed = tuple[str, bytes]
 """Method and message."""
+OUTSIDE = pb.Response(ids=pb.TokenIds(data=b"\xff\xff", dtype=pb.TOKEN_DTYPE_U16))
+"""A response with an id that no vocabulary here has."""
+OUTSIDE_SHARE = 0.9
+"""Of the scores, those that end with it. Of the others some mean something after all, and have their fair share of the
+engine: too many would take from good callers what is theirs by right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,13 +117,6 @@ def valid_messages() -> list[Seed]:
     return [(name, one.SerializeToString()) for name, one in [*scores, *scores, *scores, *others]]
 
 
-def num_token_ids(message: bytes) -> int:
-    """Token ids of a valid ScoreRequest, prompt and responses."""
-    request = pb.ScoreRequest.FromString(message)
-    all_ids = [request.prompt.teacher_ids, request.prompt.student_ids, *(one.ids for one in request.responses)]
-    return sum(len(ids.data) // (2 if ids.dtype == pb.TOKEN_DTYPE_U16 else 4) for ids in all_ids)
-
-
 class Mutator:
     """An endless supply of malformed messages; the same for the same seed."""
 
@@ -144,7 +142,10 @@ class Mutator:
         """Method, the way in which it is malformed, and the message. A few mean something all the same."""
         method, message = self._random.choice(self._seeds)
         way = self._random.choice(self._ways)
-        return SERVICE + method, way.__name__.strip("_"), way(message)
+        changed = way(message)
+        if method == "Score" and self._random.random() < OUTSIDE_SHARE:
+            changed += pb.ScoreRequest(responses=[OUTSIDE]).SerializeToString()
+        return SERVICE + method, way.__name__.strip("_"), changed
 
     def _raw_bytes(self, message: bytes) -> bytes:  # noqa: ARG002  as the other ways
         return self._random.randbytes(self._random.choice((1, 2, 7, 64, 1000)))

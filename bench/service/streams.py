@@ -96,7 +96,10 @@ def _full_queue(room: Room, details: dict[str, Any]) -> tuple[Figure, ...]:  # A
         Figure(what="memory of each that waited", value=per_group, unit="MiB", old="370 MiB for 60 MiB"),
         Figure(what="server grew by, once they wait", value=held, unit="MiB",
                wanted=f"<= {bound:.0f}: {QUEUE_BYTES}", is_met=bounded and held <= bound),
-        Figure(what="and at most, while messages were read", value=watch.grown_mib, unit="MiB"),
+        # One message is read beside those that wait.
+        Figure(what="and at most, while messages were read", value=watch.grown_mib, unit="MiB",
+               wanted=f"<= {bound + message_mib:.0f}: and a message",
+               is_met=bounded and watch.grown_mib <= bound + message_mib),
     )  # fmt: skip
 
 

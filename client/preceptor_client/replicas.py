@@ -330,7 +330,7 @@ class Replicas:
 
     def _set_away(self, member: Member, error: TeacherUnavailableError) -> None:
         if member.away_since is None:
-            does = "answers wrongly" if error.code == _CORRUPT else "does not answer"
+            does = "answers wrongly" if isinstance(error, _WrongAnswerError) else "does not answer"
             _log.warning("replica %s: address=%s error=%r", does, member.replica.address, str(error))
         member.away_since = time.monotonic()
         member.failure = error

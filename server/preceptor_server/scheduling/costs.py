@@ -1,11 +1,11 @@
 """What groups cost, in computed tokens: the one model by which they are charged, batched and divided.
 
 One unit is a token without context of which a support of 32 is wanted; with its context a token costs more, as the
-engine says (EngineInfo.context_costs). A prompt is counted once, and a prefix that the engine computes
-once for several groups, or finds in its cache, only for the first. Beyond that a scored position costs more for a
-larger support and for candidates, since those are selected and copied apart from the model. The constants are those of
-SmolLM2-135M on one core (python -m bench.scheduling_costs prints them); under a larger model, whose tokens cost more,
-the same extras weigh less: a large support is charged too much rather than too little.
+engine says (EngineInfo.context_costs). A prompt is counted once, and a prefix that the engine computes once for several
+groups, or finds in its cache, only for the first. Beyond that a scored position costs more for a larger support and for
+candidates, since those are selected and copied apart from the model. The constants are those of SmolLM2-135M on one
+core (python -m bench.scheduling_costs prints them); under a larger model, whose tokens cost more, the same extras weigh
+less: a large support is charged too much rather than too little.
 """
 
 # P = prompt tokens
@@ -16,7 +16,6 @@ from collections import OrderedDict, deque
 
 from preceptor.wire import TokenArray
 
-from preceptor_server.context_costs import ContextCosts
 from preceptor_server.types import ScoreGroup, num_shared_tokens
 
 SUPPORT_INCLUDED = 32
@@ -33,9 +32,9 @@ _MAX_COMPARED = 4
 """Prompts of one beginning that a new one is compared with: the latest."""
 
 
-def cost_of(group: ScoreGroup, costs: ContextCosts) -> float:
-    """Of the group by itself."""
-    return group.forward_cost(costs) + _cost_of_supports(group) + _cost_of_candidates(group)
+def cost_beside_tokens(group: ScoreGroup) -> float:
+    """Of the group's supports and candidates; its tokens cost `group.forward_cost`."""
+    return _cost_of_supports(group) + _cost_of_candidates(group)
 
 
 def _cost_of_supports(group: ScoreGroup) -> float:

@@ -10,7 +10,7 @@ from preceptor_server.context_costs import FLAT, ContextCosts
 from preceptor_server.engines.base import Division
 from preceptor_server.errors import DeadlinePassedError, UnknownTeacherError
 from preceptor_server.observability.tracing import NO_TRACING, QueueSpan
-from preceptor_server.scheduling.costs import bytes_of, cost_of
+from preceptor_server.scheduling.costs import bytes_of, cost_beside_tokens
 from preceptor_server.types import EngineInfo, GroupColumns, ScoredGroup, ScoreGroup
 
 NO_WAIT = NO_TRACING.queued()
@@ -54,7 +54,7 @@ class Job:
         self.num_tokens = self.group.num_tokens
         self.num_bytes = bytes_of(self.group)
         self.forward_cost = self.group.forward_cost(self.context_costs)
-        self.cost = cost_of(self.group, self.context_costs)
+        self.cost = self.forward_cost + cost_beside_tokens(self.group)
 
     def cost_beyond(self, num_shared: int) -> float:
         """Where so many tokens of its prompt need not be computed."""

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from preceptor_server.edges.failures import failure_of
 from preceptor_server.edges.http.bodies import field_of, invalid
+from preceptor_server.edges.http.callers import tell_refusal
 from preceptor_server.edges.http.describing import describe
 from preceptor_server.edges.http.disconnects import CallerGoneError
 from preceptor_server.edges.http.guard import Guard
@@ -103,8 +104,11 @@ def _add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_error)
 
 
-async def _on_problem(_: Request, error: Exception) -> Response:
+async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
+    said = error.__cause__ if isinstance(error.__cause__, ServerError) else error
+    if error.problem.status is not HTTPStatus.NOT_FOUND or said is not error:  # that nothing is there is an answer
+        tell_refusal(request, said)
     return error.problem.to_response()
 
 
@@ -116,17 +120,18 @@ async def _on_http_exception(_: Request, error: Exception) -> Response:
     return problem.to_response()
 
 
-async def _on_invalid_parameter(_: Request, error: Exception) -> Response:
+async def _on_invalid_parameter(request: Request, error: Exception) -> Response:
     """Of the path or the query."""
     assert isinstance(error, RequestValidationError)
     mistake = error.errors()[0]
     field = field_of(mistake["loc"][1:])
-    return invalid(f"{field}: {mistake['msg']}", field=field).problem.to_response()
+    return await _on_problem(request, invalid(f"{field}: {mistake['msg']}", field=field))
 
 
 async def _on_caller_gone(_: Request, __: Exception) -> Response:
     return Response(status_code=_CALLER_GONE)
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
+async def _on_error(request: Request, error: Exception) -> Response:
+    tell_refusal(request, error)
     return problem_of(failure_of(error)).to_response()

@@ -1,4 +1,4 @@
-"""Who asks over HTTP, and whether they may."""
+"""Who asks over HTTP, and whether they may: by their keys, and by their addresses where there are none."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from starlette.requests import Request
 
 from preceptor_server.callers import Caller
 from preceptor_server.edges.http.state import HttpState
-from preceptor_server.errors import ForbiddenError, ServerError
-from preceptor_server.hosted import HostedTeacher
 from preceptor_server.tenants.rights import require_right
 from preceptor_server.tenants.tenant import Right
 
@@ -19,41 +17,29 @@ from preceptor_server.tenants.tenant import Right
 def caller_with(right: Right) -> Callable[[Request], Awaitable[Caller]]:
     """For a route's `Depends`. Raises UnauthenticatedError or ForbiddenError. Callers over HTTP are of low weight."""
 
-    # A coroutine, since FastAPI calls a plain function in a thread: wrong keys and refusals are counted in this loop.
+    # A coroutine, since FastAPI calls a plain function in a thread: wrong keys are counted in this loop.
     async def caller_of(request: Request) -> Caller:
         state: HttpState = request.app.state.http
-        caller: Caller | None = None
-        try:
-            caller = state.identity.caller_of(
-                request.headers, peer=_peer_of(request), transport="http", weight=state.config.share
-            )
-            require_right(caller.tenant, right)
-        except ServerError as error:
-            _tell(request, error, caller=caller)
-            raise
+        caller = state.identity.caller_of(
+            request.headers, peer=_peer_of(request), transport="http", weight=state.config.share
+        )
+        request.state.caller = caller  # for `tell_refusal`
+        require_right(caller.tenant, right)
         return caller
 
     return caller_of
 
 
-def teacher_for(request: Request, name: str, caller: Caller) -> HostedTeacher:
-    """The teacher of that name, empty for the only one. Raises as `HttpState.teacher`; that the caller may not use it
-    is told to the server too."""
+def tell_refusal(request: Request, error: Exception) -> None:
+    """Has a call that ends with `error` counted, and logged where it is one of access, as gRPC's interceptor does."""
     state: HttpState = request.app.state.http
-    try:
-        return state.teacher(name, caller)
-    except ForbiddenError as error:
-        _tell(request, error, caller=caller)
-        raise
-
-
-def _tell(request: Request, error: ServerError, *, caller: Caller | None) -> None:
-    """Has a refusal of access counted and logged."""
-    state: HttpState = request.app.state.http
-    if state.refusals is not None:
-        peer = state.identity.peer_name(_peer_of(request))
-        path = str(request.scope["route"].path)  # never what a caller made up
-        state.refusals.refused(error, caller=caller, peer=peer, method=path, transport="http")
+    route = request.scope.get("route")
+    if state.refusals is None or route is None:
+        return
+    caller: Caller | None = getattr(request.state, "caller", None)
+    peer = state.identity.peer_name(_peer_of(request))
+    # The route's path is never what a caller made up.
+    state.refusals.refused(error, caller=caller, peer=peer, method=str(route.path), transport="http")
 
 
 def _peer_of(request: Request) -> str:

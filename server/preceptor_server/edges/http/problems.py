@@ -13,6 +13,7 @@ import orjson
 from starlette.responses import Response
 
 from preceptor_server.edges.failures import Failure
+from preceptor_server.errors import ServerError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -70,12 +71,13 @@ class Problem:
         return Response(orjson.dumps(content), self.status, headers, MEDIA_TYPE)
 
 
-class ProblemError(Exception):
-    """Raised where no error of the core says it."""
+class ProblemError(ServerError):
+    """Raised where no error of the core says it, or in the place of one that names the wire's fields."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
+        self.reason = problem.reason
 
 
 def problem_of(failure: Failure, *, fields: Mapping[str, str] | None = None) -> Problem:

@@ -22,7 +22,7 @@ from preceptor_server.edges.http.accept import choose_form
 from preceptor_server.edges.http.align import show_alignment
 from preceptor_server.edges.http.answer import build_answer, to_json, to_lines, to_msgpack
 from preceptor_server.edges.http.bodies import read_body
-from preceptor_server.edges.http.callers import ScoringCaller, teacher_for
+from preceptor_server.edges.http.callers import ScoringCaller
 from preceptor_server.edges.http.describing import body_of, problems
 from preceptor_server.edges.http.disconnects import while_connected
 from preceptor_server.edges.http.plain import JSON, json_response
@@ -71,7 +71,7 @@ def scoring_routes(state: HttpState) -> APIRouter:
     async def topk(request: Request, caller: ScoringCaller) -> Response:
         form = choose_form(request.headers.get("accept", ""), FORMS)
         body = await _body(request, TopkRequest, caller, state)
-        return await while_connected(request, _topk(request, body, caller, form))
+        return await while_connected(request, _topk(body, caller, form, state))
 
     @router.post(
         "/v1/align",
@@ -83,7 +83,7 @@ def scoring_routes(state: HttpState) -> APIRouter:
     async def align(request: Request, caller: ScoringCaller) -> Response:
         choose_form(request.headers.get("accept", ""), (JSON,))
         body = await _body(request, AlignRequest, caller, state)
-        return await while_connected(request, _align(request, body, caller))
+        return await while_connected(request, _align(body, caller, state))
 
     return router
 
@@ -102,13 +102,12 @@ async def _body(request: Request, model: type[BodyT], caller: Caller, state: Htt
         return await read_body(request, model, max_bytes=max_bytes, timeout_seconds=timeout_seconds)
 
 
-async def _topk(request: Request, body: TopkRequest, caller: Caller, form: str) -> Response:
-    state: HttpState = request.app.state.http
+async def _topk(body: TopkRequest, caller: Caller, form: str, state: HttpState) -> Response:
     deadline = time.monotonic() + state.config.timeout_seconds
     async with state.gate.turn(timeout_seconds=state.config.timeout_seconds) as turn:
         started = time.monotonic()
         try:
-            teacher = teacher_for(request, body.teacher, caller)
+            teacher = state.teacher(body.teacher, caller)
             student = await state.students.find(body.tokenizer, teacher)
             check_texts(body.prompt, body.responses, teacher)
             own_ids = await read_own_prompt(body, teacher, caller_key=caller.tenant.name)
@@ -147,12 +146,11 @@ async def _written(translated: Translated, scored: ScoredCall, form: str, teache
     return Response(await asyncio.to_thread(to_json, answer), media_type=JSON)
 
 
-async def _align(request: Request, body: AlignRequest, caller: Caller) -> Response:
-    state: HttpState = request.app.state.http
+async def _align(body: AlignRequest, caller: Caller, state: HttpState) -> Response:
     async with state.gate.turn(timeout_seconds=state.config.timeout_seconds) as turn:
         started = time.monotonic()
         try:
-            teacher = teacher_for(request, body.teacher, caller)
+            teacher = state.teacher(body.teacher, caller)
             student = await state.students.find(body.tokenizer, teacher)
             check_texts(body.prompt, [body.response], teacher)
             ids = await asyncio.to_thread(ids_of, body.response, student, field="response")

@@ -7,10 +7,10 @@ from preceptor import __version__
 from preceptor_server.callers import Caller
 from preceptor_server.edges.http.config import HttpConfig
 from preceptor_server.edges.http.gate import Gate
+from preceptor_server.edges.http.reading import ReadingSlots
 from preceptor_server.edges.http.recorder import Recorder
 from preceptor_server.edges.http.students import Students
 from preceptor_server.edges.identity import Identity, RefusalObserver
-from preceptor_server.edges.reading import ReadingSlots
 from preceptor_server.errors import EngineUnavailableError
 from preceptor_server.hosted import HostedTeacher
 from preceptor_server.observability.config import ObserveConfig

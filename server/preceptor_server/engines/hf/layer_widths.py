@@ -30,21 +30,36 @@ def feed_forward_width(text: PretrainedConfig, *, hidden: int) -> int:
     outputs are copied; twice as much for experts with biases, which are gathered for each token. Shared experts' 3.5 I
     come on top. Llama 4 computes every expert for every token.
     """
-    inner = number(text, "intermediate_size_mlp", "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden
+    inner = _dense_width(text, hidden)
     is_long = getattr(text, "hidden_act", getattr(text, "activation_function", None)) in _LONG_ACTIVATIONS
     dense = int((5.5 if is_long else 3.5) * inner)
-    experts = num_experts(text)
-    if not experts:
+    if not num_experts(text):
         return dense
-    chosen = number(text, "num_experts_per_tok", "experts_per_token", "moe_topk", "moe_k") or 1
-    if text.model_type.startswith("llama4"):
-        chosen = experts
-    expert = number(text, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_dim") or inner
     per_inner = 9.0 if text.model_type == "gpt_oss" else 4.5
+    routed = _num_computed_experts(text) * (per_inner * _expert_width(text, inner) + 2.5 * hidden)
+    return max(dense, int(routed + 3.5 * _shared_width(text, inner)))
+
+
+def _dense_width(text: PretrainedConfig, hidden: int) -> int:
+    return number(text, "intermediate_size_mlp", "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden
+
+
+def _num_computed_experts(text: PretrainedConfig) -> int:
+    """Of one token."""
+    if text.model_type.startswith("llama4"):
+        return num_experts(text)
+    return number(text, "num_experts_per_tok", "experts_per_token", "moe_topk", "moe_k") or 1
+
+
+def _expert_width(text: PretrainedConfig, inner: int) -> int:
+    return number(text, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_dim") or inner
+
+
+def _shared_width(text: PretrainedConfig, inner: int) -> int:
+    """Of all experts that every token goes through."""
     shared = number(text, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
-    shared = shared or number(text, "shared_intermediate_size")
-    shared = shared or expert * number(text, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
-    return max(dense, int(chosen * (per_inner * expert + 2.5 * hidden) + 3.5 * shared))
+    num_shared = number(text, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
+    return shared or number(text, "shared_intermediate_size") or num_shared * _expert_width(text, inner)
 
 
 def num_experts(text: PretrainedConfig) -> int:
@@ -52,13 +67,12 @@ def num_experts(text: PretrainedConfig) -> int:
 
 
 def intermediate(text: PretrainedConfig, *, hidden: int) -> int:
-    """Inner numbers of the feed-forward that one token goes through, of all its experts."""
-    dense = number(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden
+    """Inner numbers of the feed-forward that one token goes through, of all its experts. What only some layers are,
+    dense or of experts, all are taken to be."""
+    inner = _dense_width(text, hidden)
     if not num_experts(text):
-        return dense
-    chosen = number(text, "num_experts_per_tok", "experts_per_token", "moe_topk", "moe_k") or 1
-    expert = number(text, "moe_intermediate_size", "expert_ffn_hidden_size") or dense
-    return chosen * expert + number(text, "shared_expert_intermediate_size")
+        return inner
+    return _num_computed_experts(text) * _expert_width(text, inner) + _shared_width(text, inner)
 
 
 def has_windows(text: PretrainedConfig) -> bool:

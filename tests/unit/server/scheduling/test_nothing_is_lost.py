@@ -67,11 +67,18 @@ class Pause:
     seconds: float
 
 
-class _Faults:
-    """Mixed into an engine."""
+class PlainEngine(SimulatedEngine):
+    """Large groups are computed by responses."""
 
-    world: World
-    revision: int
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world, self.revision = world, 0
+
+    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
+        number = len(self.batches)
+        columns = await super().score(batch)
+        self.fault(batch, sum(group.num_tokens for group in batch), number)
+        return columns
 
     def fault(self, groups: Sequence[ScoreGroup], num_tokens: int, number: int) -> None:
         if number in self.world.deaths:
@@ -84,9 +91,9 @@ class _Faults:
         if BAD in firsts:
             raise RuntimeError("no such token")
 
-    def described(self, info: EngineInfo) -> EngineInfo:
+    def info(self) -> EngineInfo:
         return replace(
-            info,
+            super().info(),
             revision=str(self.revision),
             max_concurrent_batches=self.world.num_at_once,
             batches_itself=self.world.batches_itself,
@@ -94,38 +101,8 @@ class _Faults:
         )
 
 
-class PlainEngine(_Faults, SimulatedEngine):
-    """Large groups are computed by responses."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self.world, self.revision = world, 0
-
-    def info(self) -> EngineInfo:
-        return self.described(super().info())
-
-    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
-        number = len(self.batches)
-        columns = await super().score(batch)
-        self.fault(batch, sum(group.num_tokens for group in batch), number)
-        return columns
-
-
-class SlicingEngine(_Faults, DividingEngine):
+class SlicingEngine(PlainEngine, DividingEngine):
     """Large groups are computed in slices."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self.world, self.revision = world, 0
-
-    def info(self) -> EngineInfo:
-        return self.described(super().info())
-
-    async def score(self, batch: Sequence[ScoreGroup]) -> list[GroupColumns]:
-        number = len(self.batches)
-        columns = await super().score(batch)
-        self.fault(batch, sum(group.num_tokens for group in batch), number)
-        return columns
 
     def divide(self, group: ScoreGroup, *, max_cost: float) -> SimulatedDivision:
         return _FaultyDivision(self, group, max_tokens=int(max_cost))
@@ -185,7 +162,7 @@ def test_every_call_has_one_outcome_and_nothing_is_held_afterwards(
 async def _simulate(world: World, events: Sequence[Call | Pause], drain_seconds: float | None) -> None:
     unseen: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
-    engine: PlainEngine | SlicingEngine = SlicingEngine(world) if world.divides else PlainEngine(world)
+    engine: PlainEngine = SlicingEngine(world) if world.divides else PlainEngine(world)
     turns = DeviceTurns() if world.has_rival else None
     config = SchedulerConfig(max_batch_tokens=4096, max_queue_tokens=40_000, max_divided_groups=2)
     scheduler = Scheduler(engine, config, teacher="ours", turns=turns)
@@ -234,7 +211,7 @@ async def _ask(scheduler: Scheduler, call: Call) -> ScoredGroup | Exception:
         return error
 
 
-async def _renew(scheduler: Scheduler, engine: PlainEngine | SlicingEngine, pause: Pause) -> None:
+async def _renew(scheduler: Scheduler, engine: PlainEngine, pause: Pause) -> None:
     with suppress(ServerError):  # of a scheduler that is being stopped
         async with scheduler.paused():
             assert not scheduler.num_groups_in_flight
@@ -249,7 +226,7 @@ async def _rival(turns: DeviceTurns) -> None:
         await asyncio.sleep(0.1)
 
 
-def _check_nothing_is_held(scheduler: Scheduler, engine: PlainEngine | SlicingEngine) -> None:
+def _check_nothing_is_held(scheduler: Scheduler, engine: PlainEngine) -> None:
     assert (scheduler.num_waiting, scheduler.num_waiting_tokens, scheduler.num_waiting_bytes) == (0, 0, 0)
     assert (scheduler.num_groups_in_flight, scheduler.num_tokens_in_flight) == (0, 0)
     assert not scheduler.waiting_by_tenant()
@@ -266,7 +243,7 @@ def _check_nothing_is_held(scheduler: Scheduler, engine: PlainEngine | SlicingEn
         assert engine.num_open == 0
 
 
-async def _check_blame(scheduler: Scheduler, engine: PlainEngine | SlicingEngine, call: Call) -> None:
+async def _check_blame(scheduler: Scheduler, engine: PlainEngine, call: Call) -> None:
     """No innocent is refused when it is sent again, whatever became of it."""
     if BAD in call.tokens or engine.world.max_fitting_tokens is not None:
         return

@@ -148,3 +148,27 @@ async def test_a_teacher_that_a_tenant_may_not_use_is_refused_and_told_whether_i
     for method, count in by_path.items():
         labels = f'transport="http",tenant="elsewhere",{method},reason="TEACHER_NOT_ALLOWED"'
         assert f"preceptor_refusals_total{{{labels}}} {count}" in counted
+
+
+async def test_refusals_of_every_kind_are_told_with_who_was_refused_and_answers_are_not() -> None:
+    async with asking(max_body_bytes=1024, record=5) as asked:
+        refusals = asked.state.refusals = Refusals()
+        json_type = {"content-type": "application/json"}
+        assert (await asked.client.post("/v1/topk", content=b"{", headers=json_type)).status_code == 400
+        assert (await asked.client.post("/v1/topk", content=b" " * 2000, headers=json_type)).status_code == 413
+        assert (await asked.client.post("/v1/align", content=b"{}")).status_code == 415
+        assert (await asked.client.get("/v1/requests?limit=x")).status_code == 400
+        assert (await asked.topk(group(teacher="nobody"))).status_code == 404
+        outside = await asked.topk(group(responses=[{"ids": [10_000]}]))
+        assert outside.status_code == 400
+        for path in ("/v1/requests/99", "/v1/nothing", "/static/nothing"):
+            assert (await asked.client.get(path)).status_code == 404
+    [(tenant, *first), *others] = refusals.seen
+    assert first == ["/v1/topk", "MALFORMED_JSON"]
+    assert others == [
+        (tenant, "/v1/topk", "BODY_TOO_LARGE"),
+        (tenant, "/v1/align", "UNSUPPORTED_MEDIA_TYPE"),
+        (tenant, "/v1/requests", "INVALID_FIELD"),
+        (tenant, "/v1/topk", "UNKNOWN_TEACHER"),
+        (tenant, "/v1/topk", "TOKEN_OUT_OF_RANGE"),
+    ]

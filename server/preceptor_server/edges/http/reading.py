@@ -1,4 +1,4 @@
-"""Bounds how many messages are read at once, of all callers and of each tenant. Knows no transport."""
+"""Bounds how many bodies are read at once, of all callers and of each tenant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from preceptor_server.tenants.tenant import Tenant
 
 
 class ReadingSlots:
-    """A tenant has at most half of them, so that one whose messages trickle in never stops the others."""
+    """A tenant has at most half of them, so that one whose bodies trickle in never stops the others."""
 
     def __init__(self, num_slots: int) -> None:
         """At least two."""
